@@ -1,0 +1,99 @@
+"""The error tree. Every message says what is wrong, where, and what would be right.
+
+GraphSimError
+├─ SpecError            a spec is wrong: file, layer path, reason
+├─ UsageError           an option of a call or a command is wrong
+├─ GraphError           not a DAG, a tensor read before it is written, or written twice
+├─ ScheduleError        an op runs before its inputs exist, or reads a mutated value
+├─ LayoutError          two live blocks share bytes
+├─ InfeasibleError      no schedule fits the budget
+├─ OutOfMemoryError     an allocator passed its limit
+├─ UnknownNameError     no such plug-in, optimizer, op, ... (also a LookupError)
+└─ MissingExtraError    an optional dependency is not installed (also an ImportError)
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class GraphSimError(Exception):
+    """Base of all errors that graphsim raises for a wrong input."""
+
+
+class SpecError(GraphSimError):
+    """A spec file is wrong; ``where`` is the file and the path of the layer."""
+
+    def __init__(self, reason: str, where: str = "") -> None:
+        self.reason = reason
+        self.where = where
+        super().__init__(f"{where}: {reason}" if where else reason)
+
+
+class UsageError(GraphSimError):
+    """An option has a value that cannot be used."""
+
+
+class GraphError(GraphSimError):
+    """Ops and tensors do not form a valid graph."""
+
+
+class ScheduleError(GraphSimError):
+    """A schedule does not respect the graph."""
+
+
+class LayoutError(GraphSimError):
+    """Two blocks that are live at the same time share bytes, or a block has no place."""
+
+
+class InfeasibleError(GraphSimError):
+    """No schedule fits the budget."""
+
+    def __init__(self, message: str, *, budget: int, lower_bound: int) -> None:
+        self.budget = budget
+        self.lower_bound = lower_bound
+        super().__init__(message)
+
+
+class OutOfMemoryError(GraphSimError):
+    """An allocator passed its limit."""
+
+    def __init__(self, message: str, *, requested: int, reserved: int, limit: int, event: int) -> None:
+        self.requested = requested
+        self.reserved = reserved
+        self.limit = limit
+        self.event = event
+        super().__init__(message)
+
+
+class UnknownNameError(GraphSimError, LookupError):
+    """A name is not in its table; the message lists the close ones, or all."""
+
+    def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
+        self.what = what
+        self.name = name
+        super().__init__(f"unknown {what} '{_shorten(name)}'; {suggest(name, known)}")
+
+    def __str__(self) -> str:  # LookupError would otherwise show the repr of a key
+        return str(self.args[0])
+
+
+class MissingExtraError(GraphSimError, ImportError):
+    """An optional dependency is missing."""
+
+    def __init__(self, module: str, extra: str) -> None:
+        super().__init__(f"this needs {module}: pip install 'graphsim[{extra}]'")
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return 'did you mean ...' for close names, else the list of known ones."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name[:100], names, n=3, cutoff=0.6)
+    if close:
+        return "did you mean " + " or ".join(f"'{word}'" for word in close) + "?"
+    return "known: " + (", ".join(names) if names else "none")
+
+
+def _shorten(text: str, limit: int = 80) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"

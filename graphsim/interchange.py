@@ -1,0 +1,162 @@
+"""Graphs to and from networkx and node-link JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import networkx as nx
+
+from graphsim.errors import GraphError
+from graphsim.graph import Graph, Op, Phase, Role, Tensor
+
+FORMAT = "graphsim/1"
+"""Version of the JSON form; a reader refuses others."""
+
+
+def to_networkx(graph: Graph) -> nx.DiGraph:
+    """Return the DAG of ops; see `Graph.dag`."""
+    dag = nx.DiGraph(name=graph.name)
+    for op in graph.ops:
+        dag.add_node(op.name, **{f.name: getattr(op, f.name) for f in fields(Op) if f.name != "name"})
+    producer = {name: op.name for op in graph.ops for name in op.outputs}
+    readers: dict[str, list[str]] = {}
+    writer: dict[str, str] = {}
+    for op in graph.ops:
+        for name in op.inputs:
+            base = graph.tensors[name].base
+            if name in producer:
+                _add_data(dag, producer[name], op.name, graph.tensors[name])
+            if base in writer:
+                _add_order(dag, writer[base], op.name)
+            readers.setdefault(base, []).append(op.name)
+        for name in op.mutates:
+            base = graph.tensors[name].base
+            for reader in readers.pop(base, []):
+                _add_order(dag, reader, op.name)
+            writer[base] = op.name
+    return nx.freeze(dag)
+
+
+def _add_data(dag: nx.DiGraph, source: str, target: str, tensor: Tensor) -> None:
+    edge = dag.get_edge_data(source, target)
+    if edge is None or edge["order"]:
+        dag.add_edge(source, target, tensors=(tensor.name,), bytes=tensor.nbytes, order=False)
+    elif tensor.name not in edge["tensors"]:
+        edge["tensors"] += (tensor.name,)
+        edge["bytes"] += tensor.nbytes
+
+
+def _add_order(dag: nx.DiGraph, source: str, target: str) -> None:
+    if source != target and not dag.has_edge(source, target):
+        dag.add_edge(source, target, tensors=(), bytes=0, order=True)
+
+
+def to_json(graph: Graph) -> str:
+    """Return node-link JSON: nodes are ops, edges dependences, tensors stand in the graph's data.
+
+    ``networkx.node_link_graph(json.loads(text))`` reads it.
+    """
+    dag = graph.dag
+    data = {
+        "directed": True,
+        "multigraph": False,
+        "graph": {
+            "format": FORMAT,
+            "name": graph.name,
+            "outputs": list(graph.outputs),
+            "attributes": dict(graph.attributes),
+            "tensors": [{f.name: getattr(t, f.name) for f in fields(Tensor)} for t in graph.tensors.values()],
+        },
+        "nodes": [{"id": name, **data} for name, data in dag.nodes(data=True)],
+        "edges": [{"source": u, "target": v, **data} for u, v, data in dag.edges(data=True)],
+    }
+    return json.dumps(data, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{value!r} cannot stand in a graph file")
+
+
+def from_json(text: str) -> Graph:
+    """Return the graph of node-link JSON, ours or a plain one with ``bytes`` per node.
+
+    Raises:
+        GraphError: the text is not such a document.
+    """
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise GraphError(f"not JSON: {error}") from None
+    if not isinstance(data, dict) or not isinstance(data.get("nodes"), list):
+        raise GraphError("not a node-link graph: an object with 'nodes' and 'edges' is needed")
+    head = data.get("graph")
+    if not isinstance(head, dict) or "format" not in head:
+        return from_networkx(_plain_dag(data))
+    if head["format"] != FORMAT:
+        raise GraphError(f"format '{head['format']}' is not one this version reads ({FORMAT})")
+    try:
+        return Graph(
+            [_op(node) for node in data["nodes"]],
+            [_tensor(entry) for entry in head["tensors"]],
+            outputs=head["outputs"],
+            name=head["name"],
+            attributes=head["attributes"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise GraphError(f"a node or tensor is malformed: {error!r}") from None
+
+
+def _op(node: Mapping[str, Any]) -> Op:
+    values = dict(node)
+    name = values.pop("id")
+    for key in ("inputs", "outputs", "mutates"):
+        values[key] = tuple(values[key])
+    for key in ("workspace", "flops", "moved"):
+        if not isinstance(values[key], int) or values[key] < 0:
+            raise ValueError(f"op '{name}': {key} must be an integer >= 0")
+    return Op(name=name, **{**values, "phase": Phase(values["phase"])})
+
+
+def _tensor(entry: Mapping[str, Any]) -> Tensor:
+    shape = tuple(entry["shape"])
+    if not all(isinstance(extent, int) for extent in shape):
+        raise ValueError(f"tensor '{entry['name']}': a shape holds integers")
+    return Tensor(**{**entry, "shape": shape, "role": Role(entry["role"])})
+
+
+def _plain_dag(data: Mapping[str, Any]) -> nx.DiGraph:
+    edges = "links" if "links" in data and "edges" not in data else "edges"
+    try:
+        return nx.node_link_graph({"directed": True, "multigraph": False, **data}, edges=edges)
+    except (KeyError, TypeError, ValueError, nx.NetworkXError) as error:
+        raise GraphError(f"not a node-link graph: {error!r}") from None
+
+
+def from_networkx(dag: nx.DiGraph, *, size: str = "bytes", time: str = "time") -> Graph:
+    """Return one op per node with one output tensor; see `Graph.from_networkx`.
+
+    Raises:
+        GraphError: the graph is not a DAG, or a node has no integer *size*.
+    """
+    if not dag.is_directed() or not nx.is_directed_acyclic_graph(dag):
+        raise GraphError("the graph is not a directed acyclic graph")
+    order = dag.graph.get("order") or list(nx.topological_sort(dag))
+    if not isinstance(order, list) or len(order) != len(dag) or set(order) != set(dag):
+        raise GraphError("graph attribute 'order' must list every node once")
+    ops, tensors = [], []
+    for node in order:
+        data = dag.nodes[node]
+        nbytes, cost = data.get(size), data.get(time, 0)
+        if not isinstance(nbytes, int) or isinstance(nbytes, bool) or nbytes < 0:
+            raise GraphError(f"node '{node}' needs an integer attribute '{size}' >= 0, not {nbytes!r}")
+        if not isinstance(cost, int | float) or not cost >= 0:
+            raise GraphError(f"node '{node}' needs a number '{time}' >= 0, not {cost!r}")
+        inputs = tuple(str(before) for before in dag.predecessors(node))
+        ops.append(Op(name=str(node), kind="node", inputs=inputs, outputs=(str(node),), time=float(cost)))
+        tensors.append(Tensor(str(node), (nbytes,), "uint8"))
+    return Graph(ops, tensors, name=str(dag.graph.get("name", "")))

@@ -1,0 +1,43 @@
+"""Plug-ins by name: a literal table, imported only when asked for, plus entry points."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from graphsim.errors import UnknownNameError
+
+
+class Registry:
+    """Names of one kind of plug-in and where each is defined (``module:attribute``).
+
+    Other packages add theirs through the entry-point group ``graphsim.<group>``; a name in the
+    literal table wins. A plug-in object is accepted wherever its name is.
+    """
+
+    def __init__(self, group: str, what: str, table: Mapping[str, str]) -> None:
+        self.group = group
+        self.what = what
+        self._table = dict(table)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def names(self) -> list[str]:
+        """Return all names, ours first."""
+        others = [e.name for e in entry_points(group=f"graphsim.{self.group}")]
+        return list(dict.fromkeys([*self._table, *others]))
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self._table:
+            module, _, attribute = self._table[name].partition(":")
+            return getattr(import_module(module), attribute)
+        for entry in entry_points(group=f"graphsim.{self.group}", name=name):
+            return entry.load()
+        raise UnknownNameError(self.what, name, self.names())
+
+    def resolve(self, plugin: Any, **options: Any) -> Any:
+        """Return *plugin* itself if it is an object, or the plug-in of that name with *options*."""
+        return self[plugin](**options) if isinstance(plugin, str) else plugin

@@ -1,0 +1,194 @@
+"""One graph under one schedule and one release policy, and the questions people ask of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from graphsim.errors import UnknownNameError
+from graphsim.graph import Graph, Op, Phase, Role
+from graphsim.index import NOTHING, Ints
+from graphsim.liveness import POLICIES, LiveRanges, Policy, live_ranges
+from graphsim.schedule import Schedule
+from graphsim.trace import Trace, trace
+
+ROLES = (
+    "parameters",
+    "gradients",
+    "optimizer_state",
+    "saved_activations",
+    "transient_activations",
+    "workspace",
+    "inputs",
+    "buffers",
+)
+"""Parts of a breakdown. An activation is *saved* if a backward op reads what forward made; workspace
+is the scratch memory of kernels and of the optimizer."""
+
+
+class LiveTensor(NamedTuple):
+    """A storage that is live at some execution."""
+
+    name: str
+    nbytes: int
+    role: str
+    op: str
+    layer: str
+
+
+@dataclass(frozen=True, eq=False)
+class Simulation:
+    """A graph under a schedule; everything else is derived, once, on demand."""
+
+    graph: Graph
+    schedule: Schedule
+    policy: Policy = "eager"
+
+    @cached_property
+    def live_ranges(self) -> LiveRanges:
+        """When each storage is live."""
+        return live_ranges(self.graph, self.schedule, policy=self.policy)
+
+    @cached_property
+    def trace(self) -> Trace:
+        """The malloc/free stream."""
+        return trace(self.live_ranges)
+
+    @property
+    def timeline(self) -> Ints:
+        """Live bytes while each execution runs."""
+        return self.live_ranges.timeline
+
+    @property
+    def peak(self) -> int:
+        """Peak live bytes."""
+        return self.live_ranges.peak
+
+    @property
+    def peak_execution(self) -> int:
+        """First execution at which the peak is reached."""
+        return self.live_ranges.peak_execution
+
+    @property
+    def time(self) -> float:
+        """Sum of the costs of all executions."""
+        costs = np.array([op.time for op in self.graph.ops])
+        return float(costs[self.schedule.ops].sum())
+
+    def op_at(self, execution: int) -> Op:
+        """Return the op that *execution* runs."""
+        return self.graph.ops[int(self.schedule.ops[execution])]
+
+    @cached_property
+    def phases(self) -> list[Phase]:
+        """The phase of each execution; a forward op that runs again is in phase recompute."""
+        repeats = self.schedule.repeats
+        return [
+            Phase.RECOMPUTE if again else self.graph.ops[op].phase
+            for op, again in zip(self.schedule.ops.tolist(), repeats.tolist(), strict=True)
+        ]
+
+    def phase_peaks(self) -> dict[str, int]:
+        """Return the peak bytes within each phase that occurs."""
+        phase = np.array([str(p) for p in self.phases])
+        return {str(p): int(self.timeline[phase == p].max()) for p in Phase if (phase == p).any()}
+
+    def phase_end_bytes(self, phase: Phase) -> int:
+        """Return the live bytes once the last execution of *phase* is done (0 if it does not occur)."""
+        last = max((i for i, p in enumerate(self.phases) if p is phase), default=None)
+        return 0 if last is None else self.live_ranges.live_after(last)
+
+    @cached_property
+    def tensor_roles(self) -> list[str]:
+        """The part of the breakdown to which each tensor's storage belongs."""
+        return storage_roles(self.graph)
+
+    def by_role(self, execution: int) -> dict[str, int]:
+        """Return the live bytes of each role while *execution* runs; they add up to the timeline."""
+        sums = dict.fromkeys(ROLES, 0)
+        ranges = self.live_ranges
+        for row in ranges.live_at(execution).tolist():
+            sums[self.tensor_roles[ranges.tensor[row]]] += int(ranges.nbytes[row])
+        if len(ranges.workspace):
+            sums["workspace"] += int(ranges.workspace[execution])
+        return sums
+
+    def timeline_by_role(self) -> Mapping[str, Ints]:
+        """Return the timeline of each role; they add up to the timeline."""
+        ranges = self.live_ranges
+        code = np.array([ROLES.index(role) for role in self.tensor_roles], dtype=np.int64)[ranges.tensor]
+        parts = {role: ranges.sum_over_time(ranges.nbytes * (code == i)) for i, role in enumerate(ROLES)}
+        parts["workspace"] = parts["workspace"] + ranges.workspace
+        return parts
+
+    def live_at(self, execution: int) -> list[LiveTensor]:
+        """Return what is live while *execution* runs, largest first (workspace included)."""
+        ranges, names = self.live_ranges, list(self.graph.tensors)
+        live = []
+        for row in ranges.live_at(execution).tolist():
+            number = int(ranges.tensor[row])
+            producer = NOTHING if ranges.source[row] else int(self.schedule.ops[ranges.begin[row]])
+            op = None if producer == NOTHING else self.graph.ops[producer]
+            name = self._display_names.get(names[number], names[number])
+            live.append(
+                LiveTensor(
+                    name,
+                    int(ranges.nbytes[row]),
+                    self.tensor_roles[number],
+                    op.name if op else "",
+                    op.layer if op else name.rpartition(".")[0],
+                )
+            )
+        if len(ranges.workspace) and ranges.workspace[execution]:
+            op = self.op_at(execution)
+            live.append(LiveTensor("workspace", int(ranges.workspace[execution]), "workspace", op.name, op.layer))
+        return sorted(live, key=lambda tensor: -tensor.nbytes)
+
+    @cached_property
+    def _display_names(self) -> dict[str, str]:
+        """A gradient is best known by its alias ``<parameter>.grad``."""
+        return {t.storage: t.name for t in self.graph.tensors.values() if t.role is Role.GRADIENT and t.storage}
+
+
+def storage_roles(graph: Graph) -> list[str]:
+    """Return, for each tensor, the part of the breakdown (see `ROLES`) of its storage."""
+    read_in_backward: set[str] = set()
+    made_in_forward: set[str] = set()
+    for op in graph.ops:
+        if op.phase is Phase.FORWARD:
+            made_in_forward.update(op.outputs)
+        elif op.phase is Phase.BACKWARD:
+            read_in_backward.update(graph.tensors[name].base for name in op.inputs)
+    plain = {
+        Role.PARAMETER: "parameters",
+        Role.GRADIENT: "gradients",
+        Role.OPTIMIZER_STATE: "optimizer_state",
+        Role.INPUT: "inputs",
+        Role.BUFFER: "buffers",
+        Role.TEMPORARY: "workspace",
+    }
+    roles = []
+    for tensor in graph.tensors.values():
+        base = graph.tensors[tensor.base]
+        if base.role is Role.ACTIVATION:
+            saved = base.name in read_in_backward and base.name in made_in_forward
+            roles.append("saved_activations" if saved else "transient_activations")
+        else:
+            roles.append(plain[base.role])
+    return roles
+
+
+def simulate(graph: Graph, schedule: Schedule | None = None, *, policy: Policy = "eager") -> Simulation:
+    """Return *graph* simulated under *schedule* (program order by default).
+
+    Raises:
+        UnknownNameError: *policy* is not 'eager' or 'liveness'.
+        ScheduleError: on first use, if the schedule does not respect the graph.
+    """
+    if policy not in POLICIES:
+        raise UnknownNameError("policy", str(policy), POLICIES)
+    return Simulation(graph, schedule or Schedule.of(graph), policy)

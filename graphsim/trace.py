@@ -1,0 +1,94 @@
+"""Traces: the malloc/free stream that follows from live ranges, as allocators and devices see it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from graphsim.index import NOTHING, Ints
+from graphsim.liveness import LiveRanges
+
+
+class Event(NamedTuple):
+    """One malloc or free of block *block* (a row of the trace)."""
+
+    kind: Literal["malloc", "free"]
+    block: int
+    nbytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """Blocks and when each is allocated and freed, in event numbers; columns, one row per block.
+
+    Blocks of zero bytes do not appear: no allocator hands out memory for them.
+
+    Attributes:
+        tensor: tensor that owns the block's bytes; `NOTHING` for the workspace of an op.
+        nbytes: requested bytes.
+        malloc: event number of the allocation.
+        free: event number of the release; `NOTHING` for what survives the step.
+        execution: execution that allocates the block; `NOTHING` for what exists before.
+    """
+
+    tensor: Ints
+    nbytes: Ints
+    malloc: Ints
+    free: Ints
+    execution: Ints
+
+    @property
+    def events_count(self) -> int:
+        """Number of mallocs and frees."""
+        return len(self.malloc) + int((self.free != NOTHING).sum())
+
+    @property
+    def stream(self) -> tuple[Ints, Ints]:
+        """(block, signed bytes) of every event in order: positive for malloc, negative for free."""
+        block = np.empty(self.events_count, dtype=np.int64)
+        signed = np.empty(self.events_count, dtype=np.int64)
+        rows = np.arange(len(self.malloc))
+        block[self.malloc], signed[self.malloc] = rows, self.nbytes
+        freed = np.flatnonzero(self.free != NOTHING)
+        block[self.free[freed]], signed[self.free[freed]] = freed, -self.nbytes[freed]
+        return block, signed
+
+    def events(self) -> Iterator[Event]:
+        """Yield the events in order."""
+        for block, signed in zip(*(column.tolist() for column in self.stream), strict=True):
+            yield Event("malloc" if signed > 0 else "free", block, abs(signed))
+
+
+def trace(ranges: LiveRanges) -> Trace:
+    """Return the malloc/free stream of *ranges*.
+
+    Order: first what exists before the step; then per execution its outputs, its workspace, the
+    free of the workspace, and the frees of what died, oldest first.
+    """
+    scratch = np.flatnonzero(ranges.workspace)
+    survives = np.concatenate([ranges.kept, np.zeros(len(scratch), bool)])
+    nbytes = np.concatenate([ranges.nbytes, ranges.workspace[scratch]])
+    tensor = np.concatenate([ranges.tensor, np.full(len(scratch), NOTHING)])
+    begin = np.concatenate([np.where(ranges.source, NOTHING, ranges.begin), scratch])
+    last = np.concatenate([ranges.end - 1, scratch])
+    is_scratch = tensor == NOTHING
+    rows = np.flatnonzero(nbytes > 0)
+    nbytes, tensor, begin, last, survives, is_scratch = (
+        column[rows] for column in (nbytes, tensor, begin, last, survives, is_scratch)
+    )
+    block = np.arange(len(rows))
+    freed = np.flatnonzero(~survives)
+    # Sort keys: execution, then malloc before free, outputs before workspace and its free first, then age.
+    execution = np.concatenate([begin, last[freed]])
+    step = np.concatenate([np.where(is_scratch, 1, 0), np.where(is_scratch[freed], 2, 3)])
+    born = begin
+    age = np.concatenate([block, born[freed] * (len(rows) + 1) + freed])
+    order = np.lexsort((age, step, execution))
+    number = np.empty(len(order), dtype=np.int64)
+    number[order] = np.arange(len(order))
+    free = np.full(len(rows), NOTHING, dtype=np.int64)
+    free[freed] = number[len(rows) :]
+    return Trace(tensor=tensor, nbytes=nbytes, malloc=number[: len(rows)], free=free, execution=begin)

@@ -1,0 +1,64 @@
+"""Bytes and dtypes, to and from text. Numbers elsewhere are plain integers of bytes."""
+
+from __future__ import annotations
+
+import re
+
+from graphsim.errors import UnknownNameError, UsageError
+
+ITEMSIZE: dict[str, int] = {
+    "bool": 1,
+    "uint8": 1,
+    "int8": 1,
+    "float8": 1,
+    "int16": 2,
+    "float16": 2,
+    "bfloat16": 2,
+    "int32": 4,
+    "float32": 4,
+    "int64": 8,
+    "float64": 8,
+}
+"""Bytes of one element, by dtype name (PyTorch's names without the ``torch.`` prefix)."""
+
+FLOATING = frozenset({"float8", "float16", "bfloat16", "float32", "float64"})
+
+_BINARY = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)(B?)\s*", re.IGNORECASE)
+
+
+def itemsize(dtype: str) -> int:
+    """Return the bytes of one element of *dtype*."""
+    try:
+        return ITEMSIZE[dtype]
+    except KeyError:
+        raise UnknownNameError("dtype", dtype, ITEMSIZE) from None
+
+
+def format_bytes(nbytes: int) -> str:
+    """Return *nbytes* in the largest binary unit that keeps three digits: ``1.25 GiB``."""
+    size = abs(nbytes)
+    for unit, scale in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if size >= scale:
+            value = nbytes / scale
+            return f"{value:,.{2 if abs(value) < 100 else 1}f} {unit}"
+    return f"{nbytes:,} B"
+
+
+def parse_bytes(text: str) -> int:
+    """Return the bytes named by *text*: ``8GiB``, ``8GB`` (decimal), ``512M`` (binary), ``4096``."""
+    match = _SIZE.fullmatch(text)
+    if not match:
+        raise UsageError(f"'{text[:80]}' is not a size; write for example 8GiB, 512MiB or 1000000")
+    number, prefix, binary, unit = match.groups()
+    decimal = bool(unit) and not binary and bool(prefix)
+    scale = 1000 ** "KMGT".index(prefix.upper()) * 1000 if decimal else _BINARY[prefix.upper()]
+    return int(float(number) * scale)
+
+
+def format_count(count: int) -> str:
+    """Return a count in words people use: ``124.4 M``."""
+    for unit, scale in ((" T", 10**12), (" G", 10**9), (" M", 10**6), (" k", 10**3)):
+        if count >= scale:
+            return f"{count / scale:.1f}{unit}"
+    return str(count)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from graphsim.errors import GraphError
 from graphsim.graph import Phase, Role, Tensor
-from graphsim.ops.tape import Tape, Type
+from graphsim.ops.tape import Node, Tape, Type
 
 
 def differentiate(tape: Tape, loss: Tensor, gradients: dict[str, Tensor]) -> None:
@@ -49,8 +49,10 @@ class _Engine:
             with tape.scope(node.layer, node.forward_of):
                 results: Sequence[Tensor | None] = [None] * len(node.inputs)
                 if any(grad is not None for grad in grads):
+                    kernels = len(tape.ops)
                     results = node.rule(grads, needs)
-                    self._release((*node.saved, *(g for g in grads if g is not None)))
+                    if node.saved or len(tape.ops) > kernels:
+                        self._release((*node.saved, *(g for g in grads if g is not None)))
                 for x, need, grad in zip(node.inputs, needs, results, strict=True):
                     if need and grad is not None:
                         self._deliver(x, grad)
@@ -60,7 +62,7 @@ class _Engine:
                     if not waiting[x.name]:
                         self._accumulate(x)
 
-    def _reachable(self, loss: Tensor) -> tuple[list, Counter[str]]:  # type: ignore[type-arg]
+    def _reachable(self, loss: Tensor) -> tuple[list[Node], Counter[str]]:
         """Return the nodes that the loss depends on, last first, and how often each leaf is an input."""
         reached = {loss.name}
         nodes = []

@@ -1,0 +1,7 @@
+"""Scaled dot-product attention and its kernels."""
+
+from __future__ import annotations
+
+from graphsim.ops.kind import Kind
+
+KINDS: tuple[Kind, ...] = ()

@@ -1,0 +1,201 @@
+"""Elementwise ops: activations, arithmetic, dropout.
+
+What autograd saves is stated in tools/autograd/derivatives.yaml of PyTorch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+from graphsim.graph import Tensor
+from graphsim.ops.kind import Attribute, Attributes, Kind, ShapeError, Signature, same
+from graphsim.ops.tape import Gradients, Tape, Type
+
+
+def like(tensor: Tensor) -> Type:
+    """Return the type of *tensor*."""
+    return Type(tensor.shape, tensor.dtype)
+
+
+def unary(
+    tape: Tape, kind: str, x: Tensor, *, saves: Literal["input", "output", "nothing"], inplace: bool = False
+) -> Tensor:
+    """Apply an elementwise function whose backward reads its input, its output, or neither."""
+    y = tape.inplace(kind + "_", x) if inplace else tape.emit(kind, (x,), like(x))
+    saved = {"input": (x,), "output": (y,), "nothing": ()}[saves]
+
+    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
+        (grad,) = grads
+        return (None if grad is None else tape.emit(f"{kind}_backward", (grad, *saved), like(x)),)
+
+    tape.differentiate((x,), (y,), saved, backward)
+    return y
+
+
+def reduce_to(tape: Tape, grad: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Sum a gradient over the dimensions that broadcasting had expanded."""
+    if grad.shape == shape:
+        return grad
+    return tape.emit("sum", (grad,), Type(shape, grad.dtype), flops=grad.size)
+
+
+def broadcast(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of an elementwise result of shapes *a* and *b*.
+
+    Raises:
+        ShapeError: they do not broadcast.
+    """
+    rank = max(len(a), len(b))
+    left, right = (1,) * (rank - len(a)) + a, (1,) * (rank - len(b)) + b
+    if any(x != y and 1 not in (x, y) for x, y in zip(left, right, strict=True)):
+        raise ShapeError(f"shapes {list(a)} and {list(b)} do not broadcast")
+    return tuple(max(x, y) if 0 not in (x, y) else 0 for x, y in zip(left, right, strict=True))
+
+
+def add(tape: Tape, a: Tensor, b: Tensor, *, inplace: bool = False) -> Tensor:
+    """a + b. Autograd saves nothing; both gradients are the incoming one."""
+    a, b = tape.widest(a, b)
+    shape = broadcast(a.shape, b.shape)
+    c = tape.inplace("add_", a, (b,)) if inplace else tape.emit("add", (a, b), Type(shape, a.dtype))
+
+    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
+        (grad,) = grads
+        return [
+            reduce_to(tape, grad, x.shape) if need and grad is not None else None
+            for x, need in zip((a, b), needs, strict=True)
+        ]
+
+    tape.differentiate((a, b), (c,), (), backward)
+    return c
+
+
+def mul(tape: Tape, a: Tensor, b: Tensor, *, inplace: bool = False) -> Tensor:
+    """a * b. Saves each factor that the other's gradient needs."""
+    a, b = tape.widest(a, b)
+    shape = broadcast(a.shape, b.shape)
+    c = tape.inplace("mul_", a, (b,)) if inplace else tape.emit("mul", (a, b), Type(shape, a.dtype))
+    saved = [x for x, other in ((b, a), (a, b)) if tape.requires_gradient(other)]
+
+    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
+        (grad,) = grads
+        return [
+            reduce_to(tape, tape.emit("mul_backward", (grad, other), Type(shape, x.dtype)), x.shape)
+            if need and grad is not None
+            else None
+            for x, other, need in ((a, b, needs[0]), (b, a, needs[1]))
+        ]
+
+    tape.differentiate((a, b), (c,), saved, backward)
+    return c
+
+
+def scale(tape: Tape, x: Tensor, kind: str = "mul_scalar") -> Tensor:
+    """Multiply or divide by a number: saves nothing of size."""
+    return unary(tape, kind, x, saves="nothing")
+
+
+def shift(tape: Tape, x: Tensor) -> Tensor:
+    """Add a number: the gradient passes through."""
+    y = tape.emit("add_scalar", (x,), like(x))
+    tape.differentiate((x,), (y,), (), lambda grads, needs: grads)
+    return y
+
+
+def dropout(tape: Tape, x: Tensor, p: float) -> Tensor:
+    """Zero elements with probability *p*. Nothing happens if p is 0 or outside of training.
+
+    Source: aten/src/ATen/native/Dropout.cpp. CPU: the scaled mask in the input's dtype is saved by
+    the multiplication; CUDA: native_dropout saves a bool mask.
+    """
+    if p == 0 or not tape.training:
+        return x
+    if tape.target == "cuda":
+        y, mask = tape.emit_many("dropout", (x,), (like(x), Type(x.shape, "bool")))
+    else:
+        mask = tape.emit("bernoulli", (x,), like(x))
+        y = tape.emit("mul", (x, mask), like(x))
+
+    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
+        (grad,) = grads
+        return (None if grad is None else tape.emit("dropout_backward", (grad, mask), like(x)),)
+
+    tape.differentiate((x,), (y,), (mask,), backward)
+    return y
+
+
+def gelu_new(tape: Tape, x: Tensor) -> Tensor:
+    """GELU's tanh approximation written in Python, term by term, as transformers' NewGELUActivation."""
+    half = scale(tape, x)
+    cube = unary(tape, "pow", x, saves="input")
+    inner = add(tape, x, scale(tape, cube))
+    tanh = unary(tape, "tanh", scale(tape, inner), saves="output")
+    return mul(tape, half, shift(tape, tanh))
+
+
+_ACTIVATIONS: dict[str, tuple[Literal["input", "output", "nothing"], str]] = {
+    "relu": ("output", "max(x, 0)"),
+    "relu6": ("input", "min(max(x, 0), 6)"),
+    "leaky_relu": ("input", "x if x > 0, else a small slope"),
+    "elu": ("output", "x if x > 0, else exp(x) - 1"),
+    "gelu": ("input", "x * Phi(x), one fused kernel (exact or tanh)"),
+    "silu": ("input", "x * sigmoid(x), also called swish"),
+    "mish": ("input", "x * tanh(softplus(x))"),
+    "hardswish": ("input", "x * relu6(x + 3) / 6"),
+    "sigmoid": ("output", "1 / (1 + exp(-x))"),
+    "tanh": ("output", "hyperbolic tangent"),
+}
+
+
+def _activation(name: str) -> Kind:
+    saves, about = _ACTIVATIONS[name]
+
+    def lower(tape: Tape, inputs: Sequence[Tensor], owned: Mapping[str, Tensor], attributes: Attributes) -> Tensor:
+        return unary(tape, name, inputs[0], saves=saves, inplace=attributes["inplace"])
+
+    attributes = (Attribute("inplace", "bool", False, "overwrite the input"),)
+    return Kind(name, same, lower, attributes, about=about, source="derivatives.yaml", counted=False)
+
+
+def _infer_binary(types: Sequence[Type], attributes: Attributes) -> Signature:
+    shape = types[0].shape
+    for other in types[1:]:
+        shape = broadcast(shape, other.shape)
+    if attributes["inplace"] and shape != types[0].shape:
+        raise ShapeError(f"an in-place result cannot have shape {list(shape)}, its first operand is {types[0].shape}")
+    return Signature((Type(shape, types[0].dtype),))
+
+
+def _binary(name: str, function: Callable[..., Tensor], about: str) -> Kind:
+    def lower(tape: Tape, inputs: Sequence[Tensor], owned: Mapping[str, Tensor], attributes: Attributes) -> Tensor:
+        result = inputs[0]
+        for other in inputs[1:]:
+            result = function(tape, result, other, inplace=attributes["inplace"])
+        return result
+
+    attributes = (Attribute("inplace", "bool", False, "overwrite the first operand"),)
+    return Kind(name, _infer_binary, lower, attributes, (2, 64), about, "derivatives.yaml", counted=False)
+
+
+KINDS = (
+    *(_activation(name) for name in _ACTIVATIONS),
+    Kind(
+        "gelu_new",
+        same,
+        lambda tape, inputs, owned, attributes: gelu_new(tape, inputs[0]),
+        about="GELU's tanh approximation in eight Python-level ops (GPT-2)",
+        source="transformers/activations.py",
+        counted=False,
+    ),
+    _binary("add", add, "sum of the operands, with broadcasting"),
+    _binary("mul", mul, "product of the operands, with broadcasting"),
+    Kind(
+        "dropout",
+        same,
+        lambda tape, inputs, owned, attributes: dropout(tape, inputs[0], attributes["p"]),
+        (Attribute("p", "float", 0.5, "probability of zeroing", maximum=1),),
+        about="zero random elements in training",
+        source="aten/src/ATen/native/Dropout.cpp",
+        counted=False,
+    ),
+)

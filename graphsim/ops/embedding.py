@@ -1,0 +1,7 @@
+"""Lookup tables: token and position embeddings."""
+
+from __future__ import annotations
+
+from graphsim.ops.kind import Kind
+
+KINDS: tuple[Kind, ...] = ()

@@ -1,0 +1,72 @@
+"""Matrix products: linear layers, matmul, embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+
+from graphsim.graph import Tensor
+from graphsim.ops.elementwise import like
+from graphsim.ops.kind import Attribute, Attributes, Kind, Parameter, ShapeError, Signature
+from graphsim.ops.tape import Gradients, Tape, Type
+
+
+def linear(tape: Tape, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """y = x @ weight.T + bias. x: (..., in), weight: (out, in), bias: (out).
+
+    Leading dimensions are folded without a copy (aten/src/ATen/native/Linear.cpp), so it is one
+    addmm, or mm without bias. Backward: the gradient of the weight is the transpose of a product,
+    a view; that of the bias a sum over rows (engine.cpp, validate_outputs).
+    """
+    if bias is None:
+        x, weight = tape.low_precision(x, weight)
+    else:
+        x, weight, bias = tape.low_precision(x, weight, bias)
+    rows, inner, outer = prod(x.shape[:-1]), x.shape[-1], weight.shape[0]
+    flops = 2 * rows * inner * outer
+    operands = (x, weight) if bias is None else (x, weight, bias)
+    y = tape.emit("mm" if bias is None else "addmm", operands, Type((*x.shape[:-1], outer), x.dtype), flops=flops)
+    saved = [t for t, other in ((x, weight), (weight, x)) if tape.requires_gradient(other)]
+
+    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
+        (grad,) = grads
+        if grad is None:
+            return [None] * len(operands)
+        grad_x = tape.emit("mm", (grad, weight), like(x), flops=flops) if needs[0] else None
+        grad_w = grad_b = None
+        if needs[1]:
+            product = tape.emit("mm", (x, grad), Type((inner, outer), weight.dtype), flops=flops)
+            grad_w = tape.alias(product, weight.shape, kind="t")
+        if bias is not None and needs[2]:
+            grad_b = tape.emit("sum", (grad,), like(bias), flops=rows * outer)
+        return [grad_x, grad_w, grad_b][: len(operands)]
+
+    tape.differentiate(operands, (y,), saved, backward)
+    return y
+
+
+def _infer_linear(types: Sequence[Type], attributes: Attributes) -> Signature:
+    (x,) = types
+    if not x.shape:
+        raise ShapeError("linear needs at least one dimension")
+    out = attributes["out"]
+    parameters = [Parameter("weight", (out, x.shape[-1]))]
+    if attributes["bias"]:
+        parameters.append(Parameter("bias", (out,)))
+    return Signature((Type((*x.shape[:-1], out), x.dtype),), tuple(parameters))
+
+
+def _lower_linear(tape: Tape, inputs: Sequence[Tensor], owned: Mapping[str, Tensor], attributes: Attributes) -> Tensor:
+    return linear(tape, inputs[0], owned["weight"], owned.get("bias"))
+
+
+KINDS = (
+    Kind(
+        "linear",
+        _infer_linear,
+        _lower_linear,
+        (Attribute("out", "int", about="output features", minimum=1), Attribute("bias", "bool", True)),
+        about="fully connected: (..., in) -> (..., out)",
+        source="aten/src/ATen/native/Linear.cpp",
+    ),
+)

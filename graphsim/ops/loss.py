@@ -1,0 +1,108 @@
+"""Losses: scalars that backward starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+
+from graphsim.graph import Tensor
+from graphsim.ops.elementwise import like
+from graphsim.ops.kind import Attributes, Kind, ShapeError, Signature
+from graphsim.ops.tape import Gradients, Tape, Type
+
+
+def log_softmax(tape: Tape, x: Tensor) -> Tensor:
+    """Logarithm of the softmax; saves its output. On autocast's fp32 list."""
+    (x,) = tape.full_precision(x)
+    y = tape.emit("log_softmax", (x,), like(x), flops=5 * x.size)
+
+    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
+        (grad,) = grads
+        if grad is None:
+            return (None,)
+        return (tape.emit("log_softmax_backward", (grad, y), like(x), flops=4 * x.size),)
+
+    tape.differentiate((x,), (y,), (y,), backward)
+    return y
+
+
+def cross_entropy(tape: Tape, logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean negative log-likelihood of class indices: log_softmax, then nll_loss.
+
+    logits: (..., classes); labels: (...), int64. Source: aten/src/ATen/native/LossNLL.cpp.
+    """
+    scores = log_softmax(tape, logits)
+    loss, total = tape.emit_many("nll_loss", (scores, labels), (Type((), scores.dtype), Type((), scores.dtype)))
+
+    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
+        (grad,) = grads
+        if grad is None:
+            return (None,)
+        return (tape.emit("nll_loss_backward", (grad, labels, total), like(scores), flops=scores.size),)
+
+    tape.differentiate((scores,), (loss,), (scores, labels, total), backward)
+    return loss
+
+
+def mse(tape: Tape, prediction: Tensor, wanted: Tensor) -> Tensor:
+    """Mean squared error; saves both operands. On autocast's fp32 list."""
+    prediction, wanted = tape.full_precision(prediction, wanted)
+    loss = tape.emit("mse_loss", (prediction, wanted), Type((), prediction.dtype), flops=3 * prediction.size)
+
+    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
+        (grad,) = grads
+        return [
+            tape.emit("mse_loss_backward", (grad, prediction, wanted), like(x)) if need and grad is not None else None
+            for x, need in zip((prediction, wanted), needs, strict=True)
+        ]
+
+    tape.differentiate((prediction, wanted), (loss,), (prediction, wanted), backward)
+    return loss
+
+
+def _infer_cross_entropy(types: Sequence[Type], attributes: Attributes) -> Signature:
+    logits, labels = types
+    if len(logits.shape) < 2 or prod(logits.shape[:-1]) != prod(labels.shape):
+        raise ShapeError(
+            f"cross_entropy needs logits (..., classes) and labels (...), not {list(logits.shape)} and "
+            f"{list(labels.shape)}"
+        )
+    return Signature((Type((), logits.dtype),))
+
+
+def _infer_mse(types: Sequence[Type], attributes: Attributes) -> Signature:
+    if types[0].shape != types[1].shape:
+        raise ShapeError(f"mse needs two equal shapes, not {list(types[0].shape)} and {list(types[1].shape)}")
+    return Signature((Type((), types[0].dtype),))
+
+
+def _lower_cross_entropy(
+    tape: Tape, inputs: Sequence[Tensor], owned: Mapping[str, Tensor], attributes: Attributes
+) -> Tensor:
+    return cross_entropy(tape, inputs[0], inputs[1])
+
+
+def _lower_mse(tape: Tape, inputs: Sequence[Tensor], owned: Mapping[str, Tensor], attributes: Attributes) -> Tensor:
+    return mse(tape, inputs[0], inputs[1])
+
+
+KINDS = (
+    Kind(
+        "cross_entropy",
+        _infer_cross_entropy,
+        _lower_cross_entropy,
+        operands=(2, 2),
+        about="mean cross-entropy of logits (..., classes) and integer labels (...)",
+        source="aten/src/ATen/native/LossNLL.cpp",
+        counted=False,
+    ),
+    Kind(
+        "mse",
+        _infer_mse,
+        _lower_mse,
+        operands=(2, 2),
+        about="mean squared error of two equal shapes",
+        source="aten/src/ATen/native/Loss.cpp",
+        counted=False,
+    ),
+)

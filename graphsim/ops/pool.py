@@ -1,0 +1,7 @@
+"""Pooling and upsampling."""
+
+from __future__ import annotations
+
+from graphsim.ops.kind import Kind
+
+KINDS: tuple[Kind, ...] = ()

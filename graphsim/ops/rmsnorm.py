@@ -1,0 +1,7 @@
+"""RMS norm."""
+
+from __future__ import annotations
+
+from graphsim.ops.kind import Kind
+
+KINDS: tuple[Kind, ...] = ()

@@ -1,0 +1,7 @@
+"""Routed experts."""
+
+from __future__ import annotations
+
+from graphsim.ops.kind import Kind
+
+KINDS: tuple[Kind, ...] = ()

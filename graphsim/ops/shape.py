@@ -1,0 +1,7 @@
+"""Ops that move or rearrange elements."""
+
+from __future__ import annotations
+
+from graphsim.ops.kind import Kind
+
+KINDS: tuple[Kind, ...] = ()

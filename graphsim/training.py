@@ -1,0 +1,228 @@
+"""One training step of a forward graph: lowering, backward, optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from graphsim.autodiff import differentiate
+from graphsim.devices import device_of
+from graphsim.errors import GraphError, GraphSimError, UnknownNameError, UsageError
+from graphsim.graph import Graph, Op, Phase, Role, Tensor
+from graphsim.ops import kind_of
+from graphsim.ops.tape import TARGETS, Tape, Target
+from graphsim.optimizers import IMPLEMENTATIONS, OPTIMIZERS, update
+from graphsim.precision import Precision, precision_of
+from graphsim.units import FLOATING
+
+Mode = Literal["train", "evaluation", "inference"]
+"""train: forward, backward, update. evaluation: forward in eval mode with autograd on, loss alive.
+inference: forward in eval mode under no_grad."""
+MODES: tuple[Mode, ...] = ("train", "evaluation", "inference")
+
+ZeroGrad = Literal["before-forward", "before-backward", "after-step"]
+ZERO_GRAD: tuple[ZeroGrad, ...] = ("before-forward", "before-backward", "after-step")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Training:
+    """How the model is trained: everything that is not the model.
+
+    Attributes:
+        optimizer: a name of `optimizers.OPTIMIZERS`.
+        optimizer_impl: 'forloop', 'foreach' or 'fused'; empty: what PyTorch picks on the target.
+        precision: a name of `precision.PRECISIONS`.
+        master_weights: keep fp32 copies of low-precision parameters for the optimizer.
+        target: 'cpu' or 'cuda'; rules differ where PyTorch does.
+        device: a GPU of the catalogue, where a rule depends on it; empty: target's default.
+        mode: 'train', 'evaluation' or 'inference'.
+        accumulation: micro-batches per optimizer step, each of the batch of the graph.
+        zero_grad: where gradients are reset: 'before-forward', 'before-backward', 'after-step'.
+        set_to_none: reset gradients by releasing them, not by zeroing in place.
+    """
+
+    optimizer: str = "adamw"
+    optimizer_impl: str = ""
+    precision: str = "fp32"
+    master_weights: bool = False
+    target: Target = "cuda"
+    device: str = ""
+    mode: Mode = "train"
+    accumulation: int = 1
+    zero_grad: ZeroGrad = "before-forward"
+    set_to_none: bool = True
+
+    def __post_init__(self) -> None:
+        choices: tuple[tuple[str, str, Any], ...] = (
+            ("optimizer", self.optimizer, OPTIMIZERS),
+            ("optimizer implementation", self.optimizer_impl, ("", *IMPLEMENTATIONS)),
+            ("target", self.target, TARGETS),
+            ("mode", self.mode, MODES),
+            ("zero_grad position", self.zero_grad, ZERO_GRAD),
+        )
+        for what, value, known in choices:
+            if value not in known:
+                raise UnknownNameError(what, str(value), [name for name in known if name])
+        precision_of(self.precision)
+        if not 1 <= self.accumulation <= 4096:
+            raise UsageError(f"accumulation must be 1 ... 4096 micro-batches, not {self.accumulation}")
+
+    @property
+    def implementation(self) -> str:
+        """The optimizer implementation: the one asked for, or PyTorch's default on the target."""
+        return self.optimizer_impl or ("foreach" if self.target == "cuda" else "forloop")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the options as plain data, for provenance."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+def training_step(graph: Graph, training: Training | None = None, *, first: bool = False, **options: Any) -> Graph:
+    """Return the graph of one training step of the forward *graph*.
+
+    Args:
+        graph: a forward graph, as frontends make them; its first output is the loss.
+        training: how it is trained; or give the fields of `Training` as keywords.
+        first: step 1, in which optimizer states are created; else the steady state (step >= 2).
+
+    Raises:
+        UnknownNameError, UsageError: an option is wrong.
+        GraphError: the graph has no scalar loss, or nothing in it can be trained.
+    """
+    try:
+        chosen = training or Training(**options)
+    except TypeError as error:
+        raise UsageError(f"training_step: {error}") from None
+    return _Step(graph, chosen, first).build()
+
+
+class _Step:
+    """Builder of one step graph."""
+
+    def __init__(self, graph: Graph, training: Training, first: bool) -> None:
+        self.graph, self.training, self.first = graph, training, first
+        self.precision: Precision = precision_of(training.precision)
+        device = device_of(training.device, training.target)
+        self.tape = Tape(
+            training.target,
+            training=training.mode == "train",
+            gradients=training.mode != "inference",
+            capability=device.capability,
+        )
+        self.sources: dict[str, Tensor] = {}
+        self.gradients: dict[str, Tensor] = {}
+        self.states: list[Tensor] = []
+
+    def build(self) -> Graph:
+        """Return the step: [zero_grad] (forward [zero_grad] backward) x micro-batches, update."""
+        self._declare()
+        train = self.training.mode == "train"
+        losses: list[Tensor] = []
+        for micro in range(self.training.accumulation if train else 1):
+            loss = self._forward()
+            losses = [loss]
+            if train:
+                if micro == 0 and self.training.zero_grad == "before-backward":
+                    self._zero_grad(Phase.BACKWARD)
+                self._check_loss(loss)
+                differentiate(self.tape, self._scaled(loss), self.gradients)
+                self.tape.nodes.clear()
+        if train:
+            self._update()
+        if losses:
+            self.tape.hold(losses)
+        return Graph(
+            self.tape.ops,
+            self.tape.tensors.values(),
+            outputs=self._kept(),
+            name=self.graph.name,
+            attributes={**self.graph.attributes, "training": self.training.as_dict(), "first_step": self.first},
+        )
+
+    def _declare(self) -> None:
+        """Sources: parameters, buffers, inputs, and what the previous step left behind."""
+        dtype = self.precision.dtype
+        frozen = set(self.graph.attributes.get("frozen", ()))
+        train = self.training.mode != "inference"
+        written = {name for op in self.graph.ops for name in op.outputs}
+        for tensor in self.graph.tensors.values():
+            if tensor.name not in written:
+                kind = dtype if tensor.dtype in FLOATING else tensor.dtype
+                trainable = train and tensor.role is Role.PARAMETER and tensor.name not in frozen
+                self.sources[tensor.name] = self.tape.source(
+                    tensor.name, tensor.shape, kind, tensor.role, requires_gradient=trainable
+                )
+        left_over = not self.training.set_to_none or self.training.zero_grad == "before-backward"
+        if self.training.mode == "train" and not self.first and left_over:
+            for p in self._trainable():
+                self.gradients[p.name] = self.tape.source(f"{p.name}.grad", p.shape, p.dtype, Role.GRADIENT)
+        if self.training.zero_grad == "before-forward":
+            self._zero_grad(Phase.FORWARD)
+
+    def _trainable(self) -> list[Tensor]:
+        return [t for t in self.sources.values() if t.role is Role.PARAMETER and self.tape.requires_gradient(t)]
+
+    def _zero_grad(self, phase: Phase) -> None:
+        """Release the gradients of the step before, or zero them in place."""
+        tape = self.tape
+        tape.phase = phase
+        if not self.gradients:
+            return
+        if self.training.set_to_none:
+            tape.hold(list(self.gradients.values()))
+            self.gradients.clear()
+            return
+        for name, grad in self.gradients.items():
+            self.gradients[name] = tape.inplace("zero_", grad)
+
+    def _forward(self) -> Tensor:
+        """Lower every op of the forward graph; return the first output of the model."""
+        tape = self.tape
+        tape.phase, tape.autocast = Phase.FORWARD, self.precision.autocast
+        values = dict(self.sources)
+        for op in self.graph.ops:
+            with tape.scope(op.layer or op.name):
+                results = _lower(tape, op, values)
+            values.update(zip(op.outputs, results, strict=True))
+        tape.hold(list(tape.weight_casts.values()))
+        tape.weight_casts.clear()
+        tape.autocast = None
+        outputs = [values[name] for name in self.graph.outputs]
+        if not outputs:
+            raise GraphError(f"graph '{self.graph.name}' has no outputs")
+        return outputs[0]
+
+    def _check_loss(self, loss: Tensor) -> None:
+        if loss.size != 1:
+            raise GraphError(
+                f"'{self.graph.name}' ends in '{loss.name}' of shape {list(loss.shape)}: training needs a scalar "
+                "loss; end the model with cross_entropy or mse, or use mode inference"
+            )
+
+    def _scaled(self, loss: Tensor) -> Tensor:
+        return loss
+
+    def _update(self) -> None:
+        tape, training = self.tape, self.training
+        tape.phase = Phase.OPTIMIZER
+        trained = [p for p in self._trainable() if p.name in self.gradients]
+        self.states = update(
+            tape, training.optimizer, training.implementation, trained, self.gradients, first=self.first
+        )
+        if training.zero_grad == "after-step":
+            self._zero_grad(Phase.OPTIMIZER)
+
+    def _kept(self) -> list[str]:
+        return [t.name for t in (*self.gradients.values(), *self.states)]
+
+
+def _lower(tape: Tape, op: Op, values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    owned: Mapping[str, str] = op.attributes.get("owned", {})
+    operands = [values[name] for name in op.inputs[: len(op.inputs) - len(owned)]]
+    parameters = {local: values[name] for local, name in owned.items()}
+    try:
+        result = kind_of(op.kind).lower(tape, operands, parameters, op.attributes)
+    except GraphSimError as error:
+        raise GraphError(f"op '{op.name}': {error}") from None
+    return (result,) if isinstance(result, Tensor) else result

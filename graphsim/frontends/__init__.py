@@ -21,6 +21,23 @@ FRONTENDS = Registry(
     {
         "spec": "graphsim.frontends.spec:load_spec",
         "json": "graphsim.frontends.json:load_json",
-        "networkx": "graphsim.graph:Graph.from_networkx",
+        "networkx": "graphsim.interchange:from_networkx",
     },
 )
+
+
+def load(source: Any, **parameters: Any) -> Graph:
+    """Return the graph of *source*.
+
+    Args:
+        source: a spec file or the name of a shipped spec, a graph's JSON file, or a networkx DAG.
+        parameters: values for a spec's ``[params]``, for instance ``batch=8``.
+
+    Raises:
+        SpecError, GraphError: the source is wrong; the message says where.
+    """
+    if hasattr(source, "adj") and hasattr(source, "nodes"):
+        name = "networkx"
+    else:
+        name = "json" if str(source).endswith(".json") else "spec"
+    return FRONTENDS[name](source, **parameters)  # type: ignore[no-any-return]

@@ -408,3 +408,12 @@ def activation_count(graph: Graph) -> int:
         if op.kind in table and table[op.kind].counted:
             total += sum(graph.tensors[name].size for name in op.outputs if graph.tensors[name].dtype in FLOATING)
     return total // int(graph.attributes.get("batch", 1))
+
+
+def describe_shipped() -> list[dict[str, Any]]:
+    """Return name, title and default params of each shipped spec, as plain data."""
+    entries = []
+    for name, path in shipped_specs().items():
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        entries.append({"name": name, "about": data.get("about", ""), "params": data.get("params", {})})
+    return entries

@@ -87,3 +87,23 @@ class Kind:
 def same(types: Sequence[Type], attributes: Attributes) -> Signature:
     """Shape rule of elementwise ops of one operand."""
     return Signature((types[0],))
+
+
+def describe(kind: Kind) -> dict[str, Any]:
+    """Return *kind* as plain data, for listings and schemas."""
+    least, most = kind.operands
+    return {
+        "name": kind.name,
+        "about": kind.about,
+        "source": kind.source,
+        "operands": str(least) if least == most else f"{least} to {most}",
+        "attributes": [
+            {
+                "name": a.name,
+                "type": a.type,
+                "default": "required" if a.default is REQUIRED else a.default,
+                "about": a.about + (f" ({', '.join(a.choices)})" if a.choices else ""),
+            }
+            for a in kind.attributes
+        ],
+    }

@@ -1,0 +1,171 @@
+"""Reports: the answer as plain data with its provenance, to and from JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from graphsim.folk import Counts, folk_bytes
+from graphsim.frontends.spec import activation_count
+from graphsim.graph import Graph, Phase, Role
+from graphsim.liveness import Policy
+from graphsim.simulation import LiveTensor, Simulation, simulate
+from graphsim.training import Training, training_step
+from graphsim.version import __version__
+
+SCHEMA = "graphsim-report/1"
+TIMELINE_COLUMNS = 240
+LARGEST = 12
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """One step: its peak, where it is and what is live there. Bytes, unless noted.
+
+    Attributes:
+        peak_op, peak_layer, peak_phase: the op during which the peak is reached.
+        phase_peak_bytes: the peak within each phase.
+        forward_end_bytes: live bytes when the forward pass has returned its loss.
+        by_role_at_peak: live bytes at the peak by role; they add up to the peak.
+        largest: the largest live storages at the peak.
+        ops: number of ops that run.
+        timeline: live bytes over time, the maximum in each of at most 240 equal stretches of ops.
+        timeline_phase: the phase in which each stretch begins.
+    """
+
+    peak_bytes: int
+    peak_op: str
+    peak_layer: str
+    peak_phase: str
+    phase_peak_bytes: Mapping[str, int]
+    forward_end_bytes: int
+    by_role_at_peak: Mapping[str, int]
+    largest: tuple[LiveTensor, ...]
+    ops: int
+    timeline: tuple[int, ...]
+    timeline_phase: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The peak of a training step and its explanation.
+
+    `first` is step 1, in which optimizer states are created; `steady` any later step. For a mode
+    without an optimizer, and for a graph that is simulated as it stands, they are equal.
+    """
+
+    spec: str
+    batch: int
+    optimizer: str
+    optimizer_impl: str
+    precision: str
+    target: str
+    policy: str
+    mode: str
+    parameters: int
+    parameter_bytes: int
+    buffer_bytes: int
+    input_bytes: int
+    activations: int
+    ops: int
+    first: StepReport
+    steady: StepReport
+    folk: Mapping[str, int]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Return one JSON object; its keys are the fields, `schema` names the version."""
+        data = asdict(self)
+        for step in ("first", "steady"):
+            data[step]["largest"] = [tensor._asdict() for tensor in getattr(self, step).largest]
+        return json.dumps({"schema": SCHEMA, **data}, indent=2)
+
+
+def peak(graph: Graph, training: Training | None = None, *, policy: Policy = "eager", **options: Any) -> Report:
+    """Return the report of a training step of the forward *graph*.
+
+    Args:
+        graph: as `load` returns it.
+        training: how it is trained; or give the fields of `Training` as keywords.
+        policy: 'eager' (when PyTorch eager releases tensors) or 'liveness' (right after last use).
+
+    Raises:
+        GraphSimError: an option is wrong, or the graph cannot be trained.
+    """
+    chosen = training or Training(**options)
+    steady = simulate(training_step(graph, chosen), policy=policy)
+    first = simulate(training_step(graph, chosen, first=True), policy=policy) if chosen.mode == "train" else steady
+    return _report(graph, chosen, first, steady)
+
+
+def report_step(graph: Graph, *, policy: Policy = "eager") -> Report:
+    """Return the report of a *graph* that is a whole step already, simulated as it stands."""
+    run = simulate(graph, policy=policy)
+    options = {**Training().as_dict(), **dict(graph.attributes.get("training", {}))}
+    return _report(graph, Training(**options), run, run)
+
+
+def _report(graph: Graph, training: Training, first: Simulation, steady: Simulation) -> Report:
+    step = steady.graph
+    sources = [t for t in step.tensors.values() if not t.storage]
+    count = {role: sum(t.size for t in sources if t.role is role) for role in Role}
+    nbytes = {role: sum(t.nbytes for t in sources if t.role is role) for role in Role}
+    batch = int(graph.attributes.get("batch", 1))
+    inputs = [t for t in graph.tensors.values() if t.role is Role.INPUT]
+    counts = Counts(
+        activations=activation_count(graph),
+        parameters=count[Role.PARAMETER],
+        inputs=inputs[0].size // batch if inputs else 0,
+        batch=batch,
+        states=count[Role.OPTIMIZER_STATE],
+    )
+    return Report(
+        spec=graph.name,
+        batch=batch,
+        optimizer=training.optimizer,
+        optimizer_impl=training.implementation,
+        precision=training.precision,
+        target=training.target,
+        policy=steady.policy,
+        mode=training.mode,
+        parameters=count[Role.PARAMETER],
+        parameter_bytes=nbytes[Role.PARAMETER],
+        buffer_bytes=nbytes[Role.BUFFER],
+        input_bytes=nbytes[Role.INPUT],
+        activations=counts.activations,
+        ops=len(step.ops),
+        first=_step_report(first),
+        steady=_step_report(steady),
+        folk=folk_bytes(counts),
+        provenance={
+            "graphsim": __version__,
+            "params": dict(graph.attributes.get("params", {})),
+            "training": training.as_dict(),
+        },
+    )
+
+
+def _step_report(run: Simulation) -> StepReport:
+    if not len(run.schedule):
+        resident = run.live_ranges.peak
+        return StepReport(resident, "", "", "", {}, resident, run.by_role(0), (), 0, (), ())
+    at = run.peak_execution
+    op = run.op_at(at)
+    stretches = np.array_split(np.arange(len(run.schedule)), min(TIMELINE_COLUMNS, len(run.schedule)))
+    return StepReport(
+        peak_bytes=run.peak,
+        peak_op=op.name,
+        peak_layer=op.layer,
+        peak_phase=str(run.phases[at]),
+        phase_peak_bytes=run.phase_peaks(),
+        forward_end_bytes=run.phase_end_bytes(Phase.FORWARD),
+        by_role_at_peak=run.by_role(at),
+        largest=tuple(run.live_at(at)[:LARGEST]),
+        ops=len(run.schedule),
+        timeline=tuple(int(run.timeline[stretch].max()) for stretch in stretches),
+        timeline_phase=tuple(str(run.phases[int(stretch[0])]) for stretch in stretches),
+    )

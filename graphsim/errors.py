@@ -91,7 +91,8 @@ def suggest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(name[:100], names, n=3, cutoff=0.6)
     if close:
-        return "did you mean " + " or ".join(f"'{word}'" for word in close) + "?"
+        *others, last = (f"'{word}'" for word in close)
+        return "did you mean " + (f"{', '.join(others)} or {last}" if others else last) + "?"
     return "known: " + (", ".join(names) if names else "none")
 
 

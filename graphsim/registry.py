@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Any
 
 from graphsim.errors import UnknownNameError
@@ -27,6 +26,8 @@ class Registry:
 
     def names(self) -> list[str]:
         """Return all names, ours first."""
+        from importlib.metadata import entry_points  # slow to import, seldom needed
+
         others = [e.name for e in entry_points(group=f"graphsim.{self.group}")]
         return list(dict.fromkeys([*self._table, *others]))
 
@@ -34,6 +35,8 @@ class Registry:
         if name in self._table:
             module, _, attribute = self._table[name].partition(":")
             return getattr(import_module(module), attribute)
+        from importlib.metadata import entry_points
+
         for entry in entry_points(group=f"graphsim.{self.group}", name=name):
             return entry.load()
         raise UnknownNameError(self.what, name, self.names())

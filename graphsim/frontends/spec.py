@@ -113,6 +113,8 @@ class _Builder:
         self.where = where
         reject_unknown(data, ("name", "about", "params", "inputs", "block", "model"), where, "section")
         self.name = data.get("name", Path(where).stem)
+        if not isinstance(data.get("about", ""), str):
+            raise SpecError("'about' must be a string", where)
         if not isinstance(self.name, str) or not 0 < len(self.name) <= 100:
             raise SpecError("'name' must be a short string", where)
         self.params = self._params(table_of(data, "params", where, optional=True), overrides)

@@ -9,7 +9,7 @@ its only owner and no view; the first gradient of a leaf is stolen (accumulate_g
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from graphsim.errors import GraphError
 from graphsim.graph import Phase, Role, Tensor
@@ -114,7 +114,3 @@ class _Engine:
                 grad = tape.emit("clone", (grad,), Type(grad.shape, grad.dtype))
             self.gradients[parameter.name] = tape.name_as(grad, name, Role.GRADIENT)
 
-
-def parameters_of(tensors: Mapping[str, Tensor]) -> list[Tensor]:
-    """Return the parameters in the order in which the model declares them."""
-    return [t for t in tensors.values() if t.role is Role.PARAMETER]

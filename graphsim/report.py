@@ -14,7 +14,7 @@ from graphsim.frontends.spec import activation_count
 from graphsim.graph import Graph, Phase, Role
 from graphsim.liveness import Policy
 from graphsim.simulation import LiveTensor, Simulation, simulate
-from graphsim.training import Training, training_step
+from graphsim.training import Training, chosen_training, training_step
 from graphsim.version import __version__
 
 SCHEMA = "graphsim-report/1"
@@ -96,7 +96,7 @@ def peak(graph: Graph, training: Training | None = None, *, policy: Policy = "ea
     Raises:
         GraphSimError: an option is wrong, or the graph cannot be trained.
     """
-    chosen = training or Training(**options)
+    chosen = chosen_training(training, options)
     steady = simulate(training_step(graph, chosen), policy=policy)
     first = simulate(training_step(graph, chosen, first=True), policy=policy) if chosen.mode == "train" else steady
     return _report(graph, chosen, first, steady)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from graphsim.autodiff import differentiate
 from graphsim.devices import device_of
-from graphsim.errors import GraphError, GraphSimError, UnknownNameError, UsageError
+from graphsim.errors import GraphError, GraphSimError, UnknownNameError, UsageError, suggest
 from graphsim.graph import Graph, Op, Phase, Role, Tensor
 from graphsim.ops import kind_of
 from graphsim.ops.tape import TARGETS, Tape, Target
@@ -90,11 +90,22 @@ def training_step(graph: Graph, training: Training | None = None, *, first: bool
         UnknownNameError, UsageError: an option is wrong.
         GraphError: the graph has no scalar loss, or nothing in it can be trained.
     """
-    try:
-        chosen = training or Training(**options)
-    except TypeError as error:
-        raise UsageError(f"training_step: {error}") from None
-    return _Step(graph, chosen, first).build()
+    return _Step(graph, chosen_training(training, options), first).build()
+
+
+def chosen_training(training: Training | None, options: Mapping[str, Any]) -> Training:
+    """Return *training*, or one made of *options*.
+
+    Raises:
+        UsageError: both are given, or an option does not exist.
+    """
+    known = [f.name for f in fields(Training)]
+    for name in options:
+        if name not in known:
+            raise UsageError(f"no training option '{name}'; {suggest(name, known)}")
+    if training and options:
+        raise UsageError("give a Training or its fields as keywords, not both")
+    return training or Training(**options)
 
 
 class _Step:

@@ -110,7 +110,7 @@ class _Engine:
             if existing is not None:
                 self.gradients[parameter.name] = tape.inplace("accumulate_", existing, (grad,))
                 return
-            if self.owners[grad.base]:
+            if any(other.name == grad.name for other in self.pending.values()):
                 grad = tape.emit("clone", (grad,), Type(grad.shape, grad.dtype))
             self.gradients[parameter.name] = tape.name_as(grad, name, Role.GRADIENT)
 

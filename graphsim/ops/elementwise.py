@@ -71,11 +71,12 @@ def add(tape: Tape, a: Tensor, b: Tensor, *, inplace: bool = False) -> Tensor:
 
 
 def mul(tape: Tape, a: Tensor, b: Tensor, *, inplace: bool = False) -> Tensor:
-    """a * b. Saves each factor that the other's gradient needs."""
+    """a * b. Saves each factor that the other's gradient needs; in place, a copy of the one overwritten."""
     a, b = tape.widest(a, b)
     shape = broadcast(a.shape, b.shape)
+    original = tape.emit("clone", (a,), like(a)) if inplace and tape.requires_gradient(b) else a
     c = tape.inplace("mul_", a, (b,)) if inplace else tape.emit("mul", (a, b), Type(shape, a.dtype))
-    saved = [x for x, other in ((b, a), (a, b)) if tape.requires_gradient(other)]
+    saved = [x for x, other in ((b, a), (original, b)) if tape.requires_gradient(other)]
 
     def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
         (grad,) = grads
@@ -83,7 +84,7 @@ def mul(tape: Tape, a: Tensor, b: Tensor, *, inplace: bool = False) -> Tensor:
             reduce_to(tape, tape.emit("mul_backward", (grad, other), Type(shape, x.dtype)), x.shape)
             if need and grad is not None
             else None
-            for x, other, need in ((a, b, needs[0]), (b, a, needs[1]))
+            for x, other, need in ((a, b, needs[0]), (b, original, needs[1]))
         ]
 
     tape.differentiate((a, b), (c,), saved, backward)

@@ -14,17 +14,20 @@ from graphsim.ops.tape import Gradients, Tape, Type
 def linear(tape: Tape, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """y = x @ weight.T + bias. x: (..., in), weight: (out, in), bias: (out).
 
-    Leading dimensions are folded without a copy (aten/src/ATen/native/Linear.cpp), so it is one
-    addmm, or mm without bias. Backward: the gradient of the weight is the transpose of a product,
-    a view; that of the bias a sum over rows (engine.cpp, validate_outputs).
+    Leading dimensions are folded, without a copy unless *x* is transposed (aten/src/ATen/native/
+    Linear.cpp), so it is one addmm, or mm without bias. Backward: the gradient of the weight is the
+    transpose of a product, a view; that of the bias a sum over rows, a view too (engine.cpp,
+    validate_outputs). Nodes list the bias first, as addmm does, so its gradient arrives first.
     """
     if bias is None:
         x, weight = tape.low_precision(x, weight)
     else:
         x, weight, bias = tape.low_precision(x, weight, bias)
+    if len(x.shape) > 2:
+        x = tape.contiguous(x)
     rows, inner, outer = prod(x.shape[:-1]), x.shape[-1], weight.shape[0]
     flops = 2 * rows * inner * outer
-    operands = (x, weight) if bias is None else (x, weight, bias)
+    operands = (x, weight) if bias is None else (bias, x, weight)
     y = tape.emit("mm" if bias is None else "addmm", operands, Type((*x.shape[:-1], outer), x.dtype), flops=flops)
     saved = [t for t, other in ((x, weight), (weight, x)) if tape.requires_gradient(other)]
 
@@ -32,14 +35,18 @@ def linear(tape: Tape, x: Tensor, weight: Tensor, bias: Tensor | None = None) ->
         (grad,) = grads
         if grad is None:
             return [None] * len(operands)
-        grad_x = tape.emit("mm", (grad, weight), like(x), flops=flops) if needs[0] else None
+        if len(grad.shape) > 2:  # rows are folded by a reshape, which copies what a transpose has left
+            grad = tape.contiguous(grad)
+        need_b, need_x, need_w = (False, *needs)[-3:]
+        grad_x = tape.emit("mm", (grad, weight), like(x), flops=flops) if need_x else None
         grad_w = grad_b = None
-        if needs[1]:
+        if need_w:
             product = tape.emit("mm", (x, grad), Type((inner, outer), weight.dtype), flops=flops)
             grad_w = tape.alias(product, weight.shape, kind="t")
-        if bias is not None and needs[2]:
-            grad_b = tape.emit("sum", (grad,), like(bias), flops=rows * outer)
-        return [grad_x, grad_w, grad_b][: len(operands)]
+        if bias is not None and need_b:
+            total = tape.emit("sum", (grad,), Type((1, outer), bias.dtype), flops=rows * outer)
+            grad_b = tape.alias(total, bias.shape)
+        return [grad_b, grad_x, grad_w][-len(operands) :]
 
     tape.differentiate(operands, (y,), saved, backward)
     return y

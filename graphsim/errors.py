@@ -26,9 +26,9 @@ class SpecError(GraphSimError):
     """A spec file is wrong; ``where`` is the file and the path of the layer."""
 
     def __init__(self, reason: str, where: str = "") -> None:
-        self.reason = reason
-        self.where = where
-        super().__init__(f"{where}: {reason}" if where else reason)
+        self.reason = _printable(reason)
+        self.where = _printable(where)
+        super().__init__(f"{self.where}: {self.reason}" if where else self.reason)
 
 
 class UsageError(GraphSimError):
@@ -94,6 +94,11 @@ def suggest(name: str, known: Iterable[str]) -> str:
         *others, last = (f"'{word}'" for word in close)
         return "did you mean " + (f"{', '.join(others)} or {last}" if others else last) + "?"
     return "known: " + (", ".join(names) if names else "none")
+
+
+def _printable(text: str) -> str:
+    """Names come from strangers' files: no control characters reach the terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _shorten(text: str, limit: int = 80) -> str:

@@ -62,3 +62,11 @@ def format_count(count: int) -> str:
         if count >= scale:
             return f"{count / scale:.1f}{unit}"
     return str(count)
+
+
+def format_number(number: float) -> str:
+    """Return a number in few digits, however large: ``9.9e+31``."""
+    try:
+        return f"{number:.3g}"
+    except OverflowError:
+        return "more than 1e308"

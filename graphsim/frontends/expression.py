@@ -7,6 +7,7 @@ import operator
 from collections.abc import Callable, Mapping
 
 from graphsim.errors import SpecError, suggest
+from graphsim.units import format_number
 
 Value = int | float | bool | str
 
@@ -61,5 +62,5 @@ def _integer(node: ast.expr, text: str, scope: Mapping[str, Value], where: str) 
     if type(value) is not int:
         raise SpecError(f"'{text}' needs integers, but a param in it is {value!r}", where)
     if abs(value) > MAX_VALUE:
-        raise SpecError(f"'{text}' is {value:.3g}, beyond any real model", where)
+        raise SpecError(f"'{text}' is {format_number(value)}, beyond any real model", where)
     return value

@@ -9,6 +9,7 @@ from typing import Any
 from graphsim.errors import SpecError, suggest
 from graphsim.frontends.expression import MAX_VALUE, Value, evaluate
 from graphsim.ops.kind import REQUIRED, Attribute
+from graphsim.units import format_number
 
 
 def table_of(data: Mapping[str, Any], key: str, where: str, *, optional: bool = False) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def integer(
         raise SpecError(f"{what} must be an integer, not {value!r:.60}", where)
     if not minimum <= number <= maximum:
         bound = f"at least {minimum:g}" if number < minimum else f"at most {maximum:g}"
-        raise SpecError(f"{what} must be {bound}, not {number}", where)
+        raise SpecError(f"{what} must be {bound}, not {format_number(number)}", where)
     return number
 
 

@@ -15,12 +15,12 @@ from graphsim.graph import Graph, Op, Role, Tensor
 from graphsim.ops import kind_of, kinds
 from graphsim.ops.kind import Kind, ShapeError, Signature
 from graphsim.ops.tape import Type
-from graphsim.units import FLOATING, ITEMSIZE
+from graphsim.units import FLOATING, ITEMSIZE, format_number
 
 MAX_FILE = 2**20
 MAX_LAYERS = 50_000
 MAX_DEPTH = 32
-MAX_ELEMENTS = 2**50
+MAX_ELEMENTS = 2**44
 
 LAYER_WORDS = ("op", "block", "from", "with", "name", "repeat", "frozen")
 """Keys of a layer that are not attributes of its op or arguments of its block."""
@@ -124,6 +124,7 @@ class _Builder:
         self.ops: list[Op] = []
         self.tensors: dict[str, Tensor] = {}
         self.frozen: list[str] = []
+        self.layers_read = 0
 
     def build(self) -> Graph:
         root = _Scope("", self.params, None, 0)
@@ -167,7 +168,7 @@ class _Builder:
             params[name] = _as_param(name, value, params[name], self.where)
         for name, number in params.items():
             if isinstance(number, int | float) and not abs(number) <= MAX_VALUE:
-                raise SpecError(f"param '{name}' = {number:.3g} is beyond any real model", where)
+                raise SpecError(f"param '{name}' = {format_number(number)} is beyond any real model", where)
         return params
 
     def _input(self, name: str, entry: Any) -> str:
@@ -219,6 +220,9 @@ class _Builder:
         times = integer(entry.get("repeat", 1), scope.values, here, "repeat", minimum=0, maximum=MAX_LAYERS)
         numbered = "repeat" in entry
         for i in range(times):
+            self.layers_read += 1
+            if self.layers_read > 2 * MAX_LAYERS:
+                raise SpecError(f"the model has more than {MAX_LAYERS} layers", here)
             operands = self._operands(entry, scope, previous, here)
             path = ".".join(part for part in (scope.path, name, str(i) if numbered else "") if part)
             run = self._op if what[0] == "op" else self._block
@@ -371,7 +375,7 @@ class _Builder:
             raise SpecError(f"'{tensor.name}' would have shape {list(tensor.shape)}: every extent must be >= 1", where)
         if prod(tensor.shape) > MAX_ELEMENTS:
             raise SpecError(
-                f"'{tensor.name}' would have {prod(tensor.shape):.3g} elements, beyond any real model", where
+                f"'{tensor.name}' would have {format_number(prod(tensor.shape))} elements, beyond any real model", where
             )
         self.tensors[tensor.name] = tensor
 
@@ -387,8 +391,8 @@ def _as_param(name: str, value: Value, default: Value, where: str) -> Value:
     if type(value) is not wanted:
         words = {int: "an integer", float: "a number", bool: "true or false", str: "a name"}
         raise SpecError(f"param '{name}' must be {words[wanted]}, not {value!r:.60}", where)
-    if name in ("batch", "seq") and not (isinstance(value, int) and value >= 1):
-        raise SpecError(f"param '{name}' must be at least 1, not {value}", where)
+    if name in ("batch", "seq") and isinstance(value, int) and value < 1:
+        raise SpecError(f"param '{name}' must be at least 1, not {format_number(value)}", where)
     return value
 
 

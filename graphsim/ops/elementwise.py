@@ -80,15 +80,32 @@ def mul(tape: Tape, a: Tensor, b: Tensor, *, inplace: bool = False) -> Tensor:
 
     def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
         (grad,) = grads
-        return [
-            reduce_to(tape, tape.emit("mul_backward", (grad, other), Type(shape, x.dtype)), x.shape)
-            if need and grad is not None
-            else None
+        products = [
+            tape.emit("mul_backward", (grad, other), Type(shape, x.dtype)) if need and grad is not None else None
             for x, other, need in ((a, b, needs[0]), (b, original, needs[1]))
         ]
+        return [None if g is None else reduce_to(tape, g, x.shape) for g, x in zip(products, (a, b), strict=True)]
 
     tape.differentiate((a, b), (c,), saved, backward)
     return c
+
+
+def power(tape: Tape, x: Tensor) -> Tensor:
+    """x to a constant power; saves x. Backward: grad * (n * x^(n - 1)) in three kernels (FunctionsManual.cpp)."""
+    y = tape.emit("pow", (x,), like(x))
+
+    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
+        (grad,) = grads
+        if grad is None:
+            return (None,)
+        lower = tape.emit("pow", (x,), like(x))
+        slope = tape.emit("mul_scalar", (lower,), like(x))
+        result = tape.emit("mul", (grad, slope), like(x))
+        tape.hold([lower, slope])
+        return (result,)
+
+    tape.differentiate((x,), (y,), (x,), backward)
+    return y
 
 
 def scale(tape: Tape, x: Tensor, kind: str = "mul_scalar") -> Tensor:
@@ -128,7 +145,7 @@ def dropout(tape: Tape, x: Tensor, p: float) -> Tensor:
 def gelu_new(tape: Tape, x: Tensor) -> Tensor:
     """GELU's tanh approximation written in Python, term by term, as transformers' NewGELUActivation."""
     half = scale(tape, x)
-    cube = unary(tape, "pow", x, saves="input")
+    cube = power(tape, x)
     inner = add(tape, x, scale(tape, cube))
     tanh = unary(tape, "tanh", scale(tape, inner), saves="output")
     return mul(tape, half, shift(tape, tanh))

@@ -38,11 +38,13 @@ def linear(tape: Tape, x: Tensor, weight: Tensor, bias: Tensor | None = None) ->
         if len(grad.shape) > 2:  # rows are folded by a reshape, which copies what a transpose has left
             grad = tape.contiguous(grad)
         need_b, need_x, need_w = (False, *needs)[-3:]
-        grad_x = tape.emit("mm", (grad, weight), like(x), flops=flops) if need_x else None
-        grad_w = grad_b = None
-        if need_w:
+        product = grad_b = None
+        if need_w and bias is None:  # mm's formulas run in the order of their names: mat2, self
             product = tape.emit("mm", (x, grad), Type((inner, outer), weight.dtype), flops=flops)
-            grad_w = tape.alias(product, weight.shape, kind="t")
+        grad_x = tape.emit("mm", (grad, weight), like(x), flops=flops) if need_x else None
+        if need_w and bias is not None:  # addmm's: mat1, mat2, self
+            product = tape.emit("mm", (x, grad), Type((inner, outer), weight.dtype), flops=flops)
+        grad_w = product and tape.alias(product, weight.shape, kind="t")
         if bias is not None and need_b:
             total = tape.emit("sum", (grad,), Type((1, outer), bias.dtype), flops=rows * outer)
             grad_b = tape.alias(total, bias.shape)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from math import prod
 
 from graphsim.graph import Tensor
-from graphsim.ops.elementwise import like
 from graphsim.ops.kind import Attribute, Attributes, Kind, Parameter, ShapeError, Signature
 from graphsim.ops.tape import Gradients, Tape, Type
 
@@ -15,9 +14,9 @@ def linear(tape: Tape, x: Tensor, weight: Tensor, bias: Tensor | None = None) ->
     """y = x @ weight.T + bias. x: (..., in), weight: (out, in), bias: (out).
 
     Leading dimensions are folded, without a copy unless *x* is transposed (aten/src/ATen/native/
-    Linear.cpp), so it is one addmm, or mm without bias. Backward: the gradient of the weight is the
-    transpose of a product, a view; that of the bias a sum over rows, a view too (engine.cpp,
-    validate_outputs). Nodes list the bias first, as addmm does, so its gradient arrives first.
+    Linear.cpp), so it is one addmm, or mm without bias. Backward: all gradients are views: of folded
+    rows, of a product that is transposed, and of a sum over rows (engine.cpp, validate_outputs), so
+    none is added to in place. The bias stands first, as in addmm: its gradient arrives first.
     """
     if bias is None:
         x, weight = tape.low_precision(x, weight)
@@ -41,13 +40,15 @@ def linear(tape: Tape, x: Tensor, weight: Tensor, bias: Tensor | None = None) ->
         product = grad_b = None
         if need_w and bias is None:  # mm's formulas run in the order of their names: mat2, self
             product = tape.emit("mm", (x, grad), Type((inner, outer), weight.dtype), flops=flops)
-        grad_x = tape.emit("mm", (grad, weight), like(x), flops=flops) if need_x else None
+        grad_x = tape.emit("mm", (grad, weight), Type((rows, inner), x.dtype), flops=flops) if need_x else None
         if need_w and bias is not None:  # addmm's: mat1, mat2, self
             product = tape.emit("mm", (x, grad), Type((inner, outer), weight.dtype), flops=flops)
         grad_w = product and tape.alias(product, weight.shape, kind="t")
         if bias is not None and need_b:
             total = tape.emit("sum", (grad,), Type((1, outer), bias.dtype), flops=rows * outer)
             grad_b = tape.alias(total, bias.shape)
+        if grad_x is not None and len(x.shape) > 2:
+            grad_x = tape.alias(grad_x, x.shape)
         return [grad_b, grad_x, grad_w][-len(operands) :]
 
     tape.differentiate(operands, (y,), saved, backward)

@@ -129,10 +129,10 @@ class _Step:
         """Return the step: [zero_grad] (forward [zero_grad] backward) x micro-batches, update."""
         self._declare()
         train = self.training.mode == "train"
-        losses: list[Tensor] = []
+        outputs: list[Tensor] = []
         for micro in range(self.training.accumulation if train else 1):
-            loss = self._forward()
-            losses = [loss]
+            outputs = self._forward()
+            loss = outputs[0]
             if train:
                 if micro == 0 and self.training.zero_grad == "before-backward":
                     self._zero_grad(Phase.BACKWARD)
@@ -141,8 +141,8 @@ class _Step:
                 self.tape.nodes.clear()
         if train:
             self._update()
-        if losses:
-            self.tape.hold(losses)
+        if outputs:
+            self.tape.hold(outputs)
         return Graph(
             self.tape.ops,
             self.tape.tensors.values(),
@@ -187,8 +187,8 @@ class _Step:
         for name, grad in self.gradients.items():
             self.gradients[name] = tape.inplace("zero_", grad)
 
-    def _forward(self) -> Tensor:
-        """Lower every op of the forward graph; return the first output of the model."""
+    def _forward(self) -> list[Tensor]:
+        """Lower every op of the forward graph; return the outputs of the model, which the user keeps."""
         tape = self.tape
         tape.phase, tape.autocast = Phase.FORWARD, self.precision.autocast
         values = dict(self.sources)
@@ -202,7 +202,7 @@ class _Step:
         outputs = [values[name] for name in self.graph.outputs]
         if not outputs:
             raise GraphError(f"graph '{self.graph.name}' has no outputs")
-        return outputs[0]
+        return outputs
 
     def _check_loss(self, loss: Tensor) -> None:
         if loss.size != 1:

@@ -141,10 +141,11 @@ class Tape:
         flops: int | None = None,
         mutates: Sequence[Tensor] = (),
         role: Role = Role.ACTIVATION,
+        name: str = "",
     ) -> Tensor:
         """Run a kernel with one output; see `emit_many`."""
         (result,) = self.emit_many(
-            kind, inputs, (output,), workspace=workspace, flops=flops, mutates=mutates, role=role
+            kind, inputs, (output,), workspace=workspace, flops=flops, mutates=mutates, role=role, name=name
         )
         return result
 
@@ -158,12 +159,14 @@ class Tape:
         flops: int | None = None,
         mutates: Sequence[Tensor] = (),
         role: Role = Role.ACTIVATION,
+        name: str = "",
     ) -> tuple[Tensor, ...]:
         """Run a kernel: allocate *outputs* (and *workspace* bytes of scratch) while *inputs* live.
 
         flops defaults to one per output element. Bytes moved are those of inputs and outputs.
+        *name*, if given, is that of the op and its first output; it must be unique.
         """
-        name = self._unique(kind)
+        name = name or self._unique(kind)
         results = tuple(
             Tensor(f"{name}:{i}" if i else name, type_.shape, type_.dtype, role) for i, type_ in enumerate(outputs)
         )

@@ -16,7 +16,7 @@ from graphsim.ops.elementwise import add, dropout, like, mul, unary
 from graphsim.ops.kind import Attribute, Attributes, Kind, Parameter, ShapeError, Signature
 from graphsim.ops.linear import linear
 from graphsim.ops.onednn import lstm_backward_scratch, lstm_forward_scratch, lstm_workspace
-from graphsim.ops.pieces import cat, chunk, stack, unbind
+from graphsim.ops.shape import concat, split
 from graphsim.ops.tape import Gradients, Tape, Type
 
 
@@ -46,7 +46,7 @@ def onednn_lstm(
     alive until they are stacked.
     """
     x = tape.contiguous(x)
-    hidden, cell = (unbind(tape, state) for state in states)
+    hidden, cell = (_unbind(tape, state) for state in states)
     finals: list[tuple[Tensor, Tensor]] = []
     for depth, directions in enumerate(weights):
         outputs = []
@@ -54,11 +54,11 @@ def onednn_lstm(
             y, h, c = _onednn_layer(tape, x, hidden[len(finals)], cell[len(finals)], direction)
             outputs.append(y)
             finals.append((h, c))
-        x = outputs[0] if len(outputs) == 1 else cat(tape, outputs)
+        x = outputs[0] if len(outputs) == 1 else concat(tape, outputs, 2)
         if depth < len(weights) - 1:
             x = dropout(tape, x, p)
-    last_hidden = stack(tape, [h for h, _ in finals])
-    last_cell = stack(tape, [c for _, c in finals])
+    last_hidden = _stack(tape, [h for h, _ in finals])
+    last_cell = _stack(tape, [c for _, c in finals])
     tape.hold([t for pair in finals for t in pair])
     return x, last_hidden, last_cell
 
@@ -114,7 +114,7 @@ def native_gru(
     Source: aten/src/ATen/native/RNN.cpp, ``FullLayer``, ``FullBidirectionalLayer``, ``GRUCell``. The
     input's projection is one product for all steps, and lives until the next one or the layer's end.
     """
-    hidden = unbind(tape, states[0])
+    hidden = _unbind(tape, states[0])
     finals: list[Tensor] = []
     for depth, directions in enumerate(weights):
         held: list[Tensor] = []
@@ -122,16 +122,16 @@ def native_gru(
         for number, direction in enumerate(directions):
             projected = linear(tape, x, direction.input, direction.input_bias)
             tape.hold(held[-1:])
-            steps = unbind(tape, projected)
+            steps = _unbind(tape, projected)
             states_over_time = _gru_steps(tape, steps, hidden[len(finals)], direction, backwards=number == 1)
             finals.append(states_over_time[0 if number else -1])
-            outputs.append(stack(tape, states_over_time))
+            outputs.append(_stack(tape, states_over_time))
             held = [*held[:-1], *states_over_time, outputs[-1], projected]
-        x = outputs[0] if len(outputs) == 1 else cat(tape, outputs)
+        x = outputs[0] if len(outputs) == 1 else concat(tape, outputs, 2)
         tape.hold(held)
         if depth < len(weights) - 1:
             x = dropout(tape, x, p)
-    last = stack(tape, finals)
+    last = _stack(tape, finals)
     tape.hold(finals)
     return x, last
 
@@ -147,8 +147,9 @@ def _gru_steps(tape: Tape, steps: Sequence[Tensor], h: Tensor, weights: Weights,
 
 def _gru_cell(tape: Tape, gates: Tensor, h: Tensor, weights: Weights) -> Tensor:
     """``GRUCell``: r, z = sigmoid, n = tanh(x_n + r * h_n), h' = (h - n) * z + n, mostly in place."""
-    x_reset, x_update, x_new = chunk(tape, gates, 3)
-    h_reset, h_update, h_new = chunk(tape, linear(tape, h, weights.hidden, weights.hidden_bias), 3)
+    width = h.shape[-1]
+    x_reset, x_update, x_new = split(tape, gates, [width] * 3, 1)
+    h_reset, h_update, h_new = split(tape, linear(tape, h, weights.hidden, weights.hidden_bias), [width] * 3, 1)
     reset = unary(tape, "sigmoid", add(tape, h_reset, x_reset, inplace=True), saves="output", inplace=True)
     update = unary(tape, "sigmoid", add(tape, h_update, x_update, inplace=True), saves="output", inplace=True)
     new = add(tape, x_new, mul(tape, h_new, reset, inplace=True))
@@ -166,6 +167,32 @@ def _sub(tape: Tape, a: Tensor, b: Tensor) -> Tensor:
         return (grad if needs[0] else None, tape.emit("neg", (grad,), like(b)) if needs[1] else None)
 
     tape.differentiate((a, b), (y,), (), backward)
+    return y
+
+
+def _unbind(tape: Tape, x: Tensor) -> list[Tensor]:
+    """Views of x[0], x[1], ...; their gradients are stacked."""
+    rows = [tape.alias(x, x.shape[1:], kind="select") for _ in range(x.shape[0])]
+
+    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
+        whole = [tape.emit("zeros", (), Type(x.shape[1:], x.dtype)) if g is None else g for g in grads]
+        return (tape.emit("stack", whole, Type(x.shape, x.dtype)),)
+
+    tape.differentiate((x,), rows, (), backward)
+    return rows
+
+
+def _stack(tape: Tape, rows: Sequence[Tensor]) -> Tensor:
+    """Join along a new first dimension; gradients are views of rows."""
+    y = tape.emit("stack", rows, Type((len(rows), *rows[0].shape), rows[0].dtype))
+
+    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
+        (grad,) = grads
+        if grad is None:
+            return [None] * len(rows)
+        return [tape.alias(grad, row.shape, kind="select", contiguous=tape.is_contiguous(grad)) for row in rows]
+
+    tape.differentiate(rows, (y,), (), backward)
     return y
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from graphsim.graph import Tensor
 from graphsim.ops.elementwise import like, mul, power, shift
 from graphsim.ops.kind import Attribute, Attributes, Kind, Parameter, ShapeError, Signature
+from graphsim.ops.shape import mean
 from graphsim.ops.tape import Gradients, Tape, Type
 
 
@@ -20,7 +21,7 @@ def composed_rms_norm(tape: Tape, x: Tensor, weight: Tensor, *, style: str) -> T
     """
     wide = tape.to(x, "float32")
     squares = power(tape, wide)
-    variance = _mean(tape, squares)
+    variance = mean(tape, squares, (*x.shape[:-1], 1))
     if style == "torch":
         inverse = _rsqrt(tape, tape.inplace("add_scalar_", variance), variance)
         tape.hold([variance, squares])
@@ -47,18 +48,6 @@ def fused_rms_norm(tape: Tape, x: Tensor, weight: Tensor) -> Tensor:
         return (dx if needs[0] else None, dw if needs[1] else None)
 
     tape.differentiate((x, weight), (y, rstd), (x, weight, rstd), backward)
-    return y
-
-
-def _mean(tape: Tape, x: Tensor) -> Tensor:
-    """Mean over the last dimension, which stays with extent 1; the gradient is divided while it is expanded."""
-    y = tape.emit("mean", (x,), Type((*x.shape[:-1], 1), x.dtype), flops=x.size)
-
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        return (None if grad is None else tape.emit("mean_backward", (grad,), like(x)),)
-
-    tape.differentiate((x,), (y,), (), backward)
     return y
 
 

@@ -14,7 +14,7 @@ from graphsim.graph import Tensor
 from graphsim.ops.elementwise import like, mul, unary
 from graphsim.ops.kind import Attribute, Attributes, Kind, Parameter, ShapeError, Signature
 from graphsim.ops.linear import linear
-from graphsim.ops.pieces import chunk
+from graphsim.ops.shape import split
 from graphsim.ops.tape import Gradients, Tape, Type
 
 _INDEX = 8
@@ -96,7 +96,7 @@ def _grouped_experts(
     histogram = tape.emit("histc", (ids,), Type((count,), ids.dtype))
     offsets = tape.emit("cumsum", (histogram,), Type((count,), "int32"))
     both = _grouped_mm(tape, chosen, gate_up, offsets)
-    gate, up = chunk(tape, both, 2)
+    gate, up = split(tape, both, [both.shape[1] // 2] * 2, 1)
     inner = mul(tape, unary(tape, "silu", gate, saves="input"), up)
     tape.hold([both])
     projected = _grouped_mm(tape, inner, down, offsets)

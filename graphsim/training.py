@@ -12,7 +12,7 @@ from graphsim.errors import GraphError, GraphSimError, UnknownNameError, UsageEr
 from graphsim.graph import Graph, Op, Phase, Role, Tensor
 from graphsim.ops import kind_of
 from graphsim.ops.tape import TARGETS, Tape, Target
-from graphsim.optimizers import IMPLEMENTATIONS, OPTIMIZERS, update
+from graphsim.optimizers import implementation_of, update
 from graphsim.precision import Precision, precision_of
 from graphsim.units import FLOATING
 
@@ -31,7 +31,7 @@ class Training:
 
     Attributes:
         optimizer: a name of `optimizers.OPTIMIZERS`.
-        optimizer_impl: 'forloop', 'foreach' or 'fused'; empty: what PyTorch picks on the target.
+        optimizer_impl: 'forloop', 'foreach' or 'fused'; empty: what its library picks on the target.
         precision: a name of `precision.PRECISIONS`.
         master_weights: keep fp32 copies of low-precision parameters for the optimizer.
         target: 'cpu' or 'cuda'; rules differ where PyTorch does.
@@ -55,8 +55,6 @@ class Training:
 
     def __post_init__(self) -> None:
         choices: tuple[tuple[str, str, Any], ...] = (
-            ("optimizer", self.optimizer, OPTIMIZERS),
-            ("optimizer implementation", self.optimizer_impl, ("", *IMPLEMENTATIONS)),
             ("target", self.target, TARGETS),
             ("mode", self.mode, MODES),
             ("zero_grad position", self.zero_grad, ZERO_GRAD),
@@ -64,14 +62,15 @@ class Training:
         for what, value, known in choices:
             if value not in known:
                 raise UnknownNameError(what, str(value), [name for name in known if name])
+        implementation_of(self.optimizer, self.optimizer_impl, self.target)
         precision_of(self.precision)
         if not 1 <= self.accumulation <= 4096:
             raise UsageError(f"accumulation must be 1 ... 4096 micro-batches, not {self.accumulation}")
 
     @property
     def implementation(self) -> str:
-        """The optimizer implementation: the one asked for, or PyTorch's default on the target."""
-        return self.optimizer_impl or ("foreach" if self.target == "cuda" else "forloop")
+        """The optimizer implementation: the one asked for, or the default on the target."""
+        return implementation_of(self.optimizer, self.optimizer_impl, self.target)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options as plain data, for provenance."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from math import prod
 
 from graphsim.graph import Role, Tensor
-from graphsim.ops.elementwise import like
 from graphsim.ops.tape import Tape, Type
+from graphsim.units import itemsize
 
 SCALAR = Type((), "float32")
 """A counter: one float, whatever the parameter (torch.optim.optimizer._get_scalar_dtype)."""
@@ -39,29 +38,29 @@ class Update:
 
     # -- states --------------------------------------------------------------------------------
 
-    def declare(self, parameter: Tensor, state: str, type_: Type | None = None, *, made_by: str = "zeros_like") -> None:
-        """Create a state in step 1, outside of any temporary; in later steps it is a source."""
-        if self.first:
-            self.create(made_by, parameter, state, type_)
-        else:
-            self.existing(parameter, state, type_)
-
-    def create(self, kind: str, parameter: Tensor, state: str, type_: Type | None = None, *reads: Tensor) -> None:
+    def create(self, kind: str, parameter: Tensor, state: str, type_: Type, *reads: Tensor) -> None:
         """Run a kernel that makes a state."""
         name = f"{parameter.name}.{state}"
         with self.tape.scope(_layer(parameter)):
-            self.states[name] = self.tape.emit(
-                kind, reads, type_ or like(parameter), role=Role.OPTIMIZER_STATE, name=name
-            )
+            self.states[name] = self.tape.emit(kind, reads, type_, role=Role.OPTIMIZER_STATE, name=name)
 
-    def existing(self, parameter: Tensor, state: str, type_: Type | None = None) -> None:
+    def existing(self, parameter: Tensor, state: str, type_: Type) -> None:
         """A state that was there before the step."""
-        name, type_ = f"{parameter.name}.{state}", type_ or like(parameter)
+        name = f"{parameter.name}.{state}"
         self.states[name] = self.tape.source(name, type_.shape, type_.dtype, Role.OPTIMIZER_STATE)
 
     def state(self, parameter: Tensor, state: str) -> Tensor:
         """Return a state of one parameter."""
         return self.states[f"{parameter.name}.{state}"]
+
+    def shared(self, name: str, type_: Type) -> None:
+        """A state of the optimizer itself, made on first use in step 1."""
+        if name in self.states:
+            return
+        if self.first:
+            self.states[name] = self.tape.emit("to", (), type_, role=Role.OPTIMIZER_STATE, name=name)
+        else:
+            self.states[name] = self.tape.source(name, type_.shape, type_.dtype, Role.OPTIMIZER_STATE)
 
     def all(self, state: str) -> list[Tensor]:
         """Return a state of all parameters."""
@@ -75,24 +74,31 @@ class Update:
             with self.tape.scope(_layer(parameter)):
                 yield parameter, gradient
 
-    def inplace(self, kind: str, target: Tensor, *reads: Tensor) -> None:
-        """Overwrite *target*: ``target.kind(*reads)``."""
-        self.foreach_(kind, [target], *([read] for read in reads))
+    def inplace(self, kind: str, target: Tensor, *reads: Tensor, number: bool = False) -> None:
+        """Overwrite *target*: ``target.kind(*reads)``; *number*: an operand is a Python number."""
+        self.foreach_(kind, [target], *([read] for read in reads), number=number)
 
-    def new(self, kind: str, type_: Type, *reads: Tensor) -> Tensor:
+    def new(self, kind: str, type_: Type, *reads: Tensor, number: bool = False) -> Tensor:
         """Return a new temporary of *type_*."""
-        return self.tape.emit(kind, reads, type_, role=Role.TEMPORARY)
+        (result,) = self.foreach(kind, [type_], reads, number=number)
+        return result
 
-    def foreach_(self, kind: str, targets: Sequence[Tensor], *reads: Sequence[Tensor]) -> None:
+    def foreach_(self, kind: str, targets: Sequence[Tensor], *reads: Sequence[Tensor], number: bool = False) -> None:
         """Overwrite every one of *targets*; the k-th list of *reads* is the k-th argument."""
         inputs = [*targets, *(tensor for read in reads for tensor in read)]
-        flops = (1 + len(reads)) * sum(prod(t.shape) for t in targets)
-        self.tape.emit_many(kind, inputs, (), mutates=targets, flops=flops)
+        flops = (1 + len(reads)) * sum(t.size for t in targets)
+        workspace = self._wrapped(targets[0].dtype) if number else 0
+        self.tape.emit_many(kind, inputs, (), mutates=targets, flops=flops, workspace=workspace)
 
-    def foreach(self, kind: str, types: Sequence[Type], *reads: Sequence[Tensor]) -> list[Tensor]:
+    def foreach(self, kind: str, types: Sequence[Type], *reads: Sequence[Tensor], number: bool = False) -> list[Tensor]:
         """Return new temporaries of *types*, each with its own storage."""
         inputs = [tensor for read in reads for tensor in read]
-        return list(self.tape.emit_many(kind, inputs, types, role=Role.TEMPORARY))
+        workspace = self._wrapped(types[0].dtype) if number else 0
+        return list(self.tape.emit_many(kind, inputs, types, role=Role.TEMPORARY, workspace=workspace))
+
+    def _wrapped(self, dtype: str) -> int:
+        """Bytes of a number operand: a double tensor and its cast (c10 wrapped_scalar_tensor, TensorIterator)."""
+        return 8 + itemsize(dtype) if self.tape.target == "cpu" else 0
 
     # -- local variables -----------------------------------------------------------------------
 

@@ -41,7 +41,8 @@ class _Engine:
         tape = self.tape
         tape.phase = Phase.BACKWARD
         with tape.scope("loss"):
-            self._deliver(loss, tape.emit("ones_like", (), Type(loss.shape, loss.dtype), flops=0))
+            seed = tape.emit("ones_like", (), Type(loss.shape, loss.dtype), flops=0)
+        self._deliver(loss, seed)
         nodes, waiting = self._reachable(loss)
         for node in nodes:
             grads = tuple(self._take(output) for output in node.outputs)
@@ -61,6 +62,7 @@ class _Engine:
                     waiting[x.name] -= 1
                     if not waiting[x.name]:
                         self._accumulate(x)
+        tape.hold((seed,))  # the caller of Tensor.backward keeps it
 
     def _reachable(self, loss: Tensor) -> tuple[list[Node], Counter[str]]:
         """Return the nodes that the loss depends on, last first, and how often each leaf is an input."""

@@ -29,7 +29,7 @@ def log_softmax(tape: Tape, x: Tensor) -> Tensor:
 def cross_entropy(tape: Tape, logits: Tensor, labels: Tensor) -> Tensor:
     """Mean negative log-likelihood of class indices: log_softmax, then nll_loss.
 
-    logits: (..., classes); labels: (...), int64. Source: aten/src/ATen/native/LossNLL.cpp.
+    logits: (..., classes) or (batch, classes, ...); labels: the rest of the shape, int64. Source: aten/src/ATen/native/LossNLL.cpp.
     """
     scores = log_softmax(tape, logits)
     loss, total = tape.emit_many("nll_loss", (scores, labels), (Type((), scores.dtype), Type((), scores.dtype)))
@@ -62,10 +62,12 @@ def mse(tape: Tape, prediction: Tensor, wanted: Tensor) -> Tensor:
 
 def _infer_cross_entropy(types: Sequence[Type], attributes: Attributes) -> Signature:
     logits, labels = types
-    if len(logits.shape) < 2 or prod(logits.shape[:-1]) != prod(labels.shape):
+    last = len(logits.shape) >= 2 and prod(logits.shape[:-1]) == prod(labels.shape)
+    second = len(logits.shape) >= 3 and (logits.shape[0], *logits.shape[2:]) == labels.shape
+    if not last and not second:
         raise ShapeError(
-            f"cross_entropy needs logits (..., classes) and labels (...), not {list(logits.shape)} and "
-            f"{list(labels.shape)}"
+            "cross_entropy needs logits (..., classes) and labels (...), or logits (batch, classes, ...) and labels "
+            f"(batch, ...), not {list(logits.shape)} and {list(labels.shape)}"
         )
     return Signature((Type((), logits.dtype),))
 

@@ -13,7 +13,7 @@ from graphsim.graph import Graph, Op, Phase, Role, Tensor
 from graphsim.ops import kind_of
 from graphsim.ops.tape import TARGETS, Tape, Target
 from graphsim.optimizers import implementation_of, update
-from graphsim.precision import Precision, precision_of
+from graphsim.precision import LossScaler, Precision, master_weights, precision_of
 from graphsim.units import FLOATING
 
 Mode = Literal["train", "evaluation", "inference"]
@@ -33,7 +33,8 @@ class Training:
         optimizer: a name of `optimizers.OPTIMIZERS`.
         optimizer_impl: 'forloop', 'foreach' or 'fused'; empty: what its library picks on the target.
         precision: a name of `precision.PRECISIONS`.
-        master_weights: keep fp32 copies of low-precision parameters for the optimizer.
+        master_weights: the optimizer updates fp32 copies of low-precision parameters
+            (`precision.master_weights`).
         target: 'cpu' or 'cuda'; rules differ where PyTorch does.
         device: a GPU of the catalogue, where a rule depends on it; empty: target's default.
         mode: 'train', 'evaluation' or 'inference'.
@@ -64,6 +65,8 @@ class Training:
                 raise UnknownNameError(what, str(value), [name for name in known if name])
         implementation_of(self.optimizer, self.optimizer_impl, self.target)
         precision_of(self.precision)
+        if self.master_weights and precision_of(self.precision).dtype == "float32":
+            raise UsageError(f"master_weights are for parameters in bf16 or fp16; {self.precision} keeps them in fp32")
         if not 1 <= self.accumulation <= 4096:
             raise UsageError(f"accumulation must be 1 ... 4096 micro-batches, not {self.accumulation}")
 
@@ -123,6 +126,7 @@ class _Step:
         self.sources: dict[str, Tensor] = {}
         self.gradients: dict[str, Tensor] = {}
         self.states: list[Tensor] = []
+        self.scaler = LossScaler(self.tape, first=first) if self.precision.loss_scaling else None
 
     def build(self) -> Graph:
         """Return the step: [zero_grad] (forward [zero_grad] backward) x micro-batches, update."""
@@ -130,18 +134,20 @@ class _Step:
         train = self.training.mode == "train"
         outputs: list[Tensor] = []
         for micro in range(self.training.accumulation if train else 1):
-            outputs = self._forward()
+            before, outputs = outputs, self._forward()
+            self.tape.hold(before)
             loss = outputs[0]
             if train:
                 if micro == 0 and self.training.zero_grad == "before-backward":
                     self._zero_grad(Phase.BACKWARD)
                 self._check_loss(loss)
-                differentiate(self.tape, self._scaled(loss), self.gradients)
+                if self.scaler:
+                    loss = self.scaler.scale(loss)
+                differentiate(self.tape, loss, self.gradients)
                 self.tape.nodes.clear()
         if train:
             self._update()
-        if outputs:
-            self.tape.hold(outputs)
+        self.tape.hold([*outputs, *(tensor for node in self.tape.nodes for tensor in node.saved)])
         return Graph(
             self.tape.ops,
             self.tape.tensors.values(),
@@ -154,21 +160,29 @@ class _Step:
         """Sources: parameters, buffers, inputs, and what the previous step left behind."""
         dtype = self.precision.dtype
         frozen = set(self.graph.attributes.get("frozen", ()))
-        train = self.training.mode != "inference"
         written = {name for op in self.graph.ops for name in op.outputs}
         for tensor in self.graph.tensors.values():
             if tensor.name not in written:
                 kind = dtype if tensor.dtype in FLOATING else tensor.dtype
-                trainable = train and tensor.role is Role.PARAMETER and tensor.name not in frozen
+                trainable = tensor.role is Role.PARAMETER and tensor.name not in frozen
                 self.sources[tensor.name] = self.tape.source(
                     tensor.name, tensor.shape, kind, tensor.role, requires_gradient=trainable
                 )
-        left_over = not self.training.set_to_none or self.training.zero_grad == "before-backward"
-        if self.training.mode == "train" and not self.first and left_over:
-            for p in self._trainable():
-                self.gradients[p.name] = self.tape.source(f"{p.name}.grad", p.shape, p.dtype, Role.GRADIENT)
+        if self.training.mode == "train" and not self.first:
+            self._left_over()
         if self.training.zero_grad == "before-forward":
             self._zero_grad(Phase.FORWARD)
+
+    def _left_over(self) -> None:
+        """Gradients that the step before left: zeroed ones, or some that only this backward pass releases."""
+        released = self.training.set_to_none
+        if released and self.training.zero_grad != "before-backward":
+            return
+        reached = _reached(self.graph)
+        for p in self._trainable():
+            if p.name in reached:
+                name = f"{p.name}.grad.before" if released else f"{p.name}.grad"
+                self.gradients[p.name] = self.tape.source(name, p.shape, p.dtype, Role.GRADIENT)
 
     def _trainable(self) -> list[Tensor]:
         return [t for t in self.sources.values() if t.role is Role.PARAMETER and self.tape.requires_gradient(t)]
@@ -210,21 +224,35 @@ class _Step:
                 "loss; end the model with cross_entropy or mse, or use mode inference"
             )
 
-    def _scaled(self, loss: Tensor) -> Tensor:
-        return loss
-
     def _update(self) -> None:
         tape, training = self.tape, self.training
         tape.phase = Phase.OPTIMIZER
         trained = [p for p in self._trainable() if p.name in self.gradients]
-        self.states = update(
-            tape, training.optimizer, training.implementation, trained, self.gradients, first=self.first
-        )
+        if self.scaler:
+            self.scaler.unscale([self.gradients[p.name] for p in trained])
+        form = training.implementation
+        if training.master_weights:
+            with master_weights(tape, trained, self.gradients) as (masters, gradients):
+                states = update(tape, training.optimizer, form, masters, gradients, first=self.first)
+            self.states += [*masters, *states]
+        else:
+            self.states += update(tape, training.optimizer, form, trained, self.gradients, first=self.first)
+        if self.scaler:
+            self.states += self.scaler.update()
         if training.zero_grad == "after-step":
             self._zero_grad(Phase.OPTIMIZER)
 
     def _kept(self) -> list[str]:
         return [t.name for t in (*self.gradients.values(), *self.states)]
+
+
+def _reached(graph: Graph) -> set[str]:
+    """Return the tensors that the loss depends on."""
+    reached = set(graph.outputs[:1])
+    for op in reversed(graph.ops):
+        if reached.intersection(op.outputs):
+            reached.update(op.inputs)
+    return reached
 
 
 def _lower(tape: Tape, op: Op, values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:

@@ -87,6 +87,7 @@ class Tape:
         self.nodes: list[Node] = []
         self.weight_casts: dict[str, Tensor] = {}
         self._requires_gradient: set[str] = set()
+        self._leaves: set[str] = set()
         self._views: set[str] = set()
         self._strided: set[str] = set()
         self._count: dict[str, int] = {}
@@ -99,8 +100,10 @@ class Tape:
         """Declare a tensor that exists before the step."""
         tensor = Tensor(name, shape, dtype, role)
         self.tensors[name] = tensor
-        if requires_gradient and self.gradients:
-            self._requires_gradient.add(name)
+        if requires_gradient:
+            self._leaves.add(name)
+            if self.gradients:
+                self._requires_gradient.add(name)
         return tensor
 
     def requires_gradient(self, tensor: Tensor) -> bool:
@@ -275,7 +278,8 @@ class Tape:
         """Cast floating inputs of a matmul-like op as autocast does; fp32 leaves are cast once.
 
         Source: aten/src/ATen/autocast_mode.cpp, ``cached_cast``: a cast is cached if the argument is
-        an fp32 leaf that requires a gradient and is no view; the cache is cleared on exit.
+        an fp32 leaf that requires a gradient (also under no_grad) and is no view; the cache is cleared
+        on exit.
         """
         dtype = self.autocast
         if dtype is None or self.phase is not Phase.FORWARD:
@@ -295,8 +299,7 @@ class Tape:
         return tuple(self.to(t, dtype) if t.dtype in FLOATING else t for t in tensors)
 
     def _cached_cast(self, tensor: Tensor, dtype: str) -> Tensor:
-        leaf = tensor.role is Role.PARAMETER and self.requires_gradient(tensor) and tensor.dtype == "float32"
-        if not leaf:
+        if tensor.name not in self._leaves or tensor.dtype != "float32":
             return self.to(tensor, dtype)
         if tensor.name not in self.weight_casts:
             self.weight_casts[tensor.name] = self.to(tensor, dtype)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 
 from graphsim.graph import Tensor
+from graphsim.ops.elementwise import like
 from graphsim.ops.kind import Attribute, Attributes, Kind, Parameter, ShapeError, Signature
 from graphsim.ops.tape import Gradients, Tape, Type
 
@@ -13,46 +14,67 @@ from graphsim.ops.tape import Gradients, Tape, Type
 def linear(tape: Tape, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """y = x @ weight.T + bias. x: (..., in), weight: (out, in), bias: (out).
 
-    Leading dimensions are folded, without a copy unless *x* is transposed (aten/src/ATen/native/
-    Linear.cpp), so it is one addmm, or mm without bias. Backward: all gradients are views: of folded
-    rows, of a product that is transposed, and of a sum over rows (engine.cpp, validate_outputs), so
-    none is added to in place. The bias stands first, as in addmm: its gradient arrives first.
+    Leading dimensions are folded into rows, without a copy unless *x* is transposed, and unfolded
+    again (aten/src/ATen/native/Linear.cpp); between the two stands one addmm, or mm without bias.
     """
     if bias is None:
         x, weight = tape.low_precision(x, weight)
     else:
         x, weight, bias = tape.low_precision(x, weight, bias)
-    if len(x.shape) > 2:
-        x = tape.contiguous(x)
-    rows, inner, outer = prod(x.shape[:-1]), x.shape[-1], weight.shape[0]
-    flops = 2 * rows * inner * outer
-    operands = (x, weight) if bias is None else (bias, x, weight)
-    y = tape.emit("mm" if bias is None else "addmm", operands, Type((*x.shape[:-1], outer), x.dtype), flops=flops)
-    saved = [t for t, other in ((x, weight), (weight, x)) if tape.requires_gradient(other)]
+    rows = tape.view(x if len(x.shape) == 2 else tape.contiguous(x), (prod(x.shape[:-1]), x.shape[-1]))
+    y = _product(tape, rows, weight) if bias is None else _addmm(tape, rows, weight, bias)
+    return tape.view(y, (*x.shape[:-1], weight.shape[0]))
+
+
+def _product(tape: Tape, x: Tensor, weight: Tensor) -> Tensor:
+    """x @ weight.T. Gradients in the order of mm's formulas: mat2, then self."""
+    flops = 2 * x.size * weight.shape[0]
+    y = tape.emit("mm", (x, weight), Type((x.shape[0], weight.shape[0]), x.dtype), flops=flops)
 
     def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
         (grad,) = grads
         if grad is None:
-            return [None] * len(operands)
-        if len(grad.shape) > 2:  # rows are folded by a reshape, which copies what a transpose has left
-            grad = tape.contiguous(grad)
-        need_b, need_x, need_w = (False, *needs)[-3:]
-        product = grad_b = None
-        if need_w and bias is None:  # mm's formulas run in the order of their names: mat2, self
-            product = tape.emit("mm", (x, grad), Type((inner, outer), weight.dtype), flops=flops)
-        grad_x = tape.emit("mm", (grad, weight), Type((rows, inner), x.dtype), flops=flops) if need_x else None
-        if need_w and bias is not None:  # addmm's: mat1, mat2, self
-            product = tape.emit("mm", (x, grad), Type((inner, outer), weight.dtype), flops=flops)
-        grad_w = product and tape.alias(product, weight.shape, kind="t")
-        if bias is not None and need_b:
-            total = tape.emit("sum", (grad,), Type((1, outer), bias.dtype), flops=rows * outer)
-            grad_b = tape.alias(total, bias.shape)
-        if grad_x is not None and len(x.shape) > 2:
-            grad_x = tape.alias(grad_x, x.shape)
-        return [grad_b, grad_x, grad_w][-len(operands) :]
+            return (None, None)
+        grad_w = _weight_gradient(tape, x, grad, weight, flops) if needs[1] else None
+        return (tape.emit("mm", (grad, weight), like(x), flops=flops) if needs[0] else None, grad_w)
 
-    tape.differentiate(operands, (y,), saved, backward)
+    tape.differentiate((x, weight), (y,), _saved(tape, x, weight), backward)
     return y
+
+
+def _addmm(tape: Tape, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x @ weight.T + bias. Gradients in the order of addmm's formulas: mat1, mat2; the bias's is a sum over rows.
+
+    The bias stands first among the operands, so its gradient is delivered first.
+    """
+    flops = 2 * x.size * weight.shape[0]
+    y = tape.emit("addmm", (bias, x, weight), Type((x.shape[0], weight.shape[0]), x.dtype), flops=flops)
+
+    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
+        (grad,) = grads
+        if grad is None:
+            return (None, None, None)
+        grad_x = tape.emit("mm", (grad, weight), like(x), flops=flops) if needs[1] else None
+        grad_w = _weight_gradient(tape, x, grad, weight, flops) if needs[2] else None
+        grad_b = None
+        if needs[0]:
+            total = tape.emit("sum", (grad,), Type((1, bias.size), bias.dtype), flops=grad.size)
+            grad_b = tape.alias(total, bias.shape)
+        return (grad_b, grad_x, grad_w)
+
+    tape.differentiate((bias, x, weight), (y,), _saved(tape, x, weight), backward)
+    return y
+
+
+def _saved(tape: Tape, x: Tensor, weight: Tensor) -> list[Tensor]:
+    """Each factor is saved if the other's gradient needs it."""
+    return [t for t, other in ((x, weight), (weight, x)) if tape.requires_gradient(other)]
+
+
+def _weight_gradient(tape: Tape, x: Tensor, grad: Tensor, weight: Tensor, flops: int) -> Tensor:
+    """The weight enters transposed, so its gradient is a transposed view of a product."""
+    product = tape.emit("mm", (x, grad), Type((weight.shape[1], weight.shape[0]), weight.dtype), flops=flops)
+    return tape.alias(product, weight.shape, kind="t")
 
 
 def _infer_linear(types: Sequence[Type], attributes: Attributes) -> Signature:

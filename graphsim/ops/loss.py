@@ -45,9 +45,16 @@ def cross_entropy(tape: Tape, logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def mse(tape: Tape, prediction: Tensor, wanted: Tensor) -> Tensor:
-    """Mean squared error; saves both operands. On autocast's fp32 list."""
+    """Mean squared error; saves both operands. On autocast's fp32 list.
+
+    The squares are written to a buffer, and again into the storage of the result, which is then
+    resized to a scalar but keeps its bytes (aten/src/ATen/native/Loss.cpp, mse_loss_out).
+    """
     prediction, wanted = tape.full_precision(prediction, wanted)
-    loss = tape.emit("mse_loss", (prediction, wanted), Type((), prediction.dtype), flops=3 * prediction.size)
+    squares = tape.emit(
+        "mse_loss", (prediction, wanted), like(prediction), workspace=prediction.nbytes, flops=3 * prediction.size
+    )
+    loss = tape.alias(squares, (), kind="resize")
 
     def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
         (grad,) = grads

@@ -256,11 +256,15 @@ def _reached(graph: Graph) -> set[str]:
 
 
 def _lower(tape: Tape, op: Op, values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    """Run one op of the model. Whoever calls it in Python holds its operands until it returns."""
     owned: Mapping[str, str] = op.attributes.get("owned", {})
     operands = [values[name] for name in op.inputs[: len(op.inputs) - len(owned)]]
     parameters = {local: values[name] for local, name in owned.items()}
+    kernels = len(tape.ops)
     try:
         result = kind_of(op.kind).lower(tape, operands, parameters, op.attributes)
     except GraphSimError as error:
         raise GraphError(f"op '{op.name}': {error}") from None
+    if len(tape.ops) > kernels:
+        tape.hold([t for t in operands if t.name not in tape.ops[-1].inputs])
     return (result,) if isinstance(result, Tensor) else result

@@ -279,18 +279,19 @@ class Tape:
 
         Source: aten/src/ATen/autocast_mode.cpp, ``cached_cast``: a cast is cached if the argument is
         an fp32 leaf that requires a gradient (also under no_grad) and is no view; the cache is cleared
-        on exit.
+        on exit. The casts are arguments of one C++ call, which GCC evaluates from the last to the first.
         """
         dtype = self.autocast
         if dtype is None or self.phase is not Phase.FORWARD:
             return tensors
-        return tuple(self._cached_cast(t, dtype) if t.dtype in FLOATING else t for t in tensors)
+        return tuple(self._cached_cast(t, dtype) if t.dtype in FLOATING else t for t in reversed(tensors))[::-1]
 
     def full_precision(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Cast low-precision inputs of an op on autocast's fp32 list."""
         if self.autocast is None or self.phase is not Phase.FORWARD:
             return tensors
-        return tuple(self.to(t, "float32") if t.dtype in ("float16", "bfloat16") else t for t in tensors)
+        low = ("float16", "bfloat16")
+        return tuple(self.to(t, "float32") if t.dtype in low else t for t in reversed(tensors))[::-1]
 
     def widest(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Cast inputs to their widest floating dtype, as type promotion does."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -147,11 +147,11 @@ class _Step:
                 self.tape.nodes.clear()
         if train:
             self._update()
-        self.tape.hold([*outputs, *(tensor for node in self.tape.nodes for tensor in node.saved)])
+        self.tape.hold(outputs)
         return Graph(
             self.tape.ops,
             self.tape.tensors.values(),
-            outputs=self._kept(),
+            outputs=self._kept(() if train else outputs),
             name=self.graph.name,
             attributes={**self.graph.attributes, "training": self.training.as_dict(), "first_step": self.first},
         )
@@ -242,8 +242,10 @@ class _Step:
         if training.zero_grad == "after-step":
             self._zero_grad(Phase.OPTIMIZER)
 
-    def _kept(self) -> list[str]:
-        return [t.name for t in (*self.gradients.values(), *self.states)]
+    def _kept(self, outputs: Sequence[Tensor]) -> list[str]:
+        """What survives the step; without a backward pass, what autograd saved and *outputs*."""
+        saved = (tensor for node in self.tape.nodes for tensor in node.saved)
+        return list(dict.fromkeys(t.name for t in (*self.gradients.values(), *self.states, *outputs, *saved)))
 
 
 def _reached(graph: Graph) -> set[str]:

@@ -22,6 +22,7 @@ FAMILIES = (
     "pool",
     "shape",
     "attention",
+    "position",
     "recurrent",
     "routing",
     "loss",

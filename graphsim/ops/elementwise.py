@@ -11,6 +11,7 @@ from typing import Literal
 from graphsim.graph import Tensor
 from graphsim.ops.kind import Attribute, Attributes, Kind, ShapeError, Signature, same
 from graphsim.ops.tape import Gradients, Tape, Type
+from graphsim.units import FLOATING, itemsize
 
 
 def like(tensor: Tensor) -> Type:
@@ -53,18 +54,32 @@ def broadcast(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(max(x, y) if 0 not in (x, y) else 0 for x, y in zip(left, right, strict=True))
 
 
+def binary(tape: Tape, kind: str, a: Tensor, b: Tensor, *, inplace: bool = False) -> Tensor:
+    """Run a kernel of two operands, which broadcast and are promoted to the wider floating dtype.
+
+    On the CPU a narrower operand is cast into a temporary (aten/src/ATen/TensorIterator.cpp,
+    compute_types); CUDA kernels cast element by element.
+    """
+    wide = max((t.dtype for t in (a, b) if t.dtype in FLOATING), key=itemsize, default=a.dtype)
+    narrow = [t for t in (a, b) if t.dtype in FLOATING and t.dtype != wide]
+    scratch = sum(t.size * itemsize(wide) for t in narrow) if tape.target == "cpu" else 0
+    if inplace:
+        return tape.inplace(f"{kind}_", a, (b,), workspace=scratch)
+    return tape.emit(kind, (a, b), Type(broadcast(a.shape, b.shape), wide), workspace=scratch)
+
+
+def fit(tape: Tape, grad: Tensor | None, x: Tensor) -> Tensor | None:
+    """Return *grad* as the gradient of *x*: summed over what was broadcast, cast to its dtype (engine.cpp)."""
+    return None if grad is None else tape.to(reduce_to(tape, grad, x.shape), x.dtype)
+
+
 def add(tape: Tape, a: Tensor, b: Tensor, *, inplace: bool = False) -> Tensor:
     """a + b. Autograd saves nothing; both gradients are the incoming one."""
-    a, b = tape.widest(a, b)
-    shape = broadcast(a.shape, b.shape)
-    c = tape.inplace("add_", a, (b,)) if inplace else tape.emit("add", (a, b), Type(shape, a.dtype))
+    c = binary(tape, "add", a, b, inplace=inplace)
 
     def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
         (grad,) = grads
-        return [
-            reduce_to(tape, grad, x.shape) if need and grad is not None else None
-            for x, need in zip((a, b), needs, strict=True)
-        ]
+        return [fit(tape, grad, x) if need else None for x, need in zip((a, b), needs, strict=True)]
 
     tape.differentiate((a, b), (c,), (), backward)
     return c
@@ -72,19 +87,17 @@ def add(tape: Tape, a: Tensor, b: Tensor, *, inplace: bool = False) -> Tensor:
 
 def mul(tape: Tape, a: Tensor, b: Tensor, *, inplace: bool = False) -> Tensor:
     """a * b. Saves each factor that the other's gradient needs; in place, a copy of the one overwritten."""
-    a, b = tape.widest(a, b)
-    shape = broadcast(a.shape, b.shape)
     original = tape.emit("clone", (a,), like(a)) if inplace and tape.requires_gradient(b) else a
-    c = tape.inplace("mul_", a, (b,)) if inplace else tape.emit("mul", (a, b), Type(shape, a.dtype))
+    c = binary(tape, "mul", a, b, inplace=inplace)
     saved = [x for x, other in ((b, a), (original, b)) if tape.requires_gradient(other)]
 
     def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
         (grad,) = grads
         products = [
-            tape.emit("mul_backward", (grad, other), Type(shape, x.dtype)) if need and grad is not None else None
-            for x, other, need in ((a, b, needs[0]), (b, original, needs[1]))
+            binary(tape, "mul", grad, other) if need and grad is not None else None
+            for other, need in zip((b, original), needs, strict=True)
         ]
-        return [None if g is None else reduce_to(tape, g, x.shape) for g, x in zip(products, (a, b), strict=True)]
+        return [fit(tape, product, x) for product, x in zip(products, (a, b), strict=True)]
 
     tape.differentiate((a, b), (c,), saved, backward)
     return c

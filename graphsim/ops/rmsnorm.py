@@ -17,7 +17,7 @@ def composed_rms_norm(tape: Tape, x: Tensor, weight: Tensor, *, style: str) -> T
     *style* 'torch': ``rms_norm_composite`` of aten/src/ATen/native/layer_norm.cpp, the CPU path of
     nn.RMSNorm; the squares live until the reciprocal root is known. 'hf': LlamaRMSNorm and its
     copies in transformers; the Python local ``variance`` lives to the end. 't5': T5LayerNorm, which
-    does not keep the fp32 copy of a low-precision input.
+    multiplies a low-precision input itself, not its fp32 copy.
     """
     wide = tape.to(x, "float32")
     squares = power(tape, wide)

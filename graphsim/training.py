@@ -209,8 +209,9 @@ class _Step:
             with tape.scope(op.layer or op.name):
                 results = _lower(tape, op, values)
             values.update(zip(op.outputs, results, strict=True))
-        tape.hold(list(tape.weight_casts.values()))
+        tape.hold([*tape.weight_casts.values(), *tape.shared.values()])
         tape.weight_casts.clear()
+        tape.shared.clear()
         tape.autocast = None
         outputs = [values[name] for name in self.graph.outputs]
         if not outputs:

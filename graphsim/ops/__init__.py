@@ -14,6 +14,7 @@ from graphsim.ops.kind import Kind
 FAMILIES = (
     "elementwise",
     "linear",
+    "matmul",
     "embedding",
     "conv",
     "norm",

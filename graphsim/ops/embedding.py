@@ -1,7 +1,74 @@
-"""Lookup tables: token and position embeddings."""
+"""Lookup tables: token and position embeddings.
+
+Source: aten/src/ATen/native/Embedding.cpp (embedding_dense_backward: the gradient is a dense table).
+"""
 
 from __future__ import annotations
 
-from graphsim.ops.kind import Kind
+from collections.abc import Mapping, Sequence
 
-KINDS: tuple[Kind, ...] = ()
+from graphsim.graph import Tensor
+from graphsim.ops.elementwise import like
+from graphsim.ops.kind import Attribute, Attributes, Kind, Parameter, ShapeError, Signature
+from graphsim.ops.tape import Gradients, Tape, Type
+from graphsim.units import FLOATING
+
+
+def lookup(tape: Tape, indices: Tensor, table: Tensor) -> Tensor:
+    """Rows of *table* (rows, width) at int64 *indices*; saves the indices."""
+    y = tape.emit("embedding", (table, indices), Type((*indices.shape, table.shape[1]), table.dtype), flops=0)
+
+    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
+        (grad,) = grads
+        return (None if grad is None else tape.emit("embedding_backward", (grad, indices), like(table)),)
+
+    tape.differentiate((table,), (y,), (indices,), backward)
+    return y
+
+
+def _infer_embedding(types: Sequence[Type], attributes: Attributes) -> Signature:
+    (indices,) = types
+    if indices.dtype in FLOATING:
+        raise ShapeError(f"embedding needs integer indices, not {indices.dtype}")
+    out = Type((*indices.shape, attributes["width"]))
+    return Signature((out,), (Parameter("weight", (attributes["rows"], attributes["width"])),))
+
+
+def _lower_embedding(
+    tape: Tape, inputs: Sequence[Tensor], owned: Mapping[str, Tensor], attributes: Attributes
+) -> Tensor:
+    return lookup(tape, inputs[0], owned["weight"])
+
+
+def _infer_positions(types: Sequence[Type], attributes: Attributes) -> Signature:
+    (x,) = types
+    if len(x.shape) < 2 or x.shape[1] > attributes["rows"]:
+        raise ShapeError(f"position_embedding: {attributes['rows']} rows are too few for shape {list(x.shape)}")
+    out = Type((1, x.shape[1], attributes["width"]))
+    return Signature((out,), (Parameter("weight", (attributes["rows"], attributes["width"])),))
+
+
+def _lower_positions(
+    tape: Tape, inputs: Sequence[Tensor], owned: Mapping[str, Tensor], attributes: Attributes
+) -> Tensor:
+    """Positions are counted anew in each step, and saved by the lookup."""
+    length = inputs[0].shape[1]
+    positions = tape.emit("arange", (), Type((1, length), "int64"), workspace=8 * length, flops=0)
+    return lookup(tape, positions, owned["weight"])
+
+
+_TABLE = (
+    Attribute("rows", "int", about="entries of the table", minimum=1),
+    Attribute("width", "int", about="extent of an entry", minimum=1),
+)
+
+KINDS: tuple[Kind, ...] = (
+    Kind("embedding", _infer_embedding, _lower_embedding, _TABLE, about="rows of a learned table, by integer index"),
+    Kind(
+        "position_embedding",
+        _infer_positions,
+        _lower_positions,
+        _TABLE,
+        about="rows 0, 1, ... of a learned table, one per position of the operand (batch, positions, ...)",
+    ),
+)

@@ -29,7 +29,8 @@ def log_softmax(tape: Tape, x: Tensor) -> Tensor:
 def cross_entropy(tape: Tape, logits: Tensor, labels: Tensor) -> Tensor:
     """Mean negative log-likelihood of class indices: log_softmax, then nll_loss.
 
-    logits: (..., classes) or (batch, classes, ...); labels: the rest of the shape, int64. Source: aten/src/ATen/native/LossNLL.cpp.
+    logits: (..., classes) or (batch, classes, ...); labels: the rest of the shape, int64.
+    Source: aten/src/ATen/native/LossNLL.cpp.
     """
     scores = log_softmax(tape, logits)
     loss, total = tape.emit_many("nll_loss", (scores, labels), (Type((), scores.dtype), Type((), scores.dtype)))

@@ -57,6 +57,9 @@ class Node:
 class Tape:
     """Ops and tensors recorded so far, and the autograd nodes that wait for the backward pass.
 
+    `shared` holds what a model computes once per forward pass and keeps to its end (masks, tables),
+    `weight_casts` what autocast does.
+
     Args:
         target: where the kernels run; rules differ where PyTorch does.
         training: modules are in training mode (dropout draws masks, batch norm uses batch statistics).
@@ -86,6 +89,7 @@ class Tape:
         self.tensors: dict[str, Tensor] = {}
         self.nodes: list[Node] = []
         self.weight_casts: dict[str, Tensor] = {}
+        self.shared: dict[str, Tensor] = {}
         self._requires_gradient: set[str] = set()
         self._leaves: set[str] = set()
         self._views: set[str] = set()
@@ -117,6 +121,10 @@ class Tape:
     def is_contiguous(self, tensor: Tensor) -> bool:
         """False for a transposed or sliced view, which a reshape has to copy."""
         return tensor.name not in self._strided
+
+    def mark_strided(self, tensor: Tensor) -> None:
+        """Say that the elements of *tensor* are not in order: an elementwise result of a transposed view."""
+        self._strided.add(tensor.name)
 
     def retag(self, tensor: Tensor, role: Role) -> None:
         """Give the storage of *tensor* another role (a gradient that becomes ``parameter.grad``)."""

@@ -110,9 +110,8 @@ class _Engine:
         with tape.scope(parameter.name.rpartition(".")[0]):
             existing = self.gradients.get(parameter.name)
             if existing is not None:
-                self.gradients[parameter.name] = tape.inplace("accumulate_", existing, (grad,))
+                tape.emit_many("accumulate_", (existing, grad), (), mutates=(existing,), flops=existing.size)
                 return
             if any(other.name == grad.name for other in self.pending.values()):
                 grad = tape.emit("clone", (grad,), Type(grad.shape, grad.dtype))
             self.gradients[parameter.name] = tape.name_as(grad, name, Role.GRADIENT)
-

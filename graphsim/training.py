@@ -197,8 +197,8 @@ class _Step:
             tape.hold(list(self.gradients.values()))
             self.gradients.clear()
             return
-        for name, grad in self.gradients.items():
-            self.gradients[name] = tape.inplace("zero_", grad)
+        for grad in self.gradients.values():
+            tape.emit_many("zero_", (grad,), (), mutates=(grad,), flops=grad.size)
 
     def _forward(self) -> list[Tensor]:
         """Lower every op of the forward graph; return the outputs of the model, which the user keeps."""

@@ -137,7 +137,7 @@ SMALLEST = 4096
 
 
 def adam8bit(u: Update) -> None:
-    """bitsandbytes/optim/optimizer.py: blockwise quantized states, one fused kernel per parameter.
+    """bitsandbytes/optim/optimizer.py (0.45 and later): blockwise quantized states, a fused kernel per parameter.
 
     The states of a parameter are made right before its first update. The two code books are shared.
     """

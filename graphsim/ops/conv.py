@@ -192,6 +192,7 @@ def convolution(
         (grad,) = grads
         if grad is None:
             return [None] * len(operands)
+        grad = tape.contiguous(grad)
         wanted = [t for t, need in zip(operands, needs, strict=True) if need]
         workspace = _backward_workspace(tape, x, weight, output, groups, strided, transposed, needs)
         results = iter(

@@ -10,15 +10,15 @@ from math import prod
 
 from graphsim.graph import Tensor
 from graphsim.ops.kind import Attribute, Attributes, Kind, Parameter, ShapeError, Signature
-from graphsim.ops.tape import Gradients, Tape, Type
+from graphsim.ops.tape import Gradients, Tape, Type, refines
 
 Owned = Mapping[str, Tensor]
 Shape = tuple[int, ...]
 
 
 def reshape(tape: Tape, x: Tensor, shape: Shape) -> Tensor:
-    """View *x* with another shape; a transposed or sliced tensor is copied first."""
-    return tape.view(tape.contiguous(x), shape)
+    """View *x* with another shape; a transposed or sliced tensor is copied first, unless dimensions only split."""
+    return tape.view(x if refines(shape, x.shape) else tape.contiguous(x), shape)
 
 
 def transpose(tape: Tape, x: Tensor, a: int, b: int) -> Tensor:
@@ -27,16 +27,21 @@ def transpose(tape: Tape, x: Tensor, a: int, b: int) -> Tensor:
 
 
 def _permuted(tape: Tape, x: Tensor, shape: Shape) -> Tensor:
-    y = tape.alias(x, shape, kind="transpose", contiguous=not tape.is_contiguous(x))
+    y = tape.alias(x, shape, kind="transpose", contiguous=_back_in_order(tape, x))
 
     def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
         (grad,) = grads
         if grad is None:
             return (None,)
-        return (tape.alias(grad, x.shape, kind="transpose", contiguous=not tape.is_contiguous(grad)),)
+        return (tape.alias(grad, x.shape, kind="transpose", contiguous=_back_in_order(tape, grad)),)
 
     tape.differentiate((x,), (y,), (), backward)
     return y
+
+
+def _back_in_order(tape: Tape, x: Tensor) -> bool:
+    """True if transposing *x* undoes a transpose (not a slice)."""
+    return not tape.is_contiguous(x) and not tape.is_sliced(x)
 
 
 def concat(tape: Tape, tensors: Sequence[Tensor], dim: int) -> Tensor:
@@ -49,7 +54,9 @@ def concat(tape: Tape, tensors: Sequence[Tensor], dim: int) -> Tensor:
         (grad,) = grads
         whole = dim == 0
         return [
-            tape.alias(grad, t.shape, kind="narrow", contiguous=whole) if need and grad is not None else None
+            tape.alias(grad, t.shape, kind="narrow", contiguous=whole, sliced=not whole)
+            if need and grad is not None
+            else None
             for t, need in zip(tensors, needs, strict=True)
         ]
 
@@ -60,7 +67,9 @@ def concat(tape: Tape, tensors: Sequence[Tensor], dim: int) -> Tensor:
 def split(tape: Tape, x: Tensor, sizes: Sequence[int], dim: int) -> tuple[Tensor, ...]:
     """Views of consecutive parts of *x*; the gradients are concatenated (absent ones are zeros)."""
     whole = prod(x.shape[:dim]) == 1
-    parts = tuple(tape.alias(x, _replace(x.shape, dim, size), kind="split", contiguous=whole) for size in sizes)
+    parts = tuple(
+        tape.alias(x, _replace(x.shape, dim, size), kind="split", contiguous=whole, sliced=not whole) for size in sizes
+    )
 
     def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
         present = [
@@ -77,7 +86,7 @@ def narrow(tape: Tape, x: Tensor, shape: Shape) -> Tensor:
     """A view of part of *x*; its gradient is written into zeros of the whole shape."""
     if shape == x.shape:
         return x
-    y = tape.alias(x, shape, kind="slice", contiguous=False)
+    y = tape.alias(x, shape, kind="slice", contiguous=False, sliced=True)
 
     def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
         (grad,) = grads
@@ -91,7 +100,7 @@ def expand(tape: Tape, x: Tensor, shape: Shape) -> Tensor:
     """A view that repeats *x* along new or one-wide dimensions; its gradient is a sum."""
     if shape == x.shape:
         return x
-    y = tape.alias(x, shape, kind="expand", contiguous=False)
+    y = tape.alias(x, shape, kind="expand", contiguous=False, sliced=True)
 
     def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
         (grad,) = grads

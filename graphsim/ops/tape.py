@@ -37,6 +37,18 @@ class Type(NamedTuple):
         return prod(self.shape) * itemsize(self.dtype)
 
 
+def refines(fine: tuple[int, ...], coarse: tuple[int, ...]) -> bool:
+    """True if *fine* only splits dimensions of *coarse*: such a view never needs a copy."""
+    extents = [extent for extent in fine if extent != 1]
+    for whole in coarse:
+        product = 1
+        while product < whole and extents:
+            product *= extents.pop(0)
+        if product != whole:
+            return False
+    return not extents
+
+
 Gradients = Sequence[Tensor | None]
 Rule = Callable[[tuple[Tensor | None, ...], tuple[bool, ...]], Gradients]
 """Backward of a node: (gradients of its outputs, which inputs need one) -> gradients of its inputs."""
@@ -94,6 +106,7 @@ class Tape:
         self._leaves: set[str] = set()
         self._views: set[str] = set()
         self._strided: set[str] = set()
+        self._sliced: set[str] = set()
         self._count: dict[str, int] = {}
 
     # -- tensors -------------------------------------------------------------------------------
@@ -121,6 +134,10 @@ class Tape:
     def is_contiguous(self, tensor: Tensor) -> bool:
         """False for a transposed or sliced view, which a reshape has to copy."""
         return tensor.name not in self._strided
+
+    def is_sliced(self, tensor: Tensor) -> bool:
+        """True for a view of part of its base, which no transpose puts in order again."""
+        return tensor.name in self._sliced
 
     def mark_strided(self, tensor: Tensor) -> None:
         """Say that the elements of *tensor* are not in order: an elementwise result of a transposed view."""
@@ -193,7 +210,7 @@ class Tape:
         name = self._unique(kind)
         result = Tensor(name, tensor.shape, tensor.dtype, tensor.role, tensor.base)
         self.tensors[name] = result
-        for marks in (self._strided, self._views):
+        for marks in (self._strided, self._sliced, self._views):
             if tensor.name in marks:
                 marks.add(name)
         self._record(name, kind, (tensor, *others), (result,), workspace, flops, (tensor,))
@@ -212,21 +229,36 @@ class Tape:
             (grad,) = grads
             if grad is None:
                 return (None,)
-            if kind == "view" and not self.is_contiguous(grad):
+            if kind == "view" and not refines(tensor.shape, shape):
                 grad = self.contiguous(grad)
-            return (self.alias(grad, tensor.shape, kind=kind, contiguous=contiguous),)
+            in_order = contiguous and self.is_contiguous(grad)
+            return (self.alias(grad, tensor.shape, kind=kind, contiguous=in_order),)
 
         self.differentiate((tensor,), (result,), (), backward)
         return result
 
-    def alias(self, tensor: Tensor, shape: tuple[int, ...], *, kind: str = "view", contiguous: bool = True) -> Tensor:
-        """Return an alias of *tensor* that autograd does not see."""
+    def alias(
+        self,
+        tensor: Tensor,
+        shape: tuple[int, ...],
+        *,
+        kind: str = "view",
+        contiguous: bool = True,
+        sliced: bool = False,
+    ) -> Tensor:
+        """Return an alias of *tensor* that autograd does not see.
+
+        Its elements may be out of order (not *contiguous*) because dimensions changed places, or
+        because it is only part of its base (*sliced*).
+        """
         name = self._unique(kind)
         result = Tensor(name, shape, tensor.dtype, tensor.role, tensor.base)
         self.tensors[name] = result
         self._views.add(name)
         if not contiguous:
             self._strided.add(name)
+        if sliced or (self.is_sliced(tensor) and not contiguous):
+            self._sliced.add(name)
         self._record(name, kind, (tensor,), (result,), 0, 0, ())
         return result
 

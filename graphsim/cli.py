@@ -100,11 +100,8 @@ def peak(
         report = report_step(load(spec), policy=policy)  # type: ignore[arg-type]
     else:
         report = peak_report(load(spec, **overrides), training, policy=policy)  # type: ignore[arg-type]
-    if as_json:
-        text = REPORTERS["json"]()(report)
-    else:
-        text = REPORTERS["text"](width=_width(), color=_color())(report)
-    sys.stdout.write(text)
+    reporter = REPORTERS["json"]() if as_json else REPORTERS["text"](width=_width(), color=_color())
+    sys.stdout.write(reporter(report))
 
 
 @app.command()

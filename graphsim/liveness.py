@@ -91,7 +91,7 @@ def live_ranges(graph: Graph, schedule: Schedule | None = None, *, policy: Polic
         return ranges_in_program_order(index, policy)
     try:
         return ranges_in_any_order(index, schedule.ops, policy)
-    except _Invalid as problem:
+    except _InvalidError as problem:
         raise ScheduleError(problem.describe(graph)) from None
 
 
@@ -192,7 +192,7 @@ class _Values:
         missing = (self.input_value < 0) | (self.tensor[self.input_value] != self.input_tensor)
         if missing.any():
             first = int(np.flatnonzero(missing)[0])
-            raise _Invalid(int(self.input_execution[first]), self._op(first), int(self.input_tensor[first]))
+            raise _InvalidError(int(self.input_execution[first]), self._op(first), int(self.input_tensor[first]))
 
     def _parents(self, operand: Ints, execution: Ints, sort: Ints, sources: int) -> Ints:
         """Return for each value the value that it is a view of; itself, if it owns its storage."""
@@ -233,7 +233,7 @@ class _Values:
         if stale.any():
             first = int(np.flatnonzero(stale)[0])
             read = int(reads[first])
-            raise _Invalid(
+            raise _InvalidError(
                 int(self.input_execution[read]),
                 self._op(read),
                 int(self.input_tensor[read]),
@@ -249,10 +249,10 @@ def _check_complete(index: Index, order: Ints) -> None:
         raise ScheduleError(f"the schedule names an op outside 0 ... {index.ops - 1}")
     missing = np.bincount(order, minlength=index.ops) == 0
     if missing.any():
-        raise _Invalid(NOTHING, int(np.flatnonzero(missing)[0]), NOTHING)
+        raise _InvalidError(NOTHING, int(np.flatnonzero(missing)[0]), NOTHING)
 
 
-class _Invalid(Exception):
+class _InvalidError(Exception):
     """Why a schedule is wrong, in numbers; `describe` puts names to them."""
 
     def __init__(self, execution: int, op: int, tensor: int, mutated_by: int | None = None) -> None:

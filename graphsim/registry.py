@@ -24,6 +24,12 @@ class Registry:
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
 
+    def __len__(self) -> int:
+        return len(self.names())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names()
+
     def names(self) -> list[str]:
         """Return all names, ours first."""
         from importlib.metadata import entry_points  # slow to import, seldom needed

@@ -1,0 +1,19 @@
+"""Backends: a `Trace` is executed for real and becomes a measured `Layout`. One file each, one line in the table."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from graphsim.layout import Layout
+from graphsim.registry import Registry
+from graphsim.trace import Trace
+
+
+class Backend(Protocol):
+    """Executes the mallocs and frees of a trace; options are fields of the backend."""
+
+    def __call__(self, trace: Trace, /) -> Layout:
+        """Return what was measured; everything is freed again, also on an error."""
+
+
+BACKENDS = Registry("backends", "backend", {"numpy": "graphsim.backends.numpy:Numpy"})

@@ -223,10 +223,13 @@ class _Builder:
             self.layers_read += 1
             if self.layers_read > 2 * MAX_LAYERS:
                 raise SpecError(f"the model has more than {MAX_LAYERS} layers", here)
-            operands = self._operands(entry, scope, previous, here)
+            again = {key: value for key, value in entry.items() if key != "from"}
+            operands = self._operands(again if i else entry, scope, previous, here)
             path = ".".join(part for part in (scope.path, name, str(i) if numbered else "") if part)
             run = self._op if what[0] == "op" else self._block
             previous = run(entry, path, scope, operands)
+        if not times:
+            previous = self._operands(entry, scope, previous, here)[:1]
         scope.tensors[name] = previous
         return previous
 

@@ -251,18 +251,19 @@ def _fused(
 # -- the choice ------------------------------------------------------------------------------------
 
 
-def choose(tape: Tape, q: Tensor, kernel: str, *, masked: bool, p: float) -> str:
+def choose(tape: Tape, q: Tensor, kernel: str, *, mask: Tensor | None, p: float) -> str:
     """Return the kernel that runs for *kernel*, where "sdpa" leaves the choice to PyTorch.
 
-    Source: CPU: aten/src/ATen/native/transformers/sdp_utils_cpp.cpp (flash unless dropout); CUDA:
-    cuda/sdp_utils.cpp (flash: 16-bit, sm80 or later, no mask, head width up to 256; then
-    memory-efficient).
+    Source: CPU: aten/src/ATen/native/transformers/sdp_utils_cpp.cpp (flash unless dropout, or a mask
+    that is learned); CUDA: cuda/sdp_utils.cpp (flash: 16-bit, sm80 or later, no mask, head width up
+    to 256; then memory-efficient).
     """
     if kernel != "sdpa":
         return kernel
     if tape.target == "cpu":
-        return "math" if p > 0 and tape.training else "flash"
-    flash = itemsize(q.dtype) == 2 and tape.capability >= (8, 0) and not masked and q.shape[3] <= 256
+        learned = mask is not None and tape.requires_gradient(mask)
+        return "math" if learned or (p > 0 and tape.training) else "flash"
+    flash = itemsize(q.dtype) == 2 and tape.capability >= (8, 0) and mask is None and q.shape[3] <= 256
     return "flash" if flash else "efficient"
 
 
@@ -335,7 +336,7 @@ def _lower(tape: Tape, inputs: Sequence[Tensor], owned: Mapping[str, Tensor], at
     p = attributes["p"] if tape.training else 0.0
     composed = not attributes["rotary"]
     probe = Tensor("q", (1, heads, 1, width), tape.autocast or q.dtype)
-    kernel = choose(tape, probe, attributes["kernel"], masked=mask is not None, p=p)
+    kernel = choose(tape, probe, attributes["kernel"], mask=mask, p=p)
     from_bmm = composed and kernel in ("math", "eager") and heads == keys
     q_heads = split_heads(tape, q, heads, width)
     k_heads = split_heads(tape, k, keys, width, keys_of_bmm=from_bmm)

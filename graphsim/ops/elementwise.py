@@ -221,6 +221,14 @@ KINDS = (
     _binary("add", add, "sum of the operands, with broadcasting"),
     _binary("mul", mul, "product of the operands, with broadcasting"),
     Kind(
+        "scale",
+        same,
+        lambda tape, inputs, owned, attributes: scale(tape, inputs[0]),
+        about="product with a constant",
+        source="derivatives.yaml",
+        counted=False,
+    ),
+    Kind(
         "dropout",
         same,
         lambda tape, inputs, owned, attributes: dropout(tape, inputs[0], attributes["p"]),

@@ -1,4 +1,4 @@
-"""Relative position biases: T5's learned bias per bucket of distance and head."""
+"""T5's positions: a learned bias per bucket of distance and head, and labels shifted into decoder inputs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from graphsim.graph import Tensor
 from graphsim.ops.elementwise import like
 from graphsim.ops.kind import Attribute, Attributes, Kind, Parameter, ShapeError, Signature
 from graphsim.ops.tape import Gradients, Tape, Type
+from graphsim.units import FLOATING
 
 
 def relative_bias(tape: Tape, weight: Tensor, queries: int, keys: int, *, causal: bool) -> Tensor:
@@ -57,6 +58,12 @@ def bias_mask(tape: Tape, bias: Tensor, *, causal: bool) -> Tensor:
     return ordered
 
 
+def shift_right(tape: Tape, labels: Tensor) -> Tensor:
+    """Decoder inputs: the labels, one position later (``T5PreTrainedModel._shift_right``)."""
+    padding = labels.size  # a bool where labels are ignored
+    return tape.emit("shift_right", (labels,), like(labels), workspace=max(labels.nbytes, padding))
+
+
 def _infer_relative_bias(types: Sequence[Type], attributes: Attributes) -> Signature:
     queries, keys = types[0], types[-1]
     if len(queries.shape) != 3 or len(keys.shape) != 3:
@@ -73,18 +80,71 @@ def _lower_relative_bias(
     return relative_bias(tape, owned["weight"], queries, keys, causal=attributes["causal"])
 
 
+def _infer_bias_mask(types: Sequence[Type], attributes: Attributes) -> Signature:
+    (bias,) = types
+    if len(bias.shape) != 4:
+        raise ShapeError(f"bias_mask needs a bias (1, heads, queries, keys), not {list(bias.shape)}")
+    return Signature((bias,))
+
+
+def _infer_zero_bias(types: Sequence[Type], attributes: Attributes) -> Signature:
+    return Signature(_infer_relative_bias(types, {**attributes, "buckets": 1}).outputs)
+
+
+def _lower_zero_bias(
+    tape: Tape, inputs: Sequence[Tensor], owned: Mapping[str, Tensor], attributes: Attributes
+) -> Tensor:
+    q, k = inputs[0], inputs[-1]
+    return tape.emit("zeros", (), Type((1, attributes["heads"], q.shape[1], k.shape[1]), q.dtype))
+
+
+def _infer_shift_right(types: Sequence[Type], attributes: Attributes) -> Signature:
+    if types[0].dtype in FLOATING:
+        raise ShapeError(f"shift_right needs integer labels, not {types[0].dtype}")
+    return Signature((types[0],))
+
+
+_HEADS = Attribute("heads", "int", about="attention heads", minimum=1)
+
 KINDS = (
     Kind(
         "relative_bias",
         _infer_relative_bias,
         _lower_relative_bias,
         (
-            Attribute("heads", "int", about="attention heads", minimum=1),
+            _HEADS,
             Attribute("buckets", "int", 32, "buckets of distance", minimum=1),
             Attribute("causal", "bool", False, "only backwards distances are told apart"),
         ),
         operands=(1, 2),
         about="learned attention bias by relative position (T5): (1, heads, queries, keys)",
+        source="transformers/models/t5/modeling_t5.py",
+        counted=False,
+    ),
+    Kind(
+        "zero_bias",
+        _infer_zero_bias,
+        _lower_zero_bias,
+        (_HEADS,),
+        operands=(1, 2),
+        about="zeros in place of a bias (T5's cross attention): (1, heads, queries, keys)",
+        source="transformers/models/t5/modeling_t5.py",
+        counted=False,
+    ),
+    Kind(
+        "bias_mask",
+        _infer_bias_mask,
+        lambda tape, inputs, owned, attributes: bias_mask(tape, inputs[0], causal=attributes["causal"]),
+        (Attribute("causal", "bool", False, "minus infinity for keys ahead of the query"),),
+        about="the additive mask that one attention layer makes of a bias",
+        source="transformers/integrations/sdpa_attention.py",
+        counted=False,
+    ),
+    Kind(
+        "shift_right",
+        _infer_shift_right,
+        lambda tape, inputs, owned, attributes: shift_right(tape, inputs[0]),
+        about="decoder inputs: the labels, one position later",
         source="transformers/models/t5/modeling_t5.py",
         counted=False,
     ),

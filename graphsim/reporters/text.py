@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from io import StringIO
+from itertools import pairwise
 from typing import ClassVar
 
 from rich.console import Console, Group, RenderableType
@@ -125,7 +126,7 @@ def _timeline(step: StepReport, width: int) -> RenderableType:
     """A bar chart of live bytes over the ops of the step, coloured by phase, the peak marked."""
     columns = min(len(step.timeline), max(20, width - 16))
     bounds = [round(i * len(step.timeline) / columns) for i in range(columns + 1)]
-    pairs = list(zip(bounds, bounds[1:], strict=False))
+    pairs = list(pairwise(bounds))
     heights = [max(step.timeline[low:high]) for low, high in pairs]
     phases = [step.timeline_phase[low] for low, _ in pairs]
     top = max(heights)
@@ -179,7 +180,8 @@ _REMEDY = {
     "optimizer_state": "a lighter optimizer (--optimizer adam8bit, lion or adafactor) shrinks the states.",
     "saved_activations": "they grow with the batch: a smaller --batch with --accumulation, --precision amp-bf16, or "
     "checkpointing the blocks.",
-    "transient_activations": "they grow with the batch: a smaller --batch with --accumulation, or --precision amp-bf16.",
+    "transient_activations": "they grow with the batch: a smaller --batch with --accumulation, "
+    "or --precision amp-bf16.",
     "workspace": "another optimizer implementation (--optimizer-impl fused) or kernel needs less scratch memory.",
     "inputs": "a smaller --batch.",
     "buffers": "they are part of the model.",

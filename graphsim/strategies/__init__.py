@@ -1,0 +1,32 @@
+"""Strategies: (Graph, budget) becomes a `Plan`. One file each, one line in the table.
+
+A strategy only chooses the order of executions; what that costs in memory follows by liveness, and
+is judged by `plan.judge` alike for all.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from graphsim.graph import Graph
+from graphsim.registry import Registry
+from graphsim.strategies.plan import Plan
+
+
+class Strategy(Protocol):
+    """Chooses a schedule; options are fields of the strategy."""
+
+    def __call__(self, graph: Graph, /, *, budget: int | None = None) -> Plan:
+        """Return a plan for *graph*, within *budget* bytes if the strategy can meet one."""
+
+
+STRATEGIES = Registry(
+    "strategies",
+    "strategy",
+    {
+        "none": "graphsim.strategies.none:StoreAll",
+        "sqrt": "graphsim.strategies.sqrt:Sqrt",
+    },
+)
+
+__all__ = ["STRATEGIES", "Plan", "Strategy"]

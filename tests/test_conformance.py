@@ -1,0 +1,174 @@
+"""What every plug-in of a kind must do, whoever wrote it."""
+
+from __future__ import annotations
+
+import json
+from math import isqrt
+
+import numpy as np
+import pytest
+
+import graphsim as gs
+from graphsim.allocators import ALLOCATORS
+from graphsim.backends import BACKENDS
+from graphsim.errors import UnknownNameError
+from graphsim.frontends import FRONTENDS
+from graphsim.graph import Graph, Op, Phase, Tensor
+from graphsim.layout import validate
+from graphsim.reporters import REPORTERS
+from graphsim.schedule import Schedule
+from graphsim.simulation import simulate
+from graphsim.strategies import STRATEGIES
+from graphsim.trace import Trace, trace
+
+MODELS = {"lenet5": {"batch": 4}, "resnet18": {"batch": 2, "size": 32}, "gpt2": {"batch": 1, "seq": 16, "layers": 2}}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def step(request) -> Graph:
+    return gs.training_step(gs.load(request.param, **MODELS[request.param]), optimizer="momentum", target="cpu")
+
+
+def chain(length: int) -> Graph:
+    """A chain of unit-size activations: f1 ... fn, then bn ... b1, each reading one activation and one gradient."""
+    ops, tensors = [], []
+    for i in range(1, length + 1):
+        inputs = (f"f{i - 1}",) if i > 1 else ()
+        ops.append(Op(f"f{i}", "node", inputs, (f"f{i}",), time=1.0))
+        tensors.append(Tensor(f"f{i}", (1000,), "uint8"))
+    for i in range(length, 0, -1):
+        inputs = (f"f{i}", f"b{i + 1}") if i < length else (f"f{i}",)
+        ops.append(Op(f"b{i}", "node", inputs, (f"b{i}",), phase=Phase.BACKWARD, time=1.0))
+        tensors.append(Tensor(f"b{i}", (1000,), "uint8"))
+    return Graph(ops, tensors, outputs=("b1",), name="chain")
+
+
+# -- strategies --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_strategy_returns_a_valid_plan_that_says_what_it_costs(name, step):
+    plan = STRATEGIES[name]()(step, budget=None)
+    run = simulate(step, plan.schedule)
+    assert plan.strategy == name
+    assert plan.peak_bytes == run.peak
+    assert plan.lower_bound <= plan.peak_bytes
+    assert plan.feasible
+    assert plan.base_time <= plan.time
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_strategy_never_repeats_the_optimizer_or_an_update_of_statistics(name, step):
+    plan = STRATEGIES[name]()(step)
+    counts = np.bincount(plan.schedule.ops, minlength=len(step.ops))
+    residents = {t.name for t in step.tensors.values() if t.role in (gs.Role.PARAMETER, gs.Role.BUFFER)}
+    for op, count in zip(step.ops, counts.tolist(), strict=True):
+        if op.phase is Phase.OPTIMIZER or residents & set(op.mutates):
+            assert count == 1, op.name
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_strategy_says_whether_it_meets_the_budget(name):
+    graph = chain(10)
+    peak = STRATEGIES[name]()(graph).peak_bytes
+    assert STRATEGIES[name]()(graph, budget=peak).feasible
+    assert not STRATEGIES[name]()(graph, budget=peak - 1).feasible
+
+
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name != "none"])
+@pytest.mark.parametrize("length", [16, 64, 100])
+def test_a_strategy_beats_storing_all_on_a_chain_for_at_most_one_more_forward_pass(name, length):
+    graph = chain(length)
+    plan, stored = STRATEGIES[name]()(graph), STRATEGIES["none"]()(graph)
+    assert stored.peak_bytes == (length + 1) * 1000
+    assert plan.peak_bytes < stored.peak_bytes
+    assert plan.time - plan.base_time <= length
+
+
+@pytest.mark.parametrize("length", [16, 64, 100])
+def test_chens_spans_need_about_twice_the_square_root(length):
+    assert STRATEGIES["sqrt"]()(chain(length)).peak_bytes <= (2 * isqrt(length) + 3) * 1000
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_strategy_takes_a_plain_dag(name):
+    dag = Graph([Op("a", "node", (), ("a",)), Op("b", "node", ("a",), ("b",))], [Tensor("a", (5,)), Tensor("b", (3,))])
+    assert STRATEGIES[name]()(dag).schedule == Schedule.of(dag)
+
+
+# -- allocators and backends ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ALLOCATORS)
+def test_an_allocator_places_live_blocks_apart_and_counts_no_less_than_is_live(name, step):
+    events = simulate(step).trace
+    layout = ALLOCATORS[name]()(events)
+    validate(events, layout)
+    assert layout.reserved_peak >= layout.peak >= simulate(step).peak
+
+
+@pytest.mark.parametrize("registry", [ALLOCATORS, BACKENDS], ids=["allocators", "backends"])
+def test_an_empty_trace_has_an_empty_layout(registry):
+    empty = trace(simulate(Graph([], [])).live_ranges)
+    for name in registry:
+        layout = registry[name]()(empty)
+        assert (layout.peak, layout.reserved_peak, layout.fragmentation) == (0, 0, 0.0)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_backend_measures_what_was_predicted_at_every_event(name):
+    events = simulate(gs.training_step(gs.load("lenet5", batch=4), optimizer="adam", target="cpu")).trace
+    measured = BACKENDS[name]()(events)
+    validate(events, measured)
+    assert np.array_equal(measured.used, predicted_use(events))
+
+
+def predicted_use(events: Trace) -> np.ndarray:
+    return np.cumsum(events.stream[1])
+
+
+# -- reporters and frontends ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", REPORTERS)
+def test_a_reporter_renders_every_kind_of_report(name):
+    reporter = REPORTERS[name]()
+    assert reporter.suffix.startswith(".")
+    for options in ({}, {"mode": "inference"}, {"optimizer": "adam", "precision": "amp-bf16"}):
+        report = gs.peak(gs.load("lenet5", batch=2), **options)
+        rendered = reporter(report)
+        assert rendered
+        assert f"{report.steady.peak_bytes:,}" in rendered or str(report.steady.peak_bytes) in rendered
+
+
+def test_every_frontend_reads_the_same_graph(tmp_path):
+    graph = gs.load("lenet5", batch=2)
+    file = tmp_path / "graph.json"
+    file.write_text(graph.to_json())
+    assert FRONTENDS["json"](file) == graph
+    assert json.loads(file.read_text())["graph"]["name"] == "lenet5"
+    assert len(FRONTENDS["networkx"](_sized(graph)).ops) == len(graph.ops)
+
+
+def _sized(graph: Graph):
+    dag = graph.dag.copy()
+    for op in graph.ops:
+        dag.nodes[op.name]["bytes"] = sum(graph.tensors[name].nbytes for name in op.outputs)
+    return dag
+
+
+# -- registries ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("registry", [STRATEGIES, ALLOCATORS, BACKENDS, REPORTERS, FRONTENDS])
+def test_a_bad_name_answers_with_the_known_ones(registry):
+    name = registry.names()[0]
+    with pytest.raises(UnknownNameError, match=name):
+        registry[name + "x"]
+
+
+@pytest.mark.parametrize("registry", [STRATEGIES, ALLOCATORS, BACKENDS])
+def test_an_object_is_taken_where_a_name_is(registry):
+    plugin = registry[registry.names()[0]]()
+    assert registry.resolve(plugin) is plugin
+    assert registry.resolve(registry.names()[0]) == plugin

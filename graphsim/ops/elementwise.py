@@ -133,6 +133,12 @@ def shift(tape: Tape, x: Tensor) -> Tensor:
     return y
 
 
+def hold(tape: Tape, inputs: Sequence[Tensor]) -> Tensor:
+    """Keep *inputs* alive until here, as local variables of a caller do; return the first."""
+    tape.hold(inputs)
+    return inputs[0]
+
+
 def dropout(tape: Tape, x: Tensor, p: float) -> Tensor:
     """Zero elements with probability *p*. Nothing happens if p is 0 or outside of training.
 
@@ -226,6 +232,14 @@ KINDS = (
         lambda tape, inputs, owned, attributes: scale(tape, inputs[0]),
         about="product with a constant",
         source="derivatives.yaml",
+        counted=False,
+    ),
+    Kind(
+        "hold",
+        same,
+        lambda tape, inputs, owned, attributes: hold(tape, inputs),
+        operands=(1, 64),
+        about="the first operand; all of them stay alive until here, as local variables do",
         counted=False,
     ),
     Kind(

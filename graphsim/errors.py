@@ -86,6 +86,9 @@ class MissingExtraError(GraphSimError, ImportError):
         super().__init__(f"this needs {module}: pip install 'graphsim[{extra}]'")
 
 
+_LISTED = 30
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return 'did you mean ...' for close names, else the list of known ones."""
     names = sorted(known)
@@ -93,7 +96,8 @@ def suggest(name: str, known: Iterable[str]) -> str:
     if close:
         *others, last = (f"'{word}'" for word in close)
         return "did you mean " + (f"{', '.join(others)} or {last}" if others else last) + "?"
-    return "known: " + (", ".join(names) if names else "none")
+    shown = ", ".join(names[:_LISTED]) if names else "none"
+    return f"known: {shown}" + (f", ... ({len(names)} in all)" if len(names) > _LISTED else "")
 
 
 def _printable(text: str) -> str:

@@ -65,7 +65,9 @@ def format_count(count: int) -> str:
 
 
 def format_number(number: float) -> str:
-    """Return a number in few digits, however large: ``9.9e+31``."""
+    """Return a number in few digits, however large: ``50001``, ``9.9e+31``."""
+    if isinstance(number, int) and abs(number) < 10**12:
+        return str(number)
     try:
         return f"{number:.3g}"
     except OverflowError:

@@ -18,7 +18,7 @@ from graphsim.ops.tape import Type
 from graphsim.units import FLOATING, ITEMSIZE, format_number
 
 MAX_FILE = 2**20
-MAX_LAYERS = 50_000
+MAX_LAYERS = 20_000
 MAX_DEPTH = 32
 MAX_ELEMENTS = 2**44
 
@@ -67,7 +67,7 @@ def find_spec(source: str | Path) -> Path:
     name = str(source)
     if len(name) > 4096 or "\0" in name:
         raise SpecError("not a file name", name[:60])
-    if path.is_dir():
+    if name and path.is_dir():
         raise SpecError("is a directory, not a spec file", name)
     if path.is_file():
         return path
@@ -120,6 +120,8 @@ class _Builder:
         self.params = self._params(table_of(data, "params", where, optional=True), overrides)
         self.inputs = table_of(data, "inputs", where)
         self.blocks = table_of(data, "block", where, optional=True)
+        for name in self.blocks:
+            _check_name(name, f"{where}: [block]")
         self.model = table_of(data, "model", where)
         self.ops: list[Op] = []
         self.tensors: dict[str, Tensor] = {}
@@ -210,10 +212,11 @@ class _Builder:
         here = self._at(scope, f"layer {position}")
         if len(what) != 1 or not isinstance(entry[what[0]], str):
             raise SpecError("a layer names either an 'op' or a 'block'", here)
-        name = entry.get("name", f"{position}_{entry[what[0]]}")
+        name = entry.get("name", f"{position}_{entry[what[0]]}"[:100])
         if not isinstance(name, str):
             raise SpecError(f"'name' must be a string, not {name!r:.60}", here)
-        _check_name(name, here)
+        if "name" in entry:
+            _check_name(name, here)
         here = self._at(scope, name)
         if name in scope.tensors:
             raise SpecError(f"the name '{name}' stands twice in this block", here)

@@ -73,8 +73,9 @@ EDITS = [
     ("input name with a control character", "x = { shape", '"x\\u0007" = { shape', "no name"),
     ("input name of 5000 letters", "x = { shape", "x" * 5000 + " = { shape", "no name"),
     ("unknown key of an input", '"int64" }', '"int64", device = "cuda" }', "'device'"),
-    ("no layers", LOSS, LOSS + "]\nlayer = [", "'layers'"),
-    ("layers is no list", "[model]\nlayers = [", "[model]\nlayers = 3\nouts = [", "'layers'"),
+    ("no layers", "[model]\nlayers", "[model]\nlayer", "'layers'"),
+    ("an empty list of layers", "[model]\nlayers = [", "[model]\nlayers = []\noutputs = [", "'layers'"),
+    ("layers is no list", "[model]\nlayers = [", "[model]\nlayers = 3\noutputs = [", "'layers'"),
     ("layer is a number", '"flatten"', "7", "layer 1"),
     ("layer is a list", '"flatten"', '["flatten"]', "layer 1"),
     ("unknown op", '"flatten"', '"flaten"', "'flatten'"),
@@ -112,7 +113,6 @@ EDITS = [
     ("an attribute access", "out = 4", 'out = "batch.real"', "not arithmetic"),
     ("overflowing product", "out = 4", 'out = "999999999 * 999999999"', "beyond any real model"),
     ("parenthesis bomb", "out = 4", 'out = "' + "(" * 5000 + "1" + ")" * 5000 + '"', "characters"),
-    ("short parenthesis bomb", "out = 4", 'out = "' + "(" * 99 + "1" + ")" * 99 + '"', "conv"),
     ("unary bomb", "out = 4", 'out = "' + "-" * 199 + '1"', "at least 1"),
     ("empty expression", "out = 4", 'out = ""', "not arithmetic"),
     ("dangling from", DENSE, '{ block = "dense", out = 5, from = "cnov" }', "'conv'"),
@@ -126,6 +126,7 @@ EDITS = [
     ("an output with a huge number", 'with = "y"', 'with = "y:' + "9" * 5000 + '"', "outputs 0 ... 0"),
     ("duplicate layer name", 'name = "h"', 'name = "conv"', "twice"),
     ("layer named like an input", 'name = "h"', 'name = "x"', "twice"),
+    ("block name with a dot", "[block.dense]", '[block."a.b"]', "no name"),
     ("layer name is a path", 'name = "h"', 'name = "../h"', "no name"),
     ("layer name is empty", 'name = "h"', 'name = ""', "no name"),
     ("layer name is a number", 'name = "h"', "name = 3", "'name'"),
@@ -186,37 +187,40 @@ BOMBS = {
     + '\n[block.b30]\nlayers = ["relu"]',
     "repeats of repeats": """
         inputs.x.shape = [1]
-        model.layers = [{ block = "a", repeat = 50000 }]
+        model.layers = [{ block = "a", repeat = 20000 }]
         [block.a]
-        layers = [{ block = "b", repeat = 50000 }]
+        layers = [{ block = "b", repeat = 20000 }]
         [block.b]
-        layers = [{ op = "relu", repeat = 50000 }]
+        layers = [{ op = "relu", repeat = 20000 }]
         """,
     "empty repeats of repeats": """
         inputs.x.shape = [1]
-        model.layers = [{ block = "a", repeat = 50000 }]
+        model.layers = [{ block = "a", repeat = 20000 }]
         [block.a]
-        layers = [{ block = "b", repeat = 50000 }]
+        layers = [{ block = "b", repeat = 20000 }]
         [block.b]
         layers = [{ op = "relu", repeat = 0 }]
         """,
     "a product of layers": """
         inputs.x.shape = [1]
-        model.layers = [{ op = "relu", repeat = 50001 }]
+        model.layers = [{ op = "relu", repeat = 20001 }]
         """,
     "a file of two megabytes": "# " + "x" * 2**21,
 }
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads peak memory from /proc")
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_is_refused_quickly_and_in_little_memory(name, tmp_path):
     file = tmp_path / "bomb.toml"
     file.write_text(textwrap.dedent(BOMBS[name]))
     code = (
-        "import resource, sys, time; from graphsim.__main__ import main; start = time.process_time()\n"
+        "import re, sys, time; from graphsim.__main__ import main; start = time.process_time()\n"
         f"sys.argv = ['graphsim', 'peak', {str(file)!r}]\n"
         "try: main()\n"
-        "finally: print(time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "finally:\n"
+        "    peak = re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]\n"
+        "    print(time.process_time() - start, peak)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2, done.stderr
@@ -224,7 +228,7 @@ def test_a_bomb_is_refused_quickly_and_in_little_memory(name, tmp_path):
     assert "bomb.toml" in done.stderr
     seconds, kilobytes = done.stdout.split()
     assert int(kilobytes) < 200 * 1024
-    assert float(seconds) < 10, "about a tenth of this on an idle machine"
+    assert float(seconds) < 20, "a bomb would take hours; about one second is spent here"
 
 
 @pytest.mark.parametrize(

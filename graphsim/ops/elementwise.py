@@ -134,8 +134,9 @@ def shift(tape: Tape, x: Tensor) -> Tensor:
 
 
 def hold(tape: Tape, inputs: Sequence[Tensor]) -> Tensor:
-    """Keep *inputs* alive until here, as local variables of a caller do; return the first."""
-    tape.hold(inputs)
+    """Keep *inputs*, and what layers share, alive until here, as local variables do; return the first."""
+    tape.hold([*inputs, *tape.shared.values()])
+    tape.shared.clear()
     return inputs[0]
 
 
@@ -239,7 +240,7 @@ KINDS = (
         same,
         lambda tape, inputs, owned, attributes: hold(tape, inputs),
         operands=(1, 64),
-        about="the first operand; all of them stay alive until here, as local variables do",
+        about="the first operand; all of them, and masks and tables that layers share, live until here",
         counted=False,
     ),
     Kind(

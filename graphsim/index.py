@@ -7,6 +7,7 @@ of op i are ``operand[start[i]:start[i + 1]]``. A CSR row is called a *slice* be
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,6 +58,26 @@ class Index:
     source: Bools
     resident: Bools
     kept: Ints
+
+    @cached_property
+    def input_op(self) -> Ints:
+        """(E) op that reads each input."""
+        return np.repeat(np.arange(self.ops), np.diff(self.input_start))
+
+    @cached_property
+    def input_storage(self) -> Ints:
+        """(E) tensor that owns the bytes of each input."""
+        return self.storage[self.input_tensor]
+
+    @cached_property
+    def output_op(self) -> Ints:
+        """(F) op that writes each output."""
+        return np.repeat(np.arange(self.ops), np.diff(self.output_start))
+
+    @cached_property
+    def storages(self) -> Ints:
+        """Tensors that own their bytes."""
+        return np.flatnonzero(self.storage == np.arange(self.tensors))
 
     @property
     def ops(self) -> int:

@@ -101,16 +101,14 @@ def ranges_in_program_order(index: Index, policy: Policy) -> LiveRanges:
     executions = index.ops
     begin = np.zeros(index.tensors, dtype=np.int64)
     last_use = np.full(index.tensors, NOTHING, dtype=np.int64)
-    writer = np.repeat(np.arange(executions), np.diff(index.output_start))
-    begin[index.output_tensor] = writer
-    last_use[index.output_tensor] = writer
-    reader = np.repeat(np.arange(executions), np.diff(index.input_start))
-    used = index.storage[index.input_tensor]
+    begin[index.output_tensor] = index.output_op
+    last_use[index.output_tensor] = index.output_op
+    reader, used = index.input_op, index.input_storage
     if policy == "liveness" and index.hold.any():
         data = ~index.hold[reader]
         reader, used = reader[data], used[data]
     last_use[used] = reader
-    rows = np.flatnonzero(index.storage == np.arange(index.tensors))
+    rows = index.storages
     kept = index.resident.copy()
     kept[index.storage[index.kept]] = True
     end = np.where(kept, executions, last_use + 1)

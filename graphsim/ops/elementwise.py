@@ -22,9 +22,16 @@ def like(tensor: Tensor) -> Type:
 def unary(
     tape: Tape, kind: str, x: Tensor, *, saves: Literal["input", "output", "nothing"], inplace: bool = False
 ) -> Tensor:
-    """Apply an elementwise function whose backward reads its input, its output, or neither."""
+    """Apply an elementwise function whose backward reads its input, its output, or neither.
+
+    In place, an input that backward reads is cloned before it is overwritten
+    (tools/autograd/gen_variable_type.py, original_self).
+    """
+    original = x
+    if inplace and saves == "input" and tape.requires_gradient(x):
+        original = tape.emit("clone", (x,), like(x))
     y = tape.inplace(kind + "_", x) if inplace else tape.emit(kind, (x,), like(x))
-    saved = {"input": (x,), "output": (y,), "nothing": ()}[saves]
+    saved = {"input": (original,), "output": (y,), "nothing": ()}[saves]
 
     def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
         (grad,) = grads
@@ -175,7 +182,7 @@ _ACTIVATIONS: dict[str, tuple[Literal["input", "output", "nothing"], str]] = {
     "relu": ("output", "max(x, 0)"),
     "relu6": ("input", "min(max(x, 0), 6)"),
     "leaky_relu": ("input", "x if x > 0, else a small slope"),
-    "elu": ("output", "x if x > 0, else exp(x) - 1"),
+    "elu": ("input", "x if x > 0, else exp(x) - 1"),
     "gelu": ("input", "x * Phi(x), one fused kernel (exact or tanh)"),
     "silu": ("input", "x * sigmoid(x), also called swish"),
     "mish": ("input", "x * tanh(softplus(x))"),
@@ -189,7 +196,9 @@ def _activation(name: str) -> Kind:
     saves, about = _ACTIVATIONS[name]
 
     def lower(tape: Tape, inputs: Sequence[Tensor], owned: Mapping[str, Tensor], attributes: Attributes) -> Tensor:
-        return unary(tape, name, inputs[0], saves=saves, inplace=attributes["inplace"])
+        inplace = attributes["inplace"]
+        reads_output = inplace and name in ("leaky_relu", "elu")  # derivatives.yaml: self_is_result
+        return unary(tape, name, inputs[0], saves="output" if reads_output else saves, inplace=inplace)
 
     attributes = (Attribute("inplace", "bool", False, "overwrite the input"),)
     return Kind(name, same, lower, attributes, about=about, source="derivatives.yaml", counted=False)

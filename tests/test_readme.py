@@ -1,0 +1,68 @@
+"""README tells the truth: its output is what the code prints, its figures are what the code computes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_accuracy import ACCURACY
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text()
+CONSOLE = re.findall(r"```console\n\$ (graphsim [^\n]*)\n(.*?)```", TEXT, re.DOTALL)
+
+
+def graphsim(command: str) -> str:
+    environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1"}
+    arguments = [sys.executable, "-m", *shlex.split(command.partition("#")[0])]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True, env=environment, cwd=ROOT)
+    return done.stdout
+
+
+@pytest.mark.parametrize(("command", "output"), CONSOLE, ids=[command for command, _ in CONSOLE])
+def test_the_output_shown_is_the_output_printed(command, output):
+    assert graphsim(command) == output
+
+
+def test_there_is_a_real_output_to_show():
+    assert CONSOLE
+
+
+def test_the_accuracy_table_holds_todays_predictions():
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in TEXT.splitlines() if "foreach=" in line]
+    predicted = [
+        [
+            ACCURACY.SPECS[case.model],
+            f"{case.batch}x{case.sequence}" if case.sequence else str(case.batch),
+            case.optimizer,
+            f"{measured['peak_steady']:,}",
+            f"{ACCURACY.predict(case)['peak_steady']:,}",
+            f"{ACCURACY.predict(case)['peak_steady'] - measured['peak_steady']:+,}",
+        ]
+        for case, measured in ACCURACY.reference()
+    ]
+    assert [row for row in rows if len(row) == 6] == predicted
+
+
+def test_every_command_of_the_page_runs():
+    block = re.search(r"## What you can ask\n\n```bash\n(.*?)```", TEXT, re.DOTALL)
+    commands = [line for line in block[1].splitlines() if line.startswith("graphsim") and "my_model" not in line]
+    assert len(commands) >= 4
+    for command in commands:
+        assert graphsim(command)
+
+
+def test_the_python_example_runs():
+    (example,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    exec(compile(example, "README.md", "exec"), {})
+
+
+def test_the_two_commands_need_only_python_and_pip():
+    for mark in ("main command", "test command"):
+        (command,) = re.findall(rf"<!-- {mark} -->\n```bash\n(.*)\n```", TEXT)
+        assert command.startswith("python3 -m venv .venv && .venv/bin/pip install")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
-sys.path.insert(0, str(Path(__file__).parent / "ops"))  # tests/ops/oracle.py, which tests import by name
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "ops")]  # oracle, reference, generators
 
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("default")

@@ -11,6 +11,10 @@ import networkx as nx
 
 from graphsim.errors import GraphError
 from graphsim.graph import Graph, Op, Phase, Role, Tensor
+from graphsim.units import ITEMSIZE, format_number
+
+MAX_BYTES = 2**60
+"""Greater sizes are taken for mistakes; sums of smaller ones fit the integers of the simulation."""
 
 FORMAT = "graphsim/1"
 """Version of the JSON form; a reader refuses others."""
@@ -103,30 +107,62 @@ def from_json(text: str) -> Graph:
         return Graph(
             [_op(node) for node in data["nodes"]],
             [_tensor(entry) for entry in head["tensors"]],
-            outputs=head["outputs"],
-            name=head["name"],
-            attributes=head["attributes"],
+            outputs=_names(head["outputs"], "outputs"),
+            name=_text(head["name"], "name"),
+            attributes=_table(head["attributes"], "attributes"),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise GraphError(f"a node or tensor is malformed: {error!r}") from None
 
 
 def _op(node: Mapping[str, Any]) -> Op:
     values = dict(node)
-    name = values.pop("id")
+    name = _text(values.pop("id"), "id")
+    for key in ("kind", "layer", "forward_of"):
+        _text(values[key], key)
     for key in ("inputs", "outputs", "mutates"):
-        values[key] = tuple(values[key])
+        values[key] = _names(values[key], key)
     for key in ("workspace", "flops", "moved"):
-        if not isinstance(values[key], int) or values[key] < 0:
-            raise ValueError(f"op '{name}': {key} must be an integer >= 0")
+        _whole(values[key], key)
+    if not isinstance(values["time"], int | float) or not values["time"] >= 0:
+        raise ValueError(f"op '{name}': time must be a number >= 0")
+    _table(values["attributes"], "attributes")
     return Op(name=name, **{**values, "phase": Phase(values["phase"])})
 
 
 def _tensor(entry: Mapping[str, Any]) -> Tensor:
-    shape = tuple(entry["shape"])
-    if not all(isinstance(extent, int) for extent in shape):
-        raise ValueError(f"tensor '{entry['name']}': a shape holds integers")
-    return Tensor(**{**entry, "shape": shape, "role": Role(entry["role"])})
+    name = _text(entry["name"], "name")
+    shape = tuple(_whole(extent, "extent") for extent in entry["shape"])
+    if _text(entry["dtype"], "dtype") not in ITEMSIZE:
+        raise ValueError(f"tensor '{name}': unknown dtype '{entry['dtype']}'")
+    tensor = Tensor(name, shape, entry["dtype"], Role(entry["role"]), _text(entry["storage"], "storage"))
+    if tensor.nbytes > MAX_BYTES:
+        raise ValueError(f"tensor '{name}' has {format_number(tensor.nbytes)} bytes")
+    return tensor
+
+
+def _text(value: Any, key: str) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"'{key}' must be a string, not {value!r:.40}")
+    return value
+
+
+def _names(value: Any, key: str) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise TypeError(f"'{key}' must be a list of names, not {value!r:.40}")
+    return tuple(_text(name, key) for name in value)
+
+
+def _whole(value: Any, key: str) -> int:
+    if type(value) is not int or not 0 <= value <= MAX_BYTES:
+        raise ValueError(f"'{key}' must be an integer in 0 ... 2**60, not {value!r:.40}")
+    return value
+
+
+def _table(value: Any, key: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"'{key}' must be an object, not {value!r:.40}")
+    return value
 
 
 def _plain_dag(data: Mapping[str, Any]) -> nx.DiGraph:

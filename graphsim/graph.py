@@ -21,6 +21,9 @@ from graphsim.units import itemsize
 if TYPE_CHECKING:
     import networkx as nx
 
+MAX_BYTES = 2**62
+"""Sums of bytes fit the 64-bit integers of the simulation."""
+
 HOLD = "hold"
 """Kind of the zero-cost op by which a framework keeps tensors beyond their last use in data."""
 
@@ -202,6 +205,8 @@ def _check(graph: Graph) -> None:
             raise GraphError(f"tensor '{tensor.name}': '{tensor.storage}' is not a tensor that owns its storage")
         if any(extent < 0 for extent in tensor.shape):
             raise GraphError(f"tensor '{tensor.name}' has a negative extent in shape {tensor.shape}")
+    if sum(t.nbytes for t in tensors.values()) + sum(op.workspace for op in graph.ops) > MAX_BYTES:
+        raise GraphError(f"the tensors of the graph have more than {MAX_BYTES:,} bytes in total")
     written = {name for op in graph.ops for name in op.outputs}
     ready = {name for name in tensors if name not in written}
     names: set[str] = set()

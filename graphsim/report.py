@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from graphsim.folk import Counts, folk_bytes
-from graphsim.frontends.spec import activation_count
 from graphsim.graph import Graph, Phase, Role
 from graphsim.liveness import Policy
+from graphsim.ops import kinds
 from graphsim.simulation import LiveTensor, Simulation, simulate
 from graphsim.training import Training, chosen_training, training_step
+from graphsim.units import FLOATING
 from graphsim.version import __version__
 
 SCHEMA = "graphsim-report/1"
@@ -169,3 +170,18 @@ def _step_report(run: Simulation) -> StepReport:
         timeline=tuple(int(run.timeline[stretch].max()) for stretch in stretches),
         timeline_phase=tuple(str(run.phases[int(stretch[0])]) for stretch in stretches),
     )
+
+
+def activation_count(graph: Graph) -> int:
+    """Return the elements per sample of the first input and of each counted layer's outputs.
+
+    This is how the seed question counts: the input and the outputs of convolution, pooling and
+    dense layers; activation functions, dropout and residual additions are not counted again.
+    """
+    table = kinds()
+    inputs = [t for t in graph.tensors.values() if t.role is Role.INPUT]
+    total = inputs[0].size if inputs else 0
+    for op in graph.ops:
+        if op.kind in table and table[op.kind].counted:
+            total += sum(graph.tensors[name].size for name in op.outputs if graph.tensors[name].dtype in FLOATING)
+    return total // int(graph.attributes.get("batch", 1))

@@ -31,11 +31,12 @@ class Index:
         input_start, input_tensor: CSR (N + 1, E), tensors that each op reads.
         output_start, output_tensor: CSR (N + 1, F), tensors that each op writes.
         output_parent: (F) for a view or in-place result, which input of the op (0-based) it is
-            over; `NOTHING` where the output owns its storage.
+            over (of several over that storage, the first that the op overwrites, else the first);
+            `NOTHING` where the output owns its storage.
         write_start, write_tensor: CSR (N + 1, K), input tensors whose bytes each op overwrites.
         input_writer: (E) op that last wrote the bytes of that input in program order.
         workspace: (N) scratch bytes while the op runs.
-        hold: (N, bool) ops that only keep their inputs alive.
+        hold: (N, bool) ops of kind `hold` that write nothing: they only keep their inputs alive.
         storage: (M) tensor that owns the bytes of each tensor.
         nbytes: (M) bytes of each tensor.
         source: (M, bool) tensors that no op writes.
@@ -73,6 +74,14 @@ class Index:
     def output_op(self) -> Ints:
         """(F) op that writes each output."""
         return np.repeat(np.arange(self.ops), np.diff(self.output_start))
+
+    @cached_property
+    def last_writer(self) -> Ints:
+        """(M) op that wrote the bytes of each storage last in program order; `NOTHING` for none."""
+        writer = np.full(self.tensors, NOTHING, dtype=np.int64)
+        writer[self.output_tensor] = self.output_op
+        writer[self.storage[self.write_tensor]] = np.repeat(np.arange(self.ops), np.diff(self.write_start))
+        return writer
 
     @cached_property
     def storages(self) -> Ints:
@@ -118,7 +127,8 @@ def compile_index(graph: Graph) -> Index:
                 parents.append(NOTHING)
                 last_writer[tensor] = position
             else:
-                parents.append(read_storages.index(storage[tensor]))
+                over = [i for i, base in enumerate(read_storages) if base == storage[tensor]]
+                parents.append(next((i for i in over if reads[i] in overwritten), over[0]))
     source[outputs.values] = False
     return Index(
         input_start=inputs.start(),
@@ -130,7 +140,7 @@ def compile_index(graph: Graph) -> Index:
         write_tensor=_ints(writes.values),
         input_writer=_ints(writers),
         workspace=_ints([op.workspace for op in graph.ops]),
-        hold=np.array([op.kind == HOLD for op in graph.ops], bool),
+        hold=np.array([op.kind == HOLD and not op.outputs and not op.mutates for op in graph.ops], bool),
         storage=_ints(storage),
         nbytes=_ints([t.nbytes for t in tensors]),
         source=source,

@@ -124,19 +124,25 @@ def ranges_in_program_order(index: Index, policy: Policy) -> LiveRanges:
 
 
 def ranges_in_any_order(index: Index, order: Ints, policy: Policy) -> LiveRanges:
-    """The pass for any sequence of op numbers, repeats allowed."""
+    """The pass for any sequence of op numbers, repeats allowed.
+
+    Raises:
+        ScheduleError: as `live_ranges`, with numbers in place of names.
+    """
+    _check_complete(index, order)
     values = _Values(index, order)
-    last_use = values.written.copy()
-    operands = values.inputs
-    if policy == "liveness":
-        operands = operands[~index.hold[order[values.input_execution]]]
-    np.maximum.at(last_use, values.root[values.input_value[operands]], values.input_execution[operands])
     values.check_mutations()
+    last_use = values.written.copy()
+    used, reader = values.root[values.input_value], values.input_execution
+    if policy == "liveness" and index.hold.any():
+        data = ~index.hold[order[reader]]
+        used, reader = used[data], reader[data]
+    last_use[used] = reader
     roots = np.flatnonzero(values.root == np.arange(len(values.root)))
     tensor = values.tensor[roots]
     source = values.written[roots] == NOTHING
     kept = np.zeros(len(values.root), bool)
-    kept[values.root[values.latest(index.kept)]] = True
+    kept[values.root[values.latest(index.kept, len(order))]] = True
     kept[roots] |= source & index.resident[tensor]
     return LiveRanges(
         tensor=tensor,
@@ -152,13 +158,12 @@ def ranges_in_any_order(index: Index, order: Ints, policy: Policy) -> LiveRanges
 class _Values:
     """Every value (one tensor written by one execution) and which value each operand reads.
 
-    Values are sorted by (tensor, execution); the initial value of a source has execution -1.
-    So the latest value of a tensor before an execution is one binary search away.
+    Values are sorted by (tensor, execution); the initial value of a source has execution -1. Where
+    a tensor has one value, that is the one; else a binary search finds the latest.
     """
 
     def __init__(self, index: Index, order: Ints) -> None:
         self.index, self.order = index, order
-        _check_complete(index, order)
         operand, execution = expand(index.output_start, order)
         sources = np.flatnonzero(index.source)
         tensor = np.concatenate([sources, index.output_tensor[operand]])
@@ -167,76 +172,97 @@ class _Values:
         key = tensor * self._stride + written + 1
         sort = np.argsort(key, kind="stable")
         self._key, self.tensor, self.written = key[sort], tensor[sort], written[sort]
+        self._only = np.cumsum(np.concatenate([[0], np.bincount(tensor, minlength=index.tensors)]))
         self._read()
-        parent = self._parents(operand, execution, sort, len(sources))
-        while True:  # pointer doubling: views of views of a base
-            grand = parent[parent]
-            if np.array_equal(grand, parent):
-                break
-            parent = grand
-        self.root = parent
+        self.root = self._roots(operand, execution, sort, len(sources))
 
-    def latest(self, tensor: Ints, before: Ints | None = None) -> Ints:
-        """Return the latest value of each tensor, written before execution *before* (or ever)."""
-        limit = len(self.order) if before is None else before
-        return np.searchsorted(self._key, tensor * self._stride + limit, side="right") - 1
+    def latest(self, tensor: Ints, before: Ints | int) -> Ints:
+        """Return the latest value of each tensor that was written before execution *before*.
+
+        Where there is none, it is a value of another tensor, or one written later.
+        """
+        value = self._only[tensor]
+        several = np.flatnonzero(self._only[tensor + 1] - value > 1)
+        if len(several):
+            limit = before if isinstance(before, int) else before[several]
+            key = tensor[several] * self._stride + limit
+            value[several] = np.searchsorted(self._key, key, side="right") - 1
+        return value
 
     def _read(self) -> None:
-        operand, self.input_execution = expand(self.index.input_start, self.order)
-        self.input_tensor = self.index.input_tensor[operand]
-        self.input_operand = operand
-        self.input_value = self.latest(self.input_tensor, self.input_execution)
-        self.inputs = np.arange(len(operand))
-        missing = (self.input_value < 0) | (self.tensor[self.input_value] != self.input_tensor)
+        self.input_operand, self.input_execution = expand(self.index.input_start, self.order)
+        self.input_tensor = self.index.input_tensor[self.input_operand]
+        value = self.latest(self.input_tensor, self.input_execution)
+        missing = (self.tensor[value] != self.input_tensor) | (self.written[value] >= self.input_execution)
         if missing.any():
-            first = int(np.flatnonzero(missing)[0])
+            first = int(np.argmax(missing))
             raise _InvalidError(int(self.input_execution[first]), self._op(first), int(self.input_tensor[first]))
+        self.input_value = value
 
-    def _parents(self, operand: Ints, execution: Ints, sort: Ints, sources: int) -> Ints:
-        """Return for each value the value that it is a view of; itself, if it owns its storage."""
+    def _roots(self, operand: Ints, execution: Ints, sort: Ints, sources: int) -> Ints:
+        """Return for each value the one that owns its storage: itself, or what it is a view of a view of."""
         index = self.index
-        first_input = np.cumsum(np.concatenate([[0], np.diff(index.input_start)[self.order]]))
-        position = index.output_parent[operand]
         parent = np.arange(len(sort))
-        place = np.empty(len(sort), dtype=np.int64)
-        place[sort] = np.arange(len(sort))
+        views = np.flatnonzero(index.source & (index.storage != np.arange(index.tensors)))
+        parent[self.latest(views, 0)] = self.latest(index.storage[views], 0)
+        position = index.output_parent[operand]
         alias = np.flatnonzero(position != NOTHING)
-        parent[place[sources + alias]] = self.input_value[first_input[execution[alias]] + position[alias]]
-        views = np.flatnonzero(self.index.source & (index.storage != np.arange(index.tensors)))
-        start = np.zeros(len(views), dtype=np.int64)
-        parent[self.latest(views, start)] = self.latest(index.storage[views], start)
+        if len(alias):
+            place = np.empty(len(sort), dtype=np.int64)
+            place[sort] = np.arange(len(sort))
+            first_input = np.cumsum(np.concatenate([[0], np.diff(index.input_start)[self.order]]))
+            parent[place[sources + alias]] = self.input_value[first_input[execution[alias]] + position[alias]]
+        while not np.array_equal(grand := parent[parent], parent):  # pointer doubling
+            parent = grand
         return parent
 
     def check_mutations(self) -> None:
-        """Every read must see the bytes that the same op wrote last in program order."""
+        """Every read, and the end of the step, must see bytes that the same op wrote last as in program order."""
         index, order = self.index, self.order
         if not len(index.write_tensor):
             return
-        operand, execution = expand(index.write_start, order)
-        touched = self.root[self.latest(index.write_tensor[operand], execution)]
-        stride = len(order) + 2
-        born = np.unique(touched)
-        key = np.concatenate([born * stride + self.written[born] + 1, touched * stride + execution + 1])
-        writer = np.concatenate(
-            [np.where(self.written[born] < 0, NOTHING, order[self.written[born]]), order[execution]]
+        mutable = np.zeros(index.tensors, bool)
+        mutable[index.storage[index.write_tensor]] = True
+        self._collect_writes(mutable)
+        reads = np.flatnonzero(
+            mutable[index.input_storage[self.input_operand]] & ~index.hold[order[self.input_execution]]
         )
-        sort = np.argsort(key, kind="stable")
-        key, writer = key[sort], writer[sort]
-        root = self.root[self.input_value]
-        mutated = np.zeros(len(self.root), bool)
-        mutated[born] = True
-        reads = np.flatnonzero(mutated[root] & ~index.hold[order[self.input_execution]])
-        seen = writer[np.searchsorted(key, root[reads] * stride + self.input_execution[reads], side="right") - 1]
-        stale = seen != index.input_writer[self.input_operand[reads]]
+        seen = self._writer(self.input_value[reads], self.input_execution[reads])
+        expected = index.input_writer[self.input_operand[reads]]
+        stale = seen != expected
         if stale.any():
-            first = int(np.flatnonzero(stale)[0])
+            first = int(np.argmax(stale))
             read = int(reads[first])
             raise _InvalidError(
                 int(self.input_execution[read]),
                 self._op(read),
                 int(self.input_tensor[read]),
-                mutated_by=int(seen[first]),
+                (int(seen[first]), int(expected[first])),
             )
+        kept = index.kept[mutable[index.storage[index.kept]]]
+        seen = self._writer(self.latest(kept, len(order)), np.full(len(kept), len(order)))
+        expected = index.last_writer[index.storage[kept]]
+        stale = seen != expected
+        if stale.any():
+            first = int(np.argmax(stale))
+            raise _InvalidError(NOTHING, NOTHING, int(kept[first]), (int(seen[first]), int(expected[first])))
+
+    def _collect_writes(self, mutable: Bools) -> None:
+        """Sort by (storage, execution) what wrote the storages that any op overwrites."""
+        operand, execution = expand(self.index.write_start, self.order)
+        touched = self.root[self.latest(self.index.write_tensor[operand], execution)]
+        born = np.flatnonzero(mutable[self.tensor] & (self.root == np.arange(len(self.root))))
+        storage = np.concatenate([born, touched])
+        when = np.concatenate([self.written[born], execution])
+        key = storage * self._stride + when + 1
+        sort = np.argsort(key, kind="stable")
+        self._write_key = key[sort]
+        self._write_op = np.where(when < 0, NOTHING, self.order[when])[sort]
+
+    def _writer(self, value: Ints, before: Ints) -> Ints:
+        """Return the op that wrote the storage of each value last, before execution *before*."""
+        key = self.root[value] * self._stride + before
+        return self._write_op[np.searchsorted(self._write_key, key, side="right") - 1]
 
     def _op(self, operand: int) -> int:
         return int(self.order[self.input_execution[operand]])
@@ -247,27 +273,36 @@ def _check_complete(index: Index, order: Ints) -> None:
         raise ScheduleError(f"the schedule names an op outside 0 ... {index.ops - 1}")
     missing = np.bincount(order, minlength=index.ops) == 0
     if missing.any():
-        raise _InvalidError(NOTHING, int(np.flatnonzero(missing)[0]), NOTHING)
+        raise _InvalidError(NOTHING, int(np.argmax(missing)), NOTHING)
 
 
-class _InvalidError(Exception):
-    """Why a schedule is wrong, in numbers; `describe` puts names to them."""
+class _InvalidError(ScheduleError):
+    """Why a schedule is wrong, in numbers; `describe` puts names to them.
 
-    def __init__(self, execution: int, op: int, tensor: int, mutated_by: int | None = None) -> None:
-        super().__init__(execution, op, tensor)
-        self.execution, self.op, self.tensor, self.mutated_by = execution, op, tensor, mutated_by
+    Execution *execution* runs *op*, which reads *tensor*: nothing has written it, or its bytes are
+    those that ``writers[0]`` left where program order has those of ``writers[1]``. Without an op,
+    the end of the step; without a tensor, the op never runs.
+    """
+
+    def __init__(self, execution: int, op: int, tensor: int, writers: tuple[int, int] | None = None) -> None:
+        self.execution, self.op, self.tensor, self.writers = execution, op, tensor, writers
+        super().__init__(f"execution {execution}, op {op}, tensor {tensor}, written by {writers}")
 
     def describe(self, graph: Graph) -> str:
-        op = graph.ops[self.op].name
         if self.tensor == NOTHING:
-            return f"the schedule never executes op '{op}'"
+            return f"the schedule never executes op '{graph.ops[self.op].name}'"
         tensor = list(graph.tensors)[self.tensor]
-        place = f"execution {self.execution} (op '{op}') reads '{tensor}'"
-        if self.mutated_by is None:
+        place = f"execution {self.execution} (op '{graph.ops[self.op].name}') reads '{tensor}'"
+        if self.op == NOTHING:
+            place = f"the schedule leaves output '{tensor}'"
+        if self.writers is None:
             return f"{place} before anything has written it"
-        if self.mutated_by == NOTHING:
-            return f"{place} before the mutation that it must see"
+        seen, expected = (
+            "nobody" if writer == NOTHING else f"op '{graph.ops[writer].name}'" for writer in self.writers
+        )
+        if self.writers[0] == NOTHING:
+            return f"{place} before the mutation by {expected}"
         return (
-            f"{place} as op '{graph.ops[self.mutated_by].name}' left it, not as in program order; "
+            f"{place} as {seen} left it, but in program order {expected} wrote it last; "
             "recompute the tensor first, or do not repeat a mutation"
         )

@@ -12,6 +12,8 @@ transformers = pytest.importorskip("transformers")
 
 BATCH, SEQ, VOCAB = 2, 24, 96
 SIZES = {"layers": 2, "width": 64, "heads": 4}
+SCALARS = 16
+"""Bytes of Python numbers that become tensors within a kernel."""
 KERNELS = [("sdpa", 0.0), ("sdpa", 0.1), ("eager", 0.0), ("eager", 0.1)]
 
 
@@ -48,9 +50,7 @@ def test_a_small_gpt2_allocates_what_transformers_allocates(attention, dropout, 
     net = transformers.GPT2LMHeadModel(config).train()
     inputs = {name: values[:batch] for name, values in tokens().items()}
     graph = gs.load("gpt2", batch=batch, seq=SEQ, vocab=VOCAB, attention=attention, dropout=dropout, **SIZES)
-    # Labels are padded and shifted; the Python composition's mask goes before the loss comes.
-    slack = 1_000 + (4 * batch * SEQ * SEQ if attention == "eager" else 0)
-    assert_close(lambda: net(**inputs).loss, graph, within=slack)
+    assert_close(lambda: net(**inputs).loss, graph, within=SCALARS)
 
 
 @pytest.mark.parametrize(("attention", "dropout"), KERNELS)
@@ -62,7 +62,7 @@ def test_a_small_bert_allocates_what_transformers_allocates(attention, dropout):
     config._attn_implementation = attention
     net, inputs = transformers.BertForMaskedLM(config).train(), tokens()
     graph = gs.load("bert_base", batch=BATCH, seq=SEQ, vocab=VOCAB, attention=attention, dropout=dropout, **SIZES)
-    assert_close(lambda: net(**inputs).loss, graph, within=1_000 + 5 * BATCH * SEQ * SEQ * (attention == "eager"))
+    assert_close(lambda: net(**inputs).loss, graph, within=SCALARS)
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -76,4 +76,4 @@ def test_a_small_vit_allocates_what_transformers_allocates(attention, dropout, b
     net = transformers.ViTForImageClassification(config).train()
     pixels, labels = torch.randn(batch, 3, 64, 64), torch.randint(0, 10, (batch,))
     graph = gs.load("vit_b16", batch=batch, size=64, classes=10, attention=attention, dropout=dropout, **SIZES)
-    assert_close(lambda: net(pixel_values=pixels, labels=labels).loss, graph, within=1_000)
+    assert_close(lambda: net(pixel_values=pixels, labels=labels).loss, graph, within=SCALARS)

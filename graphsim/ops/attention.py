@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from graphsim.graph import Tensor
-from graphsim.ops.elementwise import add, dropout, like, reduce_to, scale
+from graphsim.ops.elementwise import add, dropout, like, reduce_to, scale, unary
 from graphsim.ops.kind import Attribute, Attributes, Kind, ShapeError, Signature
 from graphsim.ops.matmul import bmm, softmax
 from graphsim.ops.rotary import rotate
@@ -105,11 +105,11 @@ def math_attention(
     Queries and keys are scaled before their product, the mask is added in place; the scaled queries
     and the mask are locals of the function.
     """
-    q_scaled = _keep_layout(tape, q, scale(tape, q))
+    q_scaled = _keep_layout(tape, q, unary(tape, "mul_scalar", q, saves="nothing"))
     if causal:
         size = Type((q.shape[2], k.shape[2]))
         mask = tape.emit("causal_mask", (), Type(size.shape, q.dtype), workspace=size.size)
-    k_scaled = _keep_layout(tape, k, scale(tape, k))
+    k_scaled = _keep_layout(tape, k, unary(tape, "mul_scalar", k, saves="nothing"))
     scores = _unfolded(tape, bmm(tape, _folded(tape, q_scaled), _folded(tape, k_scaled), transpose_b=True))
     if mask is not None:
         scores = _add_mask(tape, scores, mask)

@@ -128,9 +128,17 @@ def power(tape: Tape, x: Tensor) -> Tensor:
     return y
 
 
-def scale(tape: Tape, x: Tensor, kind: str = "mul_scalar") -> Tensor:
-    """Multiply or divide by a number: saves nothing of size."""
-    return unary(tape, kind, x, saves="nothing")
+def scale(tape: Tape, x: Tensor) -> Tensor:
+    """Multiply by a Python number: the CPU saves it as a tensor of 8 bytes (torch/csrc/autograd, wrap_number)."""
+    numbers = [Type((), "float64")] if tape.target == "cpu" else []
+    y, *saved = tape.emit_many("mul_scalar", (x,), (like(x), *numbers), flops=x.size)
+
+    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
+        (grad,) = grads
+        return (None if grad is None else tape.emit("mul_scalar_backward", (grad, *saved), like(x)),)
+
+    tape.differentiate((x,), (y,), saved, backward)
+    return y
 
 
 def shift(tape: Tape, x: Tensor) -> Tensor:
@@ -140,10 +148,14 @@ def shift(tape: Tape, x: Tensor) -> Tensor:
     return y
 
 
-def hold(tape: Tape, inputs: Sequence[Tensor]) -> Tensor:
-    """Keep *inputs*, and what layers share, alive until here, as local variables do; return the first."""
-    tape.hold([*inputs, *tape.shared.values()])
-    tape.shared.clear()
+def hold(tape: Tape, inputs: Sequence[Tensor], *, shared: bool) -> Tensor:
+    """Keep *inputs* alive until here, as local variables do; return the first.
+
+    If *shared*, what layers share is kept until here too, and goes.
+    """
+    tape.hold([*inputs, *(tape.shared.values() if shared else ())])
+    if shared:
+        tape.shared.clear()
     return inputs[0]
 
 
@@ -247,9 +259,10 @@ KINDS = (
     Kind(
         "hold",
         same,
-        lambda tape, inputs, owned, attributes: hold(tape, inputs),
+        lambda tape, inputs, owned, attributes: hold(tape, inputs, shared=attributes["shared"]),
+        (Attribute("shared", "bool", False, "masks and tables that layers share live until here, and go"),),
         operands=(1, 64),
-        about="the first operand; all of them, and masks and tables that layers share, live until here",
+        about="the first operand; all of them live until here, as a caller's local variables do",
         counted=False,
     ),
     Kind(

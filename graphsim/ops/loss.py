@@ -7,7 +7,7 @@ from math import prod
 
 from graphsim.graph import Tensor
 from graphsim.ops.elementwise import like
-from graphsim.ops.kind import Attributes, Kind, ShapeError, Signature
+from graphsim.ops.kind import Attribute, Attributes, Kind, ShapeError, Signature
 from graphsim.ops.tape import Gradients, Tape, Type
 
 
@@ -45,6 +45,17 @@ def cross_entropy(tape: Tape, logits: Tensor, labels: Tensor) -> Tensor:
     return loss
 
 
+def shift_labels(tape: Tape, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Labels (batch, positions) one position early: (padded at the end, its tail in order, a view for one sample).
+
+    Source: transformers/loss/loss_utils.py, ForCausalLMLoss; the padded labels are a local of it.
+    """
+    batch, length = labels.shape
+    padded = tape.emit("pad", (labels,), Type((batch, length + 1), labels.dtype), flops=0)
+    tail = tape.alias(padded, labels.shape, kind="slice", contiguous=batch == 1, sliced=batch > 1)
+    return padded, tape.contiguous(tail)
+
+
 def mse(tape: Tape, prediction: Tensor, wanted: Tensor) -> Tensor:
     """Mean squared error; saves both operands. On autocast's fp32 list.
 
@@ -77,6 +88,8 @@ def _infer_cross_entropy(types: Sequence[Type], attributes: Attributes) -> Signa
             "cross_entropy needs logits (..., classes) and labels (...), or logits (batch, classes, ...) and labels "
             f"(batch, ...), not {list(logits.shape)} and {list(labels.shape)}"
         )
+    if attributes["shift"] and len(labels.shape) != 2:
+        raise ShapeError(f"cross_entropy shifts labels (batch, positions), not {list(labels.shape)}")
     return Signature((Type((), logits.dtype),))
 
 
@@ -89,7 +102,13 @@ def _infer_mse(types: Sequence[Type], attributes: Attributes) -> Signature:
 def _lower_cross_entropy(
     tape: Tape, inputs: Sequence[Tensor], owned: Mapping[str, Tensor], attributes: Attributes
 ) -> Tensor:
-    return cross_entropy(tape, inputs[0], inputs[1])
+    logits, labels = inputs
+    if not attributes["shift"]:
+        return cross_entropy(tape, logits, labels)
+    padded, shifted = shift_labels(tape, labels)
+    loss = cross_entropy(tape, logits, shifted)
+    tape.hold([padded])
+    return loss
 
 
 def _lower_mse(tape: Tape, inputs: Sequence[Tensor], owned: Mapping[str, Tensor], attributes: Attributes) -> Tensor:
@@ -101,6 +120,7 @@ KINDS = (
         "cross_entropy",
         _infer_cross_entropy,
         _lower_cross_entropy,
+        (Attribute("shift", "bool", False, "each position predicts the label of the next one"),),
         operands=(2, 2),
         about="mean cross-entropy of logits (..., classes) and integer labels (...)",
         source="aten/src/ATen/native/LossNLL.cpp",

@@ -76,4 +76,6 @@ def test_a_small_vit_allocates_what_transformers_allocates(attention, dropout, b
     net = transformers.ViTForImageClassification(config).train()
     pixels, labels = torch.randn(batch, 3, 64, 64), torch.randint(0, 10, (batch,))
     graph = gs.load("vit_b16", batch=batch, size=64, classes=10, attention=attention, dropout=dropout, **SIZES)
-    assert_close(lambda: net(pixel_values=pixels, labels=labels).loss, graph, within=SCALARS)
+    assert_close(
+        lambda: net(pixel_values=pixels, labels=labels).loss, graph, within=SCALARS + 256
+    )  # the patch bias's gradient

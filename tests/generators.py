@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import networkx as nx
 from hypothesis import strategies as st
 
 from graphsim.graph import HOLD, Graph, Op, Phase, Role, Tensor
 
 SIZES = st.integers(0, 50)
-ROLES = st.sampled_from([Role.PARAMETER, Role.OPTIMIZER_STATE, Role.INPUT, Role.GRADIENT, Role.ACTIVATION])
+ROLES = st.sampled_from([Role.PARAMETER, Role.BUFFER, Role.INPUT, Role.GRADIENT, Role.ACTIVATION])
 
 
 @st.composite
 def graphs(draw: st.DrawFn, max_ops: int = 10) -> Graph:
-    """A valid graph: several outputs per op, views of views, in-place ops, mutations, holds, workspace."""
+    """A valid graph: several outputs per op, views of views and of sources, in-place ops, mutations of
+    sources, holds, workspace, tensors of no bytes, kept outputs."""
     tensors = [Tensor(f"s{i}", (draw(SIZES),), "uint8", draw(ROLES)) for i in range(draw(st.integers(0, 3)))]
+    if tensors and draw(st.booleans()):
+        tensors.append(Tensor("sv", (1,), "uint8", storage=draw(st.sampled_from(tensors)).name))
     ops: list[Op] = []
     for number in range(draw(st.integers(1, max_ops))):
         op, made = draw(_op(number, tuple(tensors)))
@@ -48,23 +54,46 @@ def _op(draw: st.DrawFn, number: int, tensors: tuple[Tensor, ...]) -> tuple[Op, 
     return op, made
 
 
+@st.composite
+def training_steps(draw: st.DrawFn) -> Graph:
+    """A graph whose ops are the forward and backward of one or two micro-batches, then an optimizer."""
+    graph = draw(graphs(max_ops=24))
+    cuts = sorted(draw(st.lists(st.integers(0, len(graph.ops)), min_size=4, max_size=4)))
+    phases = (Phase.FORWARD, Phase.BACKWARD, Phase.FORWARD, Phase.BACKWARD, Phase.OPTIMIZER)
+    ops = [replace(op, phase=phases[sum(i >= cut for cut in cuts)]) for i, op in enumerate(graph.ops)]
+    return Graph(ops, graph.tensors.values(), outputs=graph.outputs)
+
+
 def schedules(graph: Graph) -> st.SearchStrategy[list[int]]:
     """Sequences of op numbers: program order, with repeats, permuted, or arbitrary (often invalid)."""
     count = len(graph.ops)
     program = list(range(count))
     numbers = st.integers(0, count - 1)
+    stretch = st.tuples(numbers, st.integers(1, 5), st.integers(0, 2 * count))
     return st.one_of(
         st.just(program),
-        st.lists(st.tuples(st.integers(0, count), numbers), max_size=6).map(lambda extra: _inserted(program, extra)),
+        st.lists(stretch, min_size=1, max_size=3).map(lambda extra: _recomputed(program, extra)),
         st.permutations(program),
         st.lists(numbers, max_size=2 * count).map(lambda extra: program + extra),
         st.lists(numbers, max_size=2 * count),
+        _dependence_orders(graph),
     )
 
 
-def _inserted(program: list[int], extra: list[tuple[int, int]]) -> list[int]:
-    """Put each extra execution of op number *op* at *place*, mostly after the op's own place."""
+def _recomputed(program: list[int], stretches: list[tuple[int, int, int]]) -> list[int]:
+    """Execute stretches of the program again, later: valid unless a mutation is in the way."""
     order = list(program)
-    for place, op in extra:
-        order.insert(max(place, op + 1), op)
+    for begin, length, place in stretches:
+        ops = program[begin : begin + length]
+        first = order.index(ops[-1]) + 1
+        place = first + place % (len(order) - first + 1)
+        order[place:place] = ops
     return order
+
+
+@st.composite
+def _dependence_orders(draw: st.DrawFn, graph: Graph) -> list[int]:
+    """Return any topological order of the graph's edges: always valid."""
+    rank = {op.name: draw(st.integers(0, 9)) for op in graph.ops}
+    number = {op.name: i for i, op in enumerate(graph.ops)}
+    return [number[name] for name in nx.lexicographical_topological_sort(graph.dag, key=rank.__getitem__)]

@@ -1,6 +1,8 @@
-"""The liveness pass once more, slow and readable: one op at a time, dicts and counts, no arrays.
+"""The slow twin of `graphsim.liveness`: one op at a time, dicts and reference counts, no arrays.
 
-It shares no code with `graphsim.liveness` and states the contract of memory in the plainest way.
+It shares no code with the fast pass. Contents of storages are numbered by what made them: the op, and
+the contents that it read. So a recompute is right if and only if every op reads the contents that it
+reads in program order, and the step leaves the same contents behind.
 """
 
 from __future__ import annotations
@@ -11,11 +13,30 @@ from dataclasses import dataclass, field
 from graphsim.graph import Graph, Op, Role
 
 RESIDENT_ROLES = (Role.PARAMETER, Role.OPTIMIZER_STATE, Role.INPUT, Role.BUFFER)
-NOBODY = "nobody"
 
 
-class Invalid(Exception):  # noqa: N818
-    """The schedule does not respect the graph."""
+class InvalidScheduleError(Exception):
+    """The schedule does not do what program order does."""
+
+
+@dataclass(eq=False)
+class Storage:
+    """Bytes that live together: one for each execution that allocates them."""
+
+    nbytes: int
+    content: int
+    kept: bool = False
+    references: int = 0
+
+
+@dataclass
+class Execution:
+    """What one execution found, allocated and read."""
+
+    op: Op
+    inputs: list[Storage]
+    allocated: list[Storage]
+    read: list[int]
 
 
 @dataclass
@@ -27,129 +48,99 @@ class Outcome:
 
 
 def interpret(graph: Graph, order: Sequence[int], policy: str) -> Outcome:
-    """Execute the ops numbered *order*; first only to count reads, then again to count bytes.
+    """Execute the ops numbered *order*: first to see who reads what, then again to count bytes.
 
     Raises:
-        Invalid: an op is missing, an input is not there yet, or its bytes are not those that the op
-            reads in program order.
+        InvalidScheduleError: an op is missing, an input is not there yet, or an op reads, or the step
+            leaves, other contents than in program order.
     """
-    if set(order) != set(range(len(graph.ops))):
-        raise Invalid("not every op is executed")
-    reads, pinned = _count_reads(graph, order, policy)
-    return _count_bytes(graph, order, reads, pinned, policy)
+    program = range(len(graph.ops))
+    if set(order) != set(program):
+        raise InvalidScheduleError("not every op is executed, or one that does not exist")
+    numbers: dict[object, int] = {}
+    expected, run = Run(graph, numbers), Run(graph, numbers)
+    for position in program:
+        expected.execute(graph.ops[position])
+    for position in order:
+        run.execute(graph.ops[position])
+    _compare_contents(graph, expected, run)
+    return _count_bytes(graph, run, policy)
+
+
+class Run:
+    """Which storage each name refers to after the ops executed so far."""
+
+    def __init__(self, graph: Graph, numbers: dict[object, int]) -> None:
+        self.graph, self.numbers = graph, numbers
+        self.executions: list[Execution] = []
+        written = {name for op in graph.ops for name in op.outputs}
+        sources = [t for t in graph.tensors.values() if t.name not in written]
+        self.sources = {
+            t.name: Storage(t.nbytes, self.number(t.name), t.role in RESIDENT_ROLES) for t in sources if not t.storage
+        }
+        self.values = {t.name: self.sources[t.base] for t in sources}
+
+    def number(self, key: object) -> int:
+        """Equal keys, equal contents."""
+        return self.numbers.setdefault(key, len(self.numbers))
+
+    def execute(self, op: Op) -> None:
+        for name in op.inputs:
+            if name not in self.values:
+                raise InvalidScheduleError(f"{op.name} reads {name} before it is written")
+        inputs = [self.values[name] for name in op.inputs]
+        read = [storage.content for storage in inputs]
+        overwritten = [name for name in op.inputs if name in op.mutates]
+        allocated, bound = [], {}
+        for name in op.outputs:
+            base = self.graph.tensors[name].base
+            if base == name:
+                bound[name] = Storage(self.graph.tensors[name].nbytes, self.number((op.name, name, *read)))
+                allocated.append(bound[name])
+            else:  # over what the op overwrites there, or else over the first thing that it reads there
+                over = next(n for n in (*overwritten, *op.inputs) if self.graph.tensors[n].base == base)
+                bound[name] = self.values[over]
+        for name in overwritten:
+            self.values[name].content = self.number((op.name, self.graph.tensors[name].base, *read))
+        self.values.update(bound)
+        self.executions.append(Execution(op, inputs, allocated, read))
 
 
 def is_hold(op: Op) -> bool:
+    """A hold keeps what it names alive, under the eager policy; it reads nothing."""
     return op.kind == "hold" and not op.outputs and not op.mutates
 
 
-def ignored(op: Op, policy: str) -> bool:
-    """A hold keeps what it reads under the eager policy only."""
-    return is_hold(op) and policy == "liveness"
-
-
-def _writers_in_program_order(graph: Graph) -> dict[tuple[str, str], str]:
-    """Return who wrote the bytes of each input last, by (op, input), if every op runs once in order.
-
-    The end of the step reads the kept outputs.
-    """
-    writer = dict.fromkeys(graph.tensors, NOBODY)
-    seen = {}
-    for op in graph.ops:
-        for name in op.inputs:
-            seen[op.name, name] = writer[graph.tensors[name].base]
-        for name in op.mutates:
-            writer[graph.tensors[name].base] = op.name
-        for name in op.outputs:
-            if graph.tensors[name].base == name:
-                writer[name] = op.name
+def _compare_contents(graph: Graph, expected: Run, run: Run) -> None:
+    read = {execution.op.name: execution.read for execution in expected.executions}
+    for execution in run.executions:
+        if not is_hold(execution.op) and execution.read != read[execution.op.name]:
+            raise InvalidScheduleError(f"{execution.op.name} reads other contents than in program order")
     for name in graph.outputs:
-        seen["end", name] = writer[graph.tensors[name].base]
-    return seen
+        if run.values[name].content != expected.values[name].content:
+            raise InvalidScheduleError(f"output {name} ends with other contents than in program order")
+    for name, storage in run.sources.items():
+        if storage.kept and storage.content != expected.sources[name].content:
+            raise InvalidScheduleError(f"{name} ends with other contents than in program order")
 
 
-def _sources(graph: Graph) -> list[str]:
-    written = {name for op in graph.ops for name in op.outputs}
-    return [name for name in graph.tensors if name not in written]
-
-
-def _start(graph: Graph) -> dict[str, int]:
-    """Return the values that exist before the step: storage numbers by tensor name."""
-    sources = _sources(graph)
-    number = {name: i for i, name in enumerate(n for n in sources if graph.tensors[n].base == n)}
-    return {name: number[graph.tensors[name].base] for name in sources}
-
-
-def _produce(graph: Graph, op: Op, values: dict[str, int], storages: list[int]) -> None:
-    """Bind the outputs of *op*: to a new storage, or to that of the input that they are a view of."""
-    bound = {}
-    in_place = [name for name in op.inputs if name in op.mutates]
-    for name in op.outputs:
-        base = graph.tensors[name].base
-        if base == name:
-            storages.append(len(storages))
-            bound[name] = storages[-1]
-        else:
-            over = next(i for i in [*in_place, *op.inputs] if graph.tensors[i].base == base)
-            bound[name] = values[over]
-    values.update(bound)
-
-
-def _count_reads(graph: Graph, order: Sequence[int], policy: str) -> tuple[dict[int, int], set[int]]:
-    """Return how often each storage is touched, and which ones live to the end."""
-    expected = _writers_in_program_order(graph)
-    values = _start(graph)
-    storages = sorted(set(values.values()))
-    pinned = {
-        values[name]
-        for name in values
-        if graph.tensors[name].base == name and graph.tensors[name].role in RESIDENT_ROLES
-    }
-    writer = dict.fromkeys(storages, NOBODY)
-    reads: dict[int, int] = {}
-    for position in order:
-        op = graph.ops[position]
-        for name in op.inputs:
-            if name not in values:
-                raise Invalid(f"{op.name} reads {name} before it is written")
-            if not is_hold(op) and writer[values[name]] != expected[op.name, name]:
-                raise Invalid(f"{op.name} reads {name} as {writer[values[name]]} left it")
-            if not ignored(op, policy):
-                reads[values[name]] = reads.get(values[name], 0) + 1
-        for name in op.mutates:
-            writer[values[name]] = op.name
-        before = len(storages)
-        _produce(graph, op, values, storages)
-        for storage in storages[before:]:
-            writer[storage] = op.name
+def _count_bytes(graph: Graph, run: Run, policy: str) -> Outcome:
     for name in graph.outputs:
-        if writer[values[name]] != expected["end", name]:
-            raise Invalid(f"output {name} ends as {writer[values[name]]} left it")
-    pinned |= {values[name] for name in graph.outputs}
-    return reads, pinned
-
-
-def _count_bytes(graph: Graph, order: Sequence[int], reads: dict[int, int], pinned: set[int], policy: str) -> Outcome:
-    values = _start(graph)
-    storages = sorted(set(values.values()))
-    size = {values[name]: graph.tensors[name].nbytes for name in values if graph.tensors[name].base == name}
-    left = dict(reads)
-    live = {s: size[s] for s in storages if left.get(s) or s in pinned}
+        run.values[name].kept = True
+    for execution in run.executions:
+        if is_hold(execution.op) and policy == "liveness":
+            execution.inputs = []
+        for storage in execution.inputs:
+            storage.references += 1
+    live = {storage for storage in run.sources.values() if storage.kept or storage.references}
     outcome = Outcome()
-    for position in order:
-        op = graph.ops[position]
-        touched = [] if ignored(op, policy) else [values[name] for name in op.inputs]
-        before = len(storages)
-        _produce(graph, op, values, storages)
-        fresh = [name for name in op.outputs if graph.tensors[name].base == name]
-        for storage, name in zip(storages[before:], fresh, strict=True):
-            live[storage] = graph.tensors[name].nbytes
-        outcome.during.append(sum(live.values()) + op.workspace)
-        for storage in touched:
-            if left.get(storage):
-                left[storage] -= 1
-        for storage in [*touched, *storages[before:]]:
-            if not left.get(storage) and storage not in pinned:
-                live.pop(storage, None)
-        outcome.after.append(sum(live.values()))
+    for execution in run.executions:
+        live.update(execution.allocated)
+        outcome.during.append(sum(storage.nbytes for storage in live) + execution.op.workspace)
+        for storage in execution.inputs:
+            storage.references -= 1
+        for storage in (*execution.inputs, *execution.allocated):
+            if not storage.references and not storage.kept:
+                live.discard(storage)
+        outcome.after.append(sum(storage.nbytes for storage in live))
     return outcome

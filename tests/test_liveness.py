@@ -7,7 +7,7 @@ import pytest
 from generators import graphs, schedules
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import Invalid, interpret
+from reference import InvalidScheduleError, interpret
 
 from graphsim.errors import ScheduleError
 from graphsim.graph import HOLD, Graph, Op, Role, Tensor
@@ -27,7 +27,7 @@ def test_the_pass_agrees_with_the_interpreter(data, graph, policy):
     schedule = Schedule(np.array(order, dtype=np.int64))
     try:
         wanted = interpret(graph, order, policy)
-    except Invalid:
+    except InvalidScheduleError:
         with pytest.raises(ScheduleError):
             live_ranges(graph, schedule, policy=policy)
         return
@@ -68,6 +68,20 @@ def test_the_trace_replayed_naively_gives_the_timeline(data, graph, policy):
     allocating = sorted({int(e) for e in events.execution if e != NOTHING})
     assert [int(peak[e]) for e in allocating] == [int(ranges.timeline[e]) for e in allocating]
     assert live == int(ranges.nbytes[ranges.kept].sum())
+
+
+@given(data=st.data(), graph=graphs(), policy=st.sampled_from(POLICIES))
+@settings(max_examples=300)
+def test_the_roles_add_up_to_the_timeline(data, graph, policy):
+    run = simulate(graph, Schedule(np.array(data.draw(schedules(graph)), dtype=np.int64)), policy=policy)
+    try:
+        timeline = run.timeline
+    except ScheduleError:
+        return
+    parts = run.timeline_by_role()
+    assert sum(parts.values()).tolist() == timeline.tolist()
+    for execution in range(len(timeline)):
+        assert run.by_role(execution) == {role: int(part[execution]) for role, part in parts.items()}
 
 
 @given(graph=graphs())
@@ -143,6 +157,35 @@ def test_a_recompute_that_would_read_a_mutated_value_is_rejected():
     with pytest.raises(ScheduleError, match=r"op 'b'\) reads 'x' as op 'relu_' left it"):
         timeline(ops, tensors, "a b relu_ b c")
     assert timeline(ops, tensors, "a b relu_ a b relu_ c")[-1] == 12
+
+
+def test_a_fresh_copy_that_misses_its_mutation_is_rejected():
+    tensors = [tensor("x", 10), tensor("x1", 10, "x"), tensor("y", 1)]
+    ops = [op("a", "", "x"), op("relu_", "x", "x1", mutates=("x",)), op("b", "x", "y")]
+    with pytest.raises(ScheduleError, match=r"op 'b'\) reads 'x' as op 'a' left it, but .* op 'relu_' wrote it last"):
+        timeline(ops, tensors, "a relu_ a b")
+    assert timeline(ops, tensors, "a relu_ a relu_ b") == [10, 10, 10, 10, 11]
+
+
+def test_a_kept_output_must_end_as_in_program_order():
+    tensors = [tensor("x", 10), tensor("x1", 10, "x")]
+    ops = [op("a", "", "x"), op("relu_", "x", "x1", mutates=("x",))]
+    with pytest.raises(ScheduleError, match="leaves output 'x' as op 'a' left it"):
+        timeline(ops, tensors, "a relu_ a", outputs=("x",))
+    assert timeline(ops, tensors, "a relu_ a", outputs=("x1",)) == [10, 10, 20]
+
+
+def test_a_view_made_before_the_recompute_keeps_the_old_copy_alive():
+    tensors = [tensor("x", 10), tensor("v", 10, "x"), tensor("y", 1), tensor("z", 1)]
+    ops = [op("a", "", "x"), op("view", "x", "v"), op("b", "x", "y"), op("c", "v y", "z")]
+    assert timeline(ops, tensors, "a view a b c") == [10, 10, 20, 21, 12]
+    assert timeline(ops, tensors, "a view a view b c") == [10, 10, 10, 10, 11, 12]
+
+
+def test_an_in_place_result_stands_over_what_is_overwritten_not_over_another_copy():
+    tensors = [tensor("x", 10), tensor("v", 10, "x"), tensor("x1", 10, "x"), tensor("y", 1)]
+    ops = [op("a", "", "x"), op("view", "x", "v"), op("add_", "v x", "x1", mutates=("x",)), op("b", "x1", "y")]
+    assert timeline(ops, tensors, "a view a add_ b") == [10, 10, 20, 20, 11]
 
 
 def test_an_in_place_op_cannot_run_twice_on_the_same_bytes():

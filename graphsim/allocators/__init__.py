@@ -16,4 +16,12 @@ class Allocator(Protocol):
         """Return where each block stands, and what is used and reserved after each event."""
 
 
-ALLOCATORS = Registry("allocators", "allocator", {"exact": "graphsim.allocators.exact:Exact"})
+ALLOCATORS = Registry(
+    "allocators",
+    "allocator",
+    {
+        "exact": "graphsim.allocators.exact:Exact",
+        "cupy": "graphsim.allocators.cupy:CupyPool",
+        "torch": "graphsim.allocators.torch:TorchCaching",
+    },
+)

@@ -13,7 +13,7 @@ from graphsim.errors import UnknownNameError, UsageError
 from graphsim.graph import Tensor
 from graphsim.ops.elementwise import like
 from graphsim.ops.tape import Tape, Target, Type
-from graphsim.optimizers import foreach, forloop, fused
+from graphsim.optimizers import eightbit, foreach, forloop, fused
 from graphsim.optimizers.update import SCALAR, Update
 
 IMPLEMENTATIONS = ("forloop", "foreach", "fused")
@@ -110,7 +110,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
         counter=True,
         cuda="forloop",
     ),
-    "adam8bit": Optimizer({"forloop": forloop.adam8bit}, late_states=forloop.adam8bit_states, cuda="forloop"),
+    "adam8bit": Optimizer({"forloop": eightbit.adam}, late_states=eightbit.states_of, cuda="forloop"),
 }
 
 

@@ -106,7 +106,7 @@ def _factored_variances(u: Update, params: Sequence[Tensor], grads: Sequence[Ten
     rows, columns = factors
     estimates = u.foreach("matmul", _likes(grads), rows, columns)
     u.bind("var_estimates", *estimates)
-    totals = u.foreach("mean", [Type((*g.shape[:-2], 1, 1), g.dtype) for g in grads], rows, number=True)
+    totals = [u.mean(Type((*g.shape[:-2], 1, 1), g.dtype), row) for g, row in zip(grads, rows, strict=True)]
     u.foreach_("_foreach_clamp_min_", totals)
     u.foreach_("_foreach_div_", estimates, totals)
     return estimates

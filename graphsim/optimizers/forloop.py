@@ -97,7 +97,7 @@ def _factored_variance(u: Update, param: Tensor, grad: Tensor) -> Tensor:
         u.inplace("lerp_", factor, mean)
     estimate = u.new("matmul", like(grad), row_var, col_var)
     u.bind("var_estimate", estimate)
-    total = u.new("mean", Type((*grad.shape[:-2], 1, 1), grad.dtype), row_var, number=True)
+    total = u.mean(Type((*grad.shape[:-2], 1, 1), grad.dtype), row_var)
     u.inplace("clamp_", total)
     u.inplace("div_", estimate, total)
     return estimate
@@ -128,37 +128,6 @@ def lion(u: Update) -> None:
             u.inplace("add_", param, update)
             u.inplace("mul_", exp_avg, number=True)
             u.inplace("add_", exp_avg, grad)
-
-
-BLOCK = 256
-"""Elements that share one scale (bitsandbytes/optim/optimizer.py, Optimizer2State.init_state)."""
-SMALLEST = 4096
-"""Parameters of fewer elements keep fp32 states (min_8bit_size)."""
-
-
-def adam8bit(u: Update) -> None:
-    """bitsandbytes/optim/optimizer.py (0.45 and later): blockwise quantized states, a fused kernel per parameter.
-
-    The states of a parameter are made right before its first update. The two code books are shared.
-    """
-    for param, grad in u.each():
-        states = adam8bit_states(param)
-        if "absmax1" in states:
-            for book in ("qmap1", "qmap2"):
-                u.shared(book, Type((256,), "float32"))
-        if u.first:
-            for name, type_ in states.items():
-                u.create("zeros", param, name, type_)
-        u.inplace("optimizer_update", param, grad, *(u.state(param, name) for name in states))
-
-
-def adam8bit_states(param: Tensor) -> dict[str, Type]:
-    """Return the states of a parameter: 8-bit values and a scale per block, or plain fp32."""
-    if param.size < SMALLEST:
-        return dict.fromkeys(("state1", "state2"), Type(param.shape, "float32"))
-    scales = Type((-(-param.size // BLOCK),), "float32")
-    values = Type(param.shape, "uint8")
-    return {"state1": values, "state2": values, "absmax1": scales, "absmax2": scales}
 
 
 def _count(u: Update, param: Tensor) -> None:

@@ -53,14 +53,14 @@ class Update:
         """Return a state of one parameter."""
         return self.states[f"{parameter.name}.{state}"]
 
-    def shared(self, name: str, type_: Type) -> None:
-        """A state of the optimizer itself, made on first use in step 1."""
+    def shared(self, name: str, type_: Type, *, made: bool) -> None:
+        """A state of the optimizer itself: one that is there already (*made*), or is moved to the device now."""
         if name in self.states:
             return
-        if self.first:
-            self.states[name] = self.tape.emit("to", (), type_, role=Role.OPTIMIZER_STATE, name=name)
-        else:
+        if made:
             self.states[name] = self.tape.source(name, type_.shape, type_.dtype, Role.OPTIMIZER_STATE)
+        else:
+            self.states[name] = self.tape.emit("to", (), type_, role=Role.OPTIMIZER_STATE, name=name)
 
     def all(self, state: str) -> list[Tensor]:
         """Return a state of all parameters."""
@@ -95,6 +95,16 @@ class Update:
         inputs = [tensor for read in reads for tensor in read]
         workspace = self._wrapped(types[0].dtype) if number else 0
         return list(self.tape.emit_many(kind, inputs, types, role=Role.TEMPORARY, workspace=workspace))
+
+    def mean(self, type_: Type, tensor: Tensor) -> Tensor:
+        """Return the mean of *tensor*: on the CPU a sum divided by a number, in fp32 copies of 16-bit operands.
+
+        Source: aten/src/ATen/native/ReduceOps.cpp, mean_out.
+        """
+        workspace = self._wrapped(type_.dtype)
+        if self.tape.target == "cpu" and itemsize(type_.dtype) < 4:
+            workspace = 4 * type_.size + max(4 * tensor.size, self._wrapped("float32"))
+        return self.tape.emit("mean", (tensor,), type_, role=Role.TEMPORARY, workspace=workspace)
 
     def _wrapped(self, dtype: str) -> int:
         """Bytes of a number operand: a double tensor and its cast (c10 wrapped_scalar_tensor, TensorIterator)."""

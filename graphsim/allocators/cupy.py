@@ -62,7 +62,7 @@ class Chunks:
         keys = self.free_keys
         i = bisect_left(keys, size << _SHIFT)
         if i < len(keys):
-            chunk = self._chunks[keys.pop(i) & (1 << _SHIFT) - 1]
+            chunk = self._chunks[keys.pop(self.choose(i)) & (1 << _SHIFT) - 1]
             chunk.free = False
             if chunk.size > size:
                 self._split(chunk, size)
@@ -70,6 +70,10 @@ class Chunks:
             chunk = self._allocate(size)
         self.used += size
         return chunk.number
+
+    def choose(self, first: int) -> int:
+        """Return the position in `free_keys` to take, of those with the size of the *first* that fits."""
+        return first
 
     def free(self, handle: int) -> None:
         """Put the chunk back, merged with its free neighbours; the left one survives."""

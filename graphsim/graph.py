@@ -111,11 +111,12 @@ class Graph:
     """Ops in program order over tensors; immutable, checked on construction.
 
     Program order is a topological order. Tensors that no op writes are *sources*: they are live
-    from the start. Sources of a resident role, and every tensor in *outputs*, live to the end.
+    from the start to their last use. Sources of a resident role, and every tensor in *outputs*,
+    live to the end.
 
     Raises:
         GraphError: a name stands twice, a tensor is read before it is written, written twice, or
-            its storage does not exist.
+            its storage does not exist (yet); a size is negative or astronomical.
     """
 
     def __init__(
@@ -165,7 +166,7 @@ class Graph:
         """The networkx view: a node per op, an edge per dependence, built once.
 
         Node attributes are the fields of `Op`. Edge attributes: ``tensors`` (names that flow),
-        ``bytes`` (their storages' size), ``order`` (True if the edge only orders a mutation
+        ``bytes`` (their size), ``order`` (True if the edge only orders a mutation
         after the readers of the old value).
         """
         from graphsim.interchange import to_networkx
@@ -199,15 +200,10 @@ class Graph:
 
 def _check(graph: Graph) -> None:
     tensors = graph.tensors
-    for tensor in tensors.values():
-        base = tensors.get(tensor.base)
-        if base is None or base.storage:
-            raise GraphError(f"tensor '{tensor.name}': '{tensor.storage}' is not a tensor that owns its storage")
-        if any(extent < 0 for extent in tensor.shape):
-            raise GraphError(f"tensor '{tensor.name}' has a negative extent in shape {tensor.shape}")
+    written = {name for op in graph.ops for name in op.outputs}
+    _check_tensors(tensors, written)
     if sum(t.nbytes for t in tensors.values()) + sum(op.workspace for op in graph.ops) > MAX_BYTES:
         raise GraphError(f"the tensors of the graph have more than {MAX_BYTES:,} bytes in total")
-    written = {name for op in graph.ops for name in op.outputs}
     ready = {name for name in tensors if name not in written}
     names: set[str] = set()
     for op in graph.ops:
@@ -220,7 +216,20 @@ def _check(graph: Graph) -> None:
             raise GraphError(f"output '{name}' is not a tensor of the graph")
 
 
+def _check_tensors(tensors: Mapping[str, Tensor], written: set[str]) -> None:
+    for tensor in tensors.values():
+        base = tensors.get(tensor.base)
+        if base is None or base.storage:
+            raise GraphError(f"tensor '{tensor.name}': '{tensor.storage}' is not a tensor that owns its storage")
+        if base.name in written and tensor.name not in written:
+            raise GraphError(f"no op writes tensor '{tensor.name}', but one writes its storage '{base.name}'")
+        if any(extent < 0 for extent in tensor.shape):
+            raise GraphError(f"tensor '{tensor.name}' has a negative extent in shape {tensor.shape}")
+
+
 def _check_op(op: Op, tensors: Mapping[str, Tensor], written: set[str], ready: set[str]) -> None:
+    if op.workspace < 0:
+        raise GraphError(f"op '{op.name}' has a negative workspace")
     for name in op.inputs:
         if name not in ready:
             why = "only written later" if name in written else "unknown"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -15,6 +16,9 @@ from graphsim.units import ITEMSIZE
 
 FORMAT = "graphsim/1"
 """Version of the JSON form; a reader refuses others."""
+
+MAX_DIMENSIONS = 64
+"""As many as numpy and PyTorch know."""
 
 
 def to_networkx(graph: Graph) -> nx.DiGraph:
@@ -121,7 +125,7 @@ def _op(node: Mapping[str, Any]) -> Op:
         values[key] = _names(values[key], key)
     for key in ("workspace", "flops", "moved"):
         _whole(values[key], key)
-    if not isinstance(values["time"], int | float) or not values["time"] >= 0:
+    if not _is_cost(values["time"]):
         raise ValueError(f"op '{name}': time must be a number >= 0")
     _table(values["attributes"], "attributes")
     return Op(name=name, **{**values, "phase": Phase(values["phase"])})
@@ -129,6 +133,8 @@ def _op(node: Mapping[str, Any]) -> Op:
 
 def _tensor(entry: Mapping[str, Any]) -> Tensor:
     name = _text(entry["name"], "name")
+    if len(entry["shape"]) > MAX_DIMENSIONS:
+        raise ValueError(f"tensor '{name}' has more than {MAX_DIMENSIONS} dimensions")
     shape = tuple(_whole(extent, "extent") for extent in entry["shape"])
     if _text(entry["dtype"], "dtype") not in ITEMSIZE:
         raise ValueError(f"tensor '{name}': unknown dtype '{entry['dtype']}'")
@@ -153,6 +159,10 @@ def _whole(value: Any, key: str) -> int:
     return value
 
 
+def _is_cost(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 <= value <= sys.float_info.max
+
+
 def _table(value: Any, key: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise TypeError(f"'{key}' must be an object, not {value!r:.40}")
@@ -162,8 +172,9 @@ def _table(value: Any, key: str) -> dict[str, Any]:
 def _plain_dag(data: Mapping[str, Any]) -> nx.DiGraph:
     edges = "links" if "links" in data and "edges" not in data else "edges"
     try:
+        _table(data.get("graph", {}), "graph")
         return nx.node_link_graph({"directed": True, "multigraph": False, **data}, edges=edges)
-    except (KeyError, TypeError, ValueError, nx.NetworkXError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, nx.NetworkXError) as error:
         raise GraphError(f"not a node-link graph: {error!r}") from None
 
 
@@ -176,7 +187,7 @@ def from_networkx(dag: nx.DiGraph, *, size: str = "bytes", time: str = "time") -
     if not dag.is_directed() or not nx.is_directed_acyclic_graph(dag):
         raise GraphError("the graph is not a directed acyclic graph")
     order = dag.graph.get("order") or list(nx.topological_sort(dag))
-    if not isinstance(order, list) or len(order) != len(dag) or set(order) != set(dag):
+    if not isinstance(order, list) or not _same_members(order, dag):
         raise GraphError("graph attribute 'order' must list every node once")
     ops, tensors = [], []
     for node in order:
@@ -184,9 +195,16 @@ def from_networkx(dag: nx.DiGraph, *, size: str = "bytes", time: str = "time") -
         nbytes, cost = data.get(size), data.get(time, 0)
         if type(nbytes) is not int or nbytes < 0:
             raise GraphError(f"node '{node}' needs an integer attribute '{size}' >= 0, not {nbytes!r:.60}")
-        if not isinstance(cost, int | float) or not cost >= 0:
-            raise GraphError(f"node '{node}' needs a number '{time}' >= 0, not {cost!r}")
+        if not _is_cost(cost):
+            raise GraphError(f"node '{node}' needs a number '{time}' >= 0, not {cost!r:.60}")
         inputs = tuple(str(before) for before in dag.predecessors(node))
         ops.append(Op(name=str(node), kind="node", inputs=inputs, outputs=(str(node),), time=float(cost)))
         tensors.append(Tensor(str(node), (nbytes,), "uint8"))
     return Graph(ops, tensors, name=str(dag.graph.get("name", "")))
+
+
+def _same_members(order: list[Any], dag: nx.DiGraph) -> bool:
+    try:
+        return len(order) == len(dag) and set(order) == set(dag)
+    except TypeError:  # something that cannot be a node, as it has no hash
+        return False

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from graphsim.errors import LayoutError
-from graphsim.index import NOTHING, Ints
+from graphsim.index import Ints
 from graphsim.trace import Trace
 
 
@@ -49,31 +47,28 @@ def validate(trace: Trace, layout: Layout) -> None:
     Raises:
         LayoutError: names the two blocks, or the event where the sums are wrong.
     """
-    if len(layout.address) != len(trace.nbytes) or len(layout.used) != trace.events_count:
+    blocks, events = len(trace.nbytes), trace.events_count
+    lengths = [len(column) for column in (layout.address, layout.segment, layout.used, layout.reserved)]
+    if lengths != [blocks, blocks, events, events]:
         raise LayoutError("the layout is not one of this trace: lengths differ")
     if (layout.address < 0).any():
         raise LayoutError(f"block {int(layout.address.argmin())} has no place")
     live: dict[int, list[tuple[int, int, int]]] = {}
     in_use = 0
     for number, event in enumerate(trace.events()):
-        blocks = live.setdefault(int(layout.segment[event.block]), [])
+        here = live.setdefault(int(layout.segment[event.block]), [])
         begin = int(layout.address[event.block])
         span = (begin, begin + event.nbytes, event.block)
         if event.kind == "free":
-            blocks.remove(span)
+            here.remove(span)
             in_use -= event.nbytes
         else:
-            for other_begin, other_end, other in blocks:
+            for other_begin, other_end, other in here:
                 if begin < other_end and other_begin < span[1]:
                     raise LayoutError(f"event {number}: block {event.block} overlaps live block {other}")
-            blocks.append(span)
+            here.append(span)
             in_use += event.nbytes
         if not in_use <= layout.used[number] <= layout.reserved[number]:
             raise LayoutError(
                 f"event {number}: {in_use} bytes live, {layout.used[number]} used, {layout.reserved[number]} reserved"
             )
-
-
-def death_time(trace: Trace) -> Ints:
-    """Return the event at which each block is gone: its free, or the end of the trace."""
-    return np.where(trace.free == NOTHING, trace.events_count, trace.free)

@@ -191,4 +191,4 @@ def simulate(graph: Graph, schedule: Schedule | None = None, *, policy: Policy =
     """
     if policy not in POLICIES:
         raise UnknownNameError("policy", str(policy), POLICIES)
-    return Simulation(graph, schedule or Schedule.of(graph), policy)
+    return Simulation(graph, Schedule.of(graph) if schedule is None else schedule, policy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 from graphsim.errors import UnknownNameError, UsageError
 
@@ -23,8 +24,7 @@ ITEMSIZE: dict[str, int] = {
 
 FLOATING = frozenset({"float8", "float16", "bfloat16", "float32", "float64"})
 
-_BINARY = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)(B?)\s*", re.IGNORECASE)
+_SIZE = re.compile(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*(?:([KMGT])(i?))?(B?)\s*", re.IGNORECASE | re.ASCII)
 
 
 def itemsize(dtype: str) -> int:
@@ -51,9 +51,9 @@ def parse_bytes(text: str) -> int:
     if not match:
         raise UsageError(f"'{text[:80]}' is not a size; write for example 8GiB, 512MiB or 1000000")
     number, prefix, binary, unit = match.groups()
-    decimal = bool(unit) and not binary and bool(prefix)
-    scale = 1000 ** "KMGT".index(prefix.upper()) * 1000 if decimal else _BINARY[prefix.upper()]
-    return int(float(number) * scale)
+    power = "KMGT".index(prefix.upper()) + 1 if prefix else 0
+    scale = (1000 if unit and not binary else 1024) ** power
+    return int(Fraction(number) * scale)
 
 
 def format_count(count: int) -> str:

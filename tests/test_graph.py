@@ -31,6 +31,9 @@ X, Y = Tensor("x", (2,)), Tensor("y", (2,))
         ([Op("a", "n", (), ("v",))], [X, Tensor("v", (2,), storage="x")], "without reading it"),
         ([Op("a", "n", (), mutates=("x",))], [X], "mutates 'x' without reading it"),
         ([], [Tensor("x", (-1,))], "negative"),
+        ([Op("a", "n", workspace=-1)], [], "negative workspace"),
+        ([Op("a", "n", (), ("x",))], [X, Tensor("v", (1,), storage="x")], "no op writes tensor 'v', but one writes"),
+        ([], [Tensor("x", (2**31, 2**31), "int64")], "bytes in total"),
     ],
 )
 def test_a_wrong_graph_is_refused_with_names(ops, tensors, words):

@@ -46,6 +46,8 @@ def test_used_is_at_least_live_and_reserved_at_least_used():
 def test_a_layout_of_another_trace_is_refused():
     with pytest.raises(LayoutError, match="lengths differ"):
         validate(TRACE, layout(0, 10))
+    with pytest.raises(LayoutError, match="lengths differ"):
+        validate(TRACE, layout(0, 10, 0, reserved=LIVE[:-1]))
 
 
 def test_fragmentation_is_the_share_of_the_reservation_that_is_never_used():

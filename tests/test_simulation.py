@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import graphsim as gs
-from graphsim.errors import UnknownNameError
+from graphsim.errors import ScheduleError, UnknownNameError
 from graphsim.simulation import ROLES
 from graphsim.strategies import STRATEGIES
 
@@ -55,6 +55,12 @@ def test_gradients_are_named_after_their_parameters():
     run = gs.simulate(step)
     names = {tensor.name for tensor in run.live_at(len(step.ops) - 1) if tensor.role == "gradients"}
     assert {"conv1.weight.grad", "head.bias.grad"} <= names
+
+
+def test_an_empty_schedule_is_not_program_order():
+    graph = gs.Graph([gs.Op("a", "n", (), ("x",))], [gs.Tensor("x", (2,))])
+    with pytest.raises(ScheduleError, match="never executes op 'a'"):
+        _ = gs.simulate(graph, gs.Schedule.of(graph, [])).peak
 
 
 def test_an_unknown_policy_is_named():

@@ -22,13 +22,15 @@ from graphsim.units import format_bytes, format_count, format_number, itemsize, 
         ("1.5KiB", 1536),
         ("1.5kB", 1500),
         ("100B", 100),
+        ("9007199254740993", 2**53 + 1),
+        ("0.1GB", 10**8),
     ],
 )
 def test_sizes_are_read_as_people_write_them(text, nbytes):
     assert parse_bytes(text) == nbytes
 
 
-@pytest.mark.parametrize("text", ["", "GiB", "-3", "8 parsecs", "1e9", "8GiBs"])
+@pytest.mark.parametrize("text", ["", "GiB", "-3", "8 parsecs", "1e9", "8GiBs", "9" * 400, "٣GiB", "8iB"])
 def test_what_is_no_size_is_refused(text):
     with pytest.raises(UsageError, match="not a size"):
         parse_bytes(text)

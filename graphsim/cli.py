@@ -61,6 +61,9 @@ def peak(
     policy: Annotated[
         str, typer.Option(help="eager (when PyTorch lets go) or liveness (right after the last use).")
     ] = "eager",
+    allocator: Annotated[
+        str, typer.Option(help="What it would reserve: exact, cupy or torch.", show_default="none")
+    ] = "",
     mode: Annotated[str, typer.Option(help="train, evaluation (no update) or inference (no_grad).")] = "train",
     accumulation: Annotated[int, typer.Option(help="Micro-batches per optimizer step.")] = 1,
     zero_grad: Annotated[
@@ -97,9 +100,9 @@ def peak(
     if spec.endswith(".json"):
         if overrides:
             raise UsageError(f"{spec} is a graph, not a spec: it has no params to set")
-        report = report_step(load(spec), policy=policy)  # type: ignore[arg-type]
+        report = report_step(load(spec), policy=policy, allocator=allocator)  # type: ignore[arg-type]
     else:
-        report = peak_report(load(spec, **overrides), training, policy=policy)  # type: ignore[arg-type]
+        report = peak_report(load(spec, **overrides), training, policy=policy, allocator=allocator)  # type: ignore[arg-type]
     reporter = REPORTERS["json"]() if as_json else REPORTERS["text"](width=_width(), color=_color())
     sys.stdout.write(reporter(report))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from graphsim.allocators import ALLOCATORS
 from graphsim.folk import Counts, folk_bytes
 from graphsim.graph import Graph, Phase, Role
 from graphsim.liveness import Policy
@@ -36,6 +37,9 @@ class StepReport:
         ops: number of ops that run.
         timeline: live bytes over time, the maximum in each of at most 240 equal stretches of ops.
         timeline_phase: the phase in which each stretch begins.
+        reserved_peak_bytes: what the allocator holds from the device at most, if one was asked for;
+            the step begins with it holding only what is resident.
+        fragmentation: share of that reservation that no block ever needed.
     """
 
     peak_bytes: int
@@ -49,6 +53,8 @@ class StepReport:
     ops: int
     timeline: tuple[int, ...]
     timeline_phase: tuple[str, ...]
+    reserved_peak_bytes: int | None = None
+    fragmentation: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,7 @@ class Report:
     target: str
     policy: str
     mode: str
+    allocator: str
     parameters: int
     parameter_bytes: int
     buffer_bytes: int
@@ -86,13 +93,21 @@ class Report:
         return json.dumps({"schema": SCHEMA, **data}, indent=2)
 
 
-def peak(graph: Graph, training: Training | None = None, *, policy: Policy = "eager", **options: Any) -> Report:
+def peak(
+    graph: Graph,
+    training: Training | None = None,
+    *,
+    policy: Policy = "eager",
+    allocator: str = "",
+    **options: Any,
+) -> Report:
     """Return the report of a training step of the forward *graph*.
 
     Args:
         graph: as `load` returns it.
         training: how it is trained; or give the fields of `Training` as keywords.
         policy: 'eager' (when PyTorch eager releases tensors) or 'liveness' (right after last use).
+        allocator: a name of `allocators.ALLOCATORS`, to learn what it would reserve; empty: none.
 
     Raises:
         GraphSimError: an option is wrong, or the graph cannot be trained.
@@ -100,17 +115,17 @@ def peak(graph: Graph, training: Training | None = None, *, policy: Policy = "ea
     chosen = chosen_training(training, options)
     steady = simulate(training_step(graph, chosen), policy=policy)
     first = simulate(training_step(graph, chosen, first=True), policy=policy) if chosen.mode == "train" else steady
-    return _report(graph, chosen, first, steady)
+    return _report(graph, chosen, first, steady, allocator)
 
 
-def report_step(graph: Graph, *, policy: Policy = "eager") -> Report:
+def report_step(graph: Graph, *, policy: Policy = "eager", allocator: str = "") -> Report:
     """Return the report of a *graph* that is a whole step already, simulated as it stands."""
     run = simulate(graph, policy=policy)
     options = {**Training().as_dict(), **dict(graph.attributes.get("training", {}))}
-    return _report(graph, Training(**options), run, run)
+    return _report(graph, Training(**options), run, run, allocator)
 
 
-def _report(graph: Graph, training: Training, first: Simulation, steady: Simulation) -> Report:
+def _report(graph: Graph, training: Training, first: Simulation, steady: Simulation, allocator: str) -> Report:
     step = steady.graph
     sources = [t for t in step.tensors.values() if not t.storage]
     count = {role: sum(t.size for t in sources if t.role is role) for role in Role}
@@ -133,14 +148,15 @@ def _report(graph: Graph, training: Training, first: Simulation, steady: Simulat
         target=training.target,
         policy=steady.policy,
         mode=training.mode,
+        allocator=allocator,
         parameters=count[Role.PARAMETER],
         parameter_bytes=nbytes[Role.PARAMETER],
         buffer_bytes=nbytes[Role.BUFFER],
         input_bytes=nbytes[Role.INPUT],
         activations=counts.activations,
         ops=len(step.ops),
-        first=_step_report(first),
-        steady=_step_report(steady),
+        first=_step_report(first, allocator),
+        steady=_step_report(steady, allocator),
         folk=folk_bytes(counts),
         provenance={
             "graphsim": __version__,
@@ -150,7 +166,8 @@ def _report(graph: Graph, training: Training, first: Simulation, steady: Simulat
     )
 
 
-def _step_report(run: Simulation) -> StepReport:
+def _step_report(run: Simulation, allocator: str) -> StepReport:
+    layout = ALLOCATORS[allocator]()(run.trace) if allocator else None
     if not len(run.schedule):
         resident = run.live_ranges.peak
         return StepReport(resident, "", "", "", {}, resident, run.by_role(0), (), 0, (), ())
@@ -169,6 +186,8 @@ def _step_report(run: Simulation) -> StepReport:
         ops=len(run.schedule),
         timeline=tuple(int(run.timeline[stretch].max()) for stretch in stretches),
         timeline_phase=tuple(str(run.phases[int(stretch[0])]) for stretch in stretches),
+        reserved_peak_bytes=layout.reserved_peak if layout else None,
+        fragmentation=layout.fragmentation if layout else None,
     )
 
 

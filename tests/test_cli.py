@@ -85,6 +85,15 @@ def test_inference_mode_needs_less_than_training():
     assert infer["steady"]["peak_bytes"] < train["steady"]["peak_bytes"]
 
 
+@pytest.mark.parametrize("name", ["exact", "cupy", "torch"])
+def test_an_allocator_adds_what_it_reserves(name):
+    done = graphsim("peak", "lenet5", "--allocator", name, "--json")
+    step = json.loads(done.stdout)["steady"]
+    assert step["reserved_peak_bytes"] >= step["peak_bytes"]
+    assert 0 <= step["fragmentation"] < 1
+    assert f"reserved by the {name} allocator" in graphsim("peak", "lenet5", "--allocator", name).stdout
+
+
 def test_a_networkx_graph_file_is_simulated_as_it_stands(tmp_path: Path):
     dag = nx.DiGraph([("a", "b"), ("b", "c")])
     nx.set_node_attributes(dag, {"a": 10, "b": 20, "c": 5}, "bytes")
@@ -133,6 +142,7 @@ def test_help_has_examples_and_version_prints_the_version():
         (("peak", "lenet5", "--device", "a100"), "a100-80g"),
         (("peak", "lenet5", "--policy", "lazy"), "eager"),
         (("peak", "lenet5", "--mode", "trian"), "'train'"),
+        (("peak", "lenet5", "--allocator", "tourch"), "'torch'"),
         (("peak", "lenet5", "--zero-grad", "never"), "before-forward"),
         (("peak", "lenet5", "--accumulation", "0"), "accumulation"),
         (("peak", "lenet5", "--batch", "0"), "at least 1"),

@@ -82,6 +82,11 @@ def _headline(report: Report) -> RenderableType:
         first = report.first
         where = f" in {first.peak_phase}" if first.peak_phase else ""
         lines.append(f"  step 1, which creates the optimizer states: {format_bytes(first.peak_bytes)}{where}\n")
+    if step.reserved_peak_bytes is not None:
+        lines.append(
+            f"  reserved by the {report.allocator} allocator: {format_bytes(step.reserved_peak_bytes)}, "
+            f"of which {step.fragmentation:.1%} never in use\n"
+        )
     peaks = ", ".join(f"{phase} {format_bytes(size)}" for phase, size in step.phase_peak_bytes.items())
     if peaks:
         lines.append(f"  peak of each phase: {peaks}\n")

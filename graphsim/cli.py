@@ -36,8 +36,10 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 
 @app.command(
-    epilog="Examples:  graphsim peak gpt2 --batch 8 --seq 1024 --optimizer adamw  |  "
-    "graphsim peak specs/vgg16.toml --target cpu --json  |  graphsim peak gpt2 --set layers=24 --set width=1024"
+    epilog="Examples:\n\n"
+    "graphsim peak gpt2 --batch 8 --seq 1024 --optimizer adamw\n\n"
+    "graphsim peak specs/vgg16.toml --target cpu --json\n\n"
+    "graphsim peak gpt2 --set layers=24 --set width=1024 --set heads=16 --precision amp-bf16"
 )
 def peak(
     spec: Annotated[str, typer.Argument(help="A spec file, a shipped spec's name, or a graph's .json file.")],

@@ -11,6 +11,7 @@ from math import prod
 from graphsim.graph import Tensor
 from graphsim.ops.kind import Attribute, Attributes, Kind, Parameter, ShapeError, Signature
 from graphsim.ops.tape import Gradients, Tape, Type, refines
+from graphsim.units import itemsize
 
 Owned = Mapping[str, Tensor]
 Shape = tuple[int, ...]
@@ -114,7 +115,8 @@ def expand(tape: Tape, x: Tensor, shape: Shape) -> Tensor:
 
 def mean(tape: Tape, x: Tensor, shape: Shape) -> Tensor:
     """Average over the dimensions that *shape* lacks or has as 1; backward divides the expanded gradient."""
-    y = tape.emit("mean", (x,), Type(shape, x.dtype), flops=x.size)
+    result = Type(shape, x.dtype)
+    y = tape.emit("mean", (x,), result, flops=x.size, workspace=mean_workspace(tape, x, result))
 
     def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
         (grad,) = grads
@@ -122,6 +124,18 @@ def mean(tape: Tape, x: Tensor, shape: Shape) -> Tensor:
 
     tape.differentiate((x,), (y,), (), backward)
     return y
+
+
+def mean_workspace(tape: Tape, x: Tensor, result: Type) -> int:
+    """Return the scratch bytes of a mean: on the CPU a sum, and its division by a number that is made a tensor.
+
+    There, 16-bit operands are summed in fp32 copies (aten/src/ATen/native/ReduceOps.cpp, mean_out).
+    """
+    if tape.target != "cpu":
+        return 0
+    if itemsize(x.dtype) >= 4:
+        return 8 + itemsize(x.dtype)
+    return 4 * result.size + max(4 * x.size, 8 + 4)
 
 
 def pad(tape: Tape, x: Tensor, shape: Shape) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from graphsim.graph import Role, Tensor
+from graphsim.ops.shape import mean_workspace
 from graphsim.ops.tape import Tape, Type
 from graphsim.units import itemsize
 
@@ -97,14 +98,9 @@ class Update:
         return list(self.tape.emit_many(kind, inputs, types, role=Role.TEMPORARY, workspace=workspace))
 
     def mean(self, type_: Type, tensor: Tensor) -> Tensor:
-        """Return the mean of *tensor*: on the CPU a sum divided by a number, in fp32 copies of 16-bit operands.
-
-        Source: aten/src/ATen/native/ReduceOps.cpp, mean_out.
-        """
-        workspace = self._wrapped(type_.dtype)
-        if self.tape.target == "cpu" and itemsize(type_.dtype) < 4:
-            workspace = 4 * type_.size + max(4 * tensor.size, self._wrapped("float32"))
-        return self.tape.emit("mean", (tensor,), type_, role=Role.TEMPORARY, workspace=workspace)
+        """Return the mean of *tensor* over the dimensions that *type_* has as 1."""
+        workspace = mean_workspace(self.tape, tensor, type_)
+        return self.tape.emit("mean", (tensor,), type_, role=Role.TEMPORARY, flops=tensor.size, workspace=workspace)
 
     def _wrapped(self, dtype: str) -> int:
         """Bytes of a number operand: a double tensor and its cast (c10 wrapped_scalar_tensor, TensorIterator)."""

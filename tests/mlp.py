@@ -23,6 +23,7 @@ layers = [
   "relu",
   { op = "linear", out = 300 },
   "gelu",
+  { op = "dropout", p = 0.1 },
   { op = "linear", out = 10 },
   { op = "cross_entropy", with = "label" },
 ]
@@ -44,8 +45,8 @@ def simulated(**options: object) -> tuple[dict[str, Measured], dict[str, Measure
     return tuple(phases(first=first, **options) for first in (True, False))  # type: ignore[return-value]
 
 
-def phases(*, first: bool, **options: object) -> dict[str, Measured]:
-    step = gs.training_step(graph_of(), first=first, target="cpu", **options)
+def phases(*, first: bool, spec: str = SPEC, **options: object) -> dict[str, Measured]:
+    step = gs.training_step(graph_of(spec), first=first, target="cpu", **options)
     sim = gs.simulate(step)
     return {name: Measured(peak, sim.phase_end_bytes(Phase(name))) for name, peak in sim.phase_peaks().items()}
 
@@ -53,21 +54,36 @@ def phases(*, first: bool, **options: object) -> dict[str, Measured]:
 def model():
     from torch import nn
 
-    return nn.Sequential(nn.Linear(40, 200), nn.ReLU(), nn.Linear(200, 300), nn.GELU(), nn.Linear(300, 10))
+    wide = nn.Linear(200, 300), nn.GELU(), nn.Dropout(0.1)
+    return nn.Sequential(nn.Linear(40, 200), nn.ReLU(), *wide, nn.Linear(300, 10))
+
+
+def example(dtype=None):
+    """Return (module, input, labels)."""
+    import torch
+
+    return model().to(dtype), torch.randn(96, 40, dtype=dtype), torch.randint(0, 10, (96,))
 
 
 def trained(
-    optimizer, *, accumulation=1, zero_grad="before-forward", set_to_none=True, forward=None, dtype=None, scaler=None
+    optimizer,
+    *,
+    example=example,
+    accumulation=1,
+    zero_grad="before-forward",
+    set_to_none=True,
+    forward=None,
+    dtype=None,
+    scaler=None,
 ) -> tuple[dict[str, Measured], dict[str, Measured]]:
     """Return (peak, end) of each phase of the first two steps of a real training loop."""
     import torch
     from torch.profiler import record_function
 
     def run():
-        net = model().to(dtype)
+        net, x, label = example(dtype)
         opt = optimizer(net.parameters())
         scale = scaler() if scaler else None
-        x, label = torch.randn(96, 40, dtype=dtype), torch.randint(0, 10, (96,))
         loss_of = forward or (lambda net, x, label: torch.nn.functional.cross_entropy(net(x), label))
         for step in range(2):
             for micro in range(accumulation):

@@ -46,6 +46,45 @@ def test_autocast_casts_each_weight_once_per_forward_and_lets_go_on_exit(accumul
     assert_equal(ours, mlp.trained(sgd, forward=autocast(torch.bfloat16), accumulation=accumulation))
 
 
+CONVOLUTIONS = """
+[inputs]
+x = { shape = [8, 3, 32, 32] }
+label = { shape = [8], dtype = "int64" }
+[model]
+layers = [
+  { op = "conv2d", out = 16, kernel = 3, padding = 1 },
+  "batch_norm",
+  "relu",
+  { op = "conv2d", out = 32, kernel = 3, padding = 1, bias = false },
+  "batch_norm",
+  "relu",
+  { op = "adaptive_avg_pool", size = 1 },
+  "flatten",
+  { op = "linear", out = 10 },
+  { op = "cross_entropy", with = "label" },
+]
+"""
+
+
+def convolutions(dtype=None):
+    from torch import nn
+
+    first = nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()
+    second = nn.Conv2d(16, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU()
+    net = nn.Sequential(*first, *second, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+    return net.to(dtype), torch.randn(8, 3, 32, 32, dtype=dtype), torch.randint(0, 10, (8,))
+
+
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN leaves bf16 to native kernels")
+@pytest.mark.parametrize("precision", ["amp-bf16", "bf16"])
+def test_batch_norm_keeps_fp32_statistics_only_if_its_parameters_are_fp32(precision):
+    pure = precision == "bf16"
+    options = {"dtype": torch.bfloat16} if pure else {"forward": autocast(torch.bfloat16)}
+    ours = mlp.simulated(spec=CONVOLUTIONS, optimizer="sgd", precision=precision)
+    with torch.backends.mkldnn.flags(enabled=True):
+        assert_equal(ours, mlp.trained(sgd, example=convolutions, **options))
+
+
 @pytest.mark.parametrize("form", ["forloop", "fused"])
 def test_loss_scaling_holds_scalars_only(form):
     def optimizer(params):

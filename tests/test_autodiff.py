@@ -209,6 +209,12 @@ def test_frozen_parameters_have_no_gradient():
     assert sorted(gradients) == ["0.weight", "2.weight", "4.weight"]
 
 
+def test_only_what_needs_a_gradient_costs_a_product():
+    assert kinds(Network(chain)).count("mm") == 3  # two weights and what is between them, not the input
+    assert kinds(Network(chain, frozen=(0,))).count("mm") == 1
+    assert kinds(Network(chain, frozen=(1,))).count("mm") == 2
+
+
 def test_a_second_backward_accumulates_in_place():
     tape, _, gradients = record(Network(chain))
     before = dict(gradients)

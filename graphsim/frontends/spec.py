@@ -12,6 +12,7 @@ from graphsim.frontends.expression import Value
 from graphsim.graph import Graph
 
 MAX_FILE = 2**20
+MAX_DOTS = 200
 
 
 def load_spec(source: str | Path, **overrides: Value) -> Graph:
@@ -68,6 +69,9 @@ def find_spec(source: str | Path) -> Path:
 
 def parse_spec(text: str, where: str = "spec", **overrides: Value) -> Graph:
     """Return the forward graph of the spec *text*; *where* names it in errors."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.count(".") > MAX_DOTS:  # the parser takes time in the square of a dotted key's depth
+            raise SpecError(f"not TOML we read: line {number} has more than {MAX_DOTS} dots", where)
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -11,8 +11,8 @@ from graphsim.frontends.builder import Builder
 from graphsim.frontends.expression import Value
 from graphsim.graph import Graph
 
-MAX_FILE = 2**20
-MAX_DOTS = 200
+MAX_FILE = 2**18
+MAX_DOTS = 40
 
 
 def load_spec(source: str | Path, **overrides: Value) -> Graph:

@@ -205,6 +205,7 @@ BOMBS = {
         inputs.x.shape = [1]
         model.layers = [{ op = "relu", repeat = 20001 }]
         """,
+    "many deep dotted keys": "\n".join(f"k{i}" + ".a" * 39 + " = 1" for i in range(2_900)),
     "a file of two megabytes": "# " + "x" * 2**21,
 }
 

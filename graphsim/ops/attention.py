@@ -19,6 +19,10 @@ from graphsim.units import itemsize
 
 KERNELS = ("sdpa", "math", "flash", "efficient", "eager")
 
+SOFTMAX = ("cast", "fp32", "plain")
+"""How eager attention takes its softmax: in the scores' dtype, cast to the values' (GPT-2); in fp32, cast back
+(Llama, ViT); in the scores' dtype (BERT, T5)."""
+
 THREADS = 2
 """Threads whose tiles are counted in the CPU flash kernel."""
 
@@ -102,22 +106,28 @@ def math_attention(
 ) -> Tensor:
     """The composed kernel: aten/src/ATen/native/transformers/attention.cpp, _scaled_dot_product_attention_math.
 
-    Queries and keys are scaled before their product, the mask is added in place; the scaled queries
-    and the mask are locals of the function.
+    16-bit operands are computed in fp32. Queries and keys are scaled before their product, the mask is
+    added in place; operands in fp32, scaled queries, repeated keys and values, and the mask are locals.
+    The weights are returned too, in the operands' dtype, and dropped.
     """
-    q_scaled = _keep_layout(tape, q, unary(tape, "mul_scalar", q, saves="nothing"))
-    if causal:
-        size = Type((q.shape[2], k.shape[2]))
-        mask = tape.emit("causal_mask", (), Type(size.shape, q.dtype), workspace=size.size)
-    k_scaled = _keep_layout(tape, k, unary(tape, "mul_scalar", k, saves="nothing"))
-    scores = _unfolded(tape, bmm(tape, _folded(tape, q_scaled), _folded(tape, k_scaled), transpose_b=True))
-    if mask is not None:
-        scores = _add_mask(tape, scores, mask)
-    rows = scores.size // scores.shape[-1]
-    weights = softmax(tape, scores, workspace=scores.size + rows)  # rows without any finite score become zeros
-    weights = tape.to(dropout(tape, weights, p), v.dtype)
-    result = _unfolded(tape, bmm(tape, weights, _folded(tape, v)))
-    tape.hold([q_scaled, *([] if mask is None else [mask])])
+    dtype = q.dtype
+    wide = [_keep_layout(tape, x, tape.to(x, "float32")) if itemsize(dtype) == 2 else x for x in (q, k, v)]
+    with tape.without_autocast():
+        q_scaled = _keep_layout(tape, wide[0], unary(tape, "mul_scalar", wide[0], saves="nothing"))
+        if causal:
+            size = Type((q.shape[2], k.shape[2]))
+            mask = tape.emit("causal_mask", (), Type(size.shape, q_scaled.dtype), workspace=size.size)
+        keys, values = (repeat_keys(tape, x, q.shape[1] // k.shape[1]) for x in wide[1:])
+        k_scaled = _keep_layout(tape, keys, unary(tape, "mul_scalar", keys, saves="nothing"))
+        scores = _unfolded(tape, bmm(tape, _folded(tape, q_scaled), _folded(tape, k_scaled), transpose_b=True))
+        if mask is not None:
+            scores = _add_mask(tape, scores, mask)
+        rows = scores.size // scores.shape[-1]
+        weights = softmax(tape, scores, workspace=scores.size + rows)  # rows without any finite score become zeros
+        weights = dropout(tape, weights, p)
+        dropped = tape.to(weights, dtype)
+        result = tape.to(_unfolded(tape, bmm(tape, weights, _folded(tape, values))), dtype)
+    tape.hold([q_scaled, *wide, keys, values, *([] if mask is None else [mask]), dropped])
     return result
 
 
@@ -142,9 +152,9 @@ def _add_mask(tape: Tape, scores: Tensor, mask: Tensor) -> Tensor:
 
 
 def eager_attention(
-    tape: Tape, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: bool, p: float
+    tape: Tape, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: bool, p: float, softmax_in: str
 ) -> Tensor:
-    """Attention composed in Python, as transformers' eager_attention_forward."""
+    """Attention composed in Python, as transformers' eager_attention_forward; *softmax_in* as in `SOFTMAX`."""
     times = q.shape[1] // k.shape[1]
     k, v = repeat_keys(tape, k, times), repeat_keys(tape, v, times)
     scores = scale(tape, _unfolded(tape, bmm(tape, _folded(tape, q), _folded(tape, k), transpose_b=True)))
@@ -152,17 +162,20 @@ def eager_attention(
         mask = _shared_causal_mask(tape, q, k)
     if mask is not None:
         scores = add(tape, scores, mask)
-    weights = tape.to(softmax(tape, scores), q.dtype)
+    weights = softmax(tape, scores, fp32=softmax_in == "fp32")
+    if softmax_in != "plain":
+        weights = tape.to(weights, v.dtype)
     weights = dropout(tape, weights, p)
     return _unfolded(tape, bmm(tape, weights, _folded(tape, v)))
 
 
 def _shared_causal_mask(tape: Tape, q: Tensor, k: Tensor) -> Tensor:
-    """The additive mask that the model makes once per forward pass and all its layers use."""
+    """The additive mask that the model makes once per forward pass, in its own dtype, and all its layers use."""
     shape = (q.shape[0], 1, q.shape[2], k.shape[2])
+    dtype = "float32" if tape.autocast else q.dtype
     key = f"causal mask {shape}"
     if key not in tape.shared:
-        size = Type(shape, q.dtype)
+        size = Type(shape, dtype)
         tape.shared[key] = tape.emit("causal_mask", (), size, workspace=size.size)
     return tape.shared[key]
 
@@ -174,8 +187,9 @@ def cpu_flash_attention(tape: Tape, q: Tensor, k: Tensor, v: Tensor, extra: Sequ
     """
     tile = 256 if q.shape[2] >= 768 else 64 if q.shape[2] >= 192 else 32
     tile, keys = min(tile, q.shape[2]), min(512, k.shape[2])
-    forward = THREADS * 4 * (tile * keys + 2 * tile + tile * q.shape[3])
-    backward = THREADS * 4 * 2 * tile * keys + 4 * tile
+    low = 2 if itemsize(q.dtype) == 2 else 0  # bytes of the second copy of a tile, for the product in 16 bit
+    forward = THREADS * (4 * (tile * keys + 2 * tile + tile * q.shape[3]) + low * tile * keys)
+    backward = THREADS * (4 + low) * 2 * tile * keys + 4 * tile
     return _fused(tape, "flash_attention", q, k, v, extra, q.shape[2], (), forward, backward)
 
 
@@ -198,16 +212,17 @@ def efficient_attention(tape: Tape, q: Tensor, k: Tensor, v: Tensor, extra: Sequ
     """Memory-efficient attention: aten/src/ATen/native/transformers/cuda/attention.cu, attention_backward.cu.
 
     Saves q, k, v, the output, the log-sum-exp of each row (rows rounded up to 32) in fp32, seed and
-    offset. Backward: one sum per row (delta), and in 16-bit formats a gradient of q in fp32.
+    offset. Backward: one sum per row (delta), and in 16-bit formats a gradient of q in fp32; in fp32
+    delta is the sum of a product of the output's size.
     """
     batch, heads, rows, width = q.shape
     rounded = -(-rows // 32) * 32
     delta = batch * heads * rows * 4
     accumulator = batch * heads * rows * width * 4 if itemsize(q.dtype) < 4 else 0
-    return _fused(
-        tape, "efficient_attention", q, k, v, extra, rounded, (Type((), "int64"), Type((), "int64")), 0,
-        delta + accumulator,
-    )  # fmt: skip
+    product = batch * heads * rows * width * 4 if itemsize(q.dtype) == 4 else 0
+    random_state = (Type((), "int64"), Type((), "int64"))
+    scratch = delta + max(accumulator, product)
+    return _fused(tape, "efficient_attention", q, k, v, extra, rounded, random_state, 0, scratch)
 
 
 def _fused(
@@ -256,33 +271,44 @@ def choose(tape: Tape, q: Tensor, kernel: str, *, mask: Tensor | None, p: float)
 
     Source: CPU: aten/src/ATen/native/transformers/sdp_utils_cpp.cpp (flash unless dropout, or a mask
     that is learned); CUDA: cuda/sdp_utils.cpp (flash: 16-bit, sm80 or later, no mask, head width up
-    to 256; then memory-efficient).
+    to 256; then memory-efficient, which lacks bf16 before sm80). On sm90 and sm100 with cuDNN 9.15.1 or later
+    PyTorch prefers cuDNN's kernel, which saves what flash attention saves.
     """
     if kernel != "sdpa":
         return kernel
     if tape.target == "cpu":
         learned = mask is not None and tape.requires_gradient(mask)
         return "math" if learned or (p > 0 and tape.training) else "flash"
-    flash = itemsize(q.dtype) == 2 and tape.capability >= (8, 0) and mask is None and q.shape[3] <= 256
-    return "flash" if flash else "efficient"
+    ampere = tape.capability >= (8, 0)
+    if itemsize(q.dtype) == 2 and ampere and mask is None and q.shape[3] <= 256:
+        return "flash"
+    return "math" if q.dtype == "bfloat16" and not ampere else "efficient"
 
 
 def attend(
-    tape: Tape, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, kernel: str, causal: bool, p: float
+    tape: Tape,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    *,
+    kernel: str,
+    causal: bool,
+    p: float,
+    softmax_in: str = "cast",
 ) -> Tensor:
     """softmax(q @ k.T / sqrt(D) + mask) @ v over heads (B, H, S, D) by *kernel* of `choose`."""
     times = q.shape[1] // k.shape[1]
     extra = () if mask is None else (mask,)
     if kernel == "eager":
-        return eager_attention(tape, q, k, v, mask, causal=causal, p=p)
+        return eager_attention(tape, q, k, v, mask, causal=causal, p=p, softmax_in=softmax_in)
     if kernel == "flash" and tape.target == "cpu":
         return cpu_flash_attention(tape, q, k, v, extra)
     if kernel == "flash":
         return cuda_flash_attention(tape, q, k, v)
-    k, v = repeat_keys(tape, k, times), repeat_keys(tape, v, times)
-    if kernel == "efficient":
-        return efficient_attention(tape, q, k, v, extra)
-    return math_attention(tape, q, k, v, mask, causal=causal, p=p)
+    if kernel == "math":
+        return math_attention(tape, q, k, v, mask, causal=causal, p=p)
+    return efficient_attention(tape, q, repeat_keys(tape, k, times), repeat_keys(tape, v, times), extra)
 
 
 # -- the op ----------------------------------------------------------------------------------------
@@ -345,7 +371,10 @@ def _lower(tape: Tape, inputs: Sequence[Tensor], owned: Mapping[str, Tensor], at
         q_heads, k_heads = rotate(tape, q_heads, k_heads)
     if kernel != "eager":
         q_heads, k_heads, v_heads = tape.low_precision(q_heads, k_heads, v_heads)
-    result = attend(tape, q_heads, k_heads, v_heads, mask, kernel=kernel, causal=attributes["causal"], p=p)
+    result = attend(
+        tape, q_heads, k_heads, v_heads, mask,
+        kernel=kernel, causal=attributes["causal"], p=p, softmax_in=attributes["softmax"],
+    )  # fmt: skip
     return merge_heads(tape, result)
 
 
@@ -360,6 +389,7 @@ KINDS: tuple[Kind, ...] = (
             Attribute("causal", "bool", False, "each position sees itself and those before"),
             Attribute("p", "float", 0.0, "dropout of the attention weights", maximum=1),
             Attribute("kernel", "name", "sdpa", "sdpa: PyTorch chooses; eager: composed in Python", choices=KERNELS),
+            Attribute("softmax", "name", "cast", "eager: dtype of the softmax", choices=SOFTMAX),
             Attribute("rotary", "bool", False, "rotary position embedding of queries and keys"),
         ),
         operands=(1, 4),

@@ -111,7 +111,11 @@ def mul(tape: Tape, a: Tensor, b: Tensor, *, inplace: bool = False) -> Tensor:
 
 
 def power(tape: Tape, x: Tensor) -> Tensor:
-    """x to a constant power; saves x. Backward: grad * (n * x^(n - 1)) in three kernels (FunctionsManual.cpp)."""
+    """x to a constant power; saves x. Backward: grad * (n * x^(n - 1)) in three kernels (FunctionsManual.cpp).
+
+    On autocast's fp32 list for CUDA.
+    """
+    (x,) = tape.full_precision(x)
     y = tape.emit("pow", (x,), like(x))
 
     def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:

@@ -17,13 +17,13 @@ THREADS = 2
 def layer_norm(tape: Tape, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     """Normalize each row of x (..., width). Saves input, weight, and mean and inverse deviation of each row.
 
-    Statistics are fp32 on CUDA. CPU: the backward kernel sums weight and bias gradients per thread
-    (aten/src/ATen/native/cpu/layer_norm_kernel.cpp). On autocast's fp32 list.
+    Statistics are fp32 on CUDA. CPU: they have the weight's dtype, and the backward kernel sums weight and
+    bias gradients per thread (aten/src/ATen/native/cpu/layer_norm_kernel.cpp). On autocast's fp32 list for CUDA.
     """
     (x,) = tape.full_precision(x)
     affine = [t for t in (weight, bias) if t is not None]
     rows = prod(x.shape[:-1])
-    statistics = Type((rows,), "float32" if tape.target == "cuda" else x.dtype)
+    statistics = Type((rows,), "float32" if tape.target == "cuda" else (weight or x).dtype)
     y, mean, deviation = tape.emit_many("layer_norm", (x, *affine), (like(x), statistics, statistics), flops=5 * x.size)
     saved = [x, mean, deviation] if weight is None else [x, weight, mean, deviation]
 

@@ -13,7 +13,7 @@ from graphsim.ops.tape import Gradients, Tape, Type
 
 def log_softmax(tape: Tape, x: Tensor) -> Tensor:
     """Logarithm of the softmax; saves its output. On autocast's fp32 list."""
-    (x,) = tape.full_precision(x)
+    (x,) = tape.full_precision(x, cpu=True)
     y = tape.emit("log_softmax", (x,), like(x), flops=5 * x.size)
 
     def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
@@ -62,7 +62,7 @@ def mse(tape: Tape, prediction: Tensor, wanted: Tensor) -> Tensor:
     The squares are written to a buffer, and again into the storage of the result, which is then
     resized to a scalar but keeps its bytes (aten/src/ATen/native/Loss.cpp, mse_loss_out).
     """
-    prediction, wanted = tape.full_precision(prediction, wanted)
+    prediction, wanted = tape.full_precision(prediction, wanted, cpu=True)
     squares = tape.emit(
         "mse_loss", (prediction, wanted), like(prediction), workspace=prediction.nbytes, flops=3 * prediction.size
     )
@@ -103,11 +103,13 @@ def _lower_cross_entropy(
     tape: Tape, inputs: Sequence[Tensor], owned: Mapping[str, Tensor], attributes: Attributes
 ) -> Tensor:
     logits, labels = inputs
-    if not attributes["shift"]:
-        return cross_entropy(tape, logits, labels)
-    padded, shifted = shift_labels(tape, labels)
-    loss = cross_entropy(tape, logits, shifted)
-    tape.hold([padded])
+    if attributes["upcast"]:
+        logits = tape.to(logits, "float32")
+    padded: list[Tensor] = []
+    if attributes["shift"]:
+        *padded, labels = shift_labels(tape, labels)
+    loss = cross_entropy(tape, logits, labels)
+    tape.hold([logits, *padded])
     return loss
 
 
@@ -120,7 +122,10 @@ KINDS = (
         "cross_entropy",
         _infer_cross_entropy,
         _lower_cross_entropy,
-        (Attribute("shift", "bool", False, "each position predicts the label of the next one"),),
+        (
+            Attribute("shift", "bool", False, "each position predicts the label of the next one"),
+            Attribute("upcast", "bool", False, "16-bit logits are cast to fp32 first (transformers' language models)"),
+        ),
         operands=(2, 2),
         about="mean cross-entropy of logits (..., classes) and integer labels (...)",
         source="aten/src/ATen/native/LossNLL.cpp",

@@ -40,10 +40,18 @@ def bmm(tape: Tape, a: Tensor, b: Tensor, *, transpose_b: bool = False) -> Tenso
     return y
 
 
-def softmax(tape: Tape, x: Tensor, *, workspace: int = 0) -> Tensor:
-    """Softmax over one dimension; saves its output. On autocast's fp32 list."""
-    (x,) = tape.full_precision(x)
-    y = tape.emit("softmax", (x,), like(x), workspace=workspace, flops=5 * x.size)
+def softmax(tape: Tape, x: Tensor, *, fp32: bool = False, workspace: int = 0) -> Tensor:
+    """Softmax over one dimension; saves its output. On autocast's fp32 list for CUDA.
+
+    If *fp32* (``dtype=torch.float32``) a 16-bit operand is cast first, but for fp16 on CUDA, where the
+    kernel itself does (aten/src/ATen/native/SoftMax.cpp).
+    """
+    fused = tape.target == "cuda" and x.dtype == "float16"
+    (x,) = tape.full_precision(x) if not (fp32 and fused) else (x,)
+    if fp32 and not fused:
+        x = tape.to(x, "float32")
+    out = Type(x.shape, "float32" if fp32 else x.dtype)
+    y = tape.emit("softmax", (x,), out, workspace=workspace, flops=5 * x.size)
 
     def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
         (grad,) = grads

@@ -314,6 +314,15 @@ class Tape:
         self.differentiate((tensor,), (result,), (), backward)
         return result
 
+    @contextmanager
+    def without_autocast(self) -> Iterator[None]:
+        """Run kernels inside of an op that autocast has cast as a whole."""
+        outer, self.autocast = self.autocast, None
+        try:
+            yield
+        finally:
+            self.autocast = outer
+
     def low_precision(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Cast floating inputs of a matmul-like op as autocast does; fp32 leaves are cast once.
 
@@ -326,9 +335,12 @@ class Tape:
             return tensors
         return tuple(self._cached_cast(t, dtype) if t.dtype in FLOATING else t for t in reversed(tensors))[::-1]
 
-    def full_precision(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Cast low-precision inputs of an op on autocast's fp32 list."""
-        if self.autocast is None or self.phase is not Phase.FORWARD:
+    def full_precision(self, *tensors: Tensor, cpu: bool = False) -> tuple[Tensor, ...]:
+        """Cast low-precision inputs of an op on autocast's fp32 list: CUDA's, and the CPU's if *cpu*.
+
+        Source: aten/src/ATen/autocast_mode.h and .cpp. The CPU's list has losses, but neither norms nor softmax.
+        """
+        if self.autocast is None or self.phase is not Phase.FORWARD or not (cpu or self.target == "cuda"):
             return tensors
         low = ("float16", "bfloat16")
         return tuple(self.to(t, "float32") if t.dtype in low else t for t in reversed(tensors))[::-1]

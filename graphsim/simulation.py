@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from graphsim.errors import UnknownNameError
 from graphsim.graph import Graph, Op, Phase, Role
@@ -75,9 +76,8 @@ class Simulation:
 
     @property
     def time(self) -> float:
-        """Sum of the costs of all executions."""
-        costs = np.array([op.time for op in self.graph.ops])
-        return float(costs[self.schedule.ops].sum())
+        """Sum of the costs of all executions, see `op_costs`."""
+        return float(op_costs(self.graph)[self.schedule.ops].sum())
 
     def op_at(self, execution: int) -> Op:
         """Return the op that *execution* runs."""
@@ -152,6 +152,12 @@ class Simulation:
     def _display_names(self) -> dict[str, str]:
         """A gradient is best known by its alias ``<parameter>.grad``."""
         return {t.storage: t.name for t in self.graph.tensors.values() if t.role is Role.GRADIENT and t.storage}
+
+
+def op_costs(graph: Graph) -> npt.NDArray[np.float64]:
+    """Return the cost of each op: its time, or its flops where no op of the graph has a time."""
+    times = np.array([op.time for op in graph.ops], dtype=np.float64)
+    return times if times.any() else np.array([op.flops for op in graph.ops], dtype=np.float64)
 
 
 def storage_roles(graph: Graph) -> list[str]:

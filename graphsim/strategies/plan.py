@@ -9,7 +9,7 @@ import numpy as np
 from graphsim.graph import Graph
 from graphsim.liveness import Policy
 from graphsim.schedule import Schedule
-from graphsim.simulation import simulate
+from graphsim.simulation import op_costs, simulate
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +21,9 @@ class Plan:
         budget: bytes that were asked for, if any.
         feasible: the peak is within the budget.
         peak_bytes: peak live bytes of the schedule.
-        time, base_time: cost of the schedule, and of executing every op once.
+        time, base_time: cost of the schedule, and of executing every op once (see `op_costs`).
         lower_bound: bytes that no schedule can do without.
-        proved_optimal: no schedule within the budget is cheaper.
+        proved_optimal: no schedule within the budget is cheaper (as no op runs twice).
         seconds: time that the search took.
     """
 
@@ -59,19 +59,17 @@ def judge(
         ScheduleError: the schedule does not respect the graph.
     """
     run = simulate(graph, schedule, policy=policy)
-    peak, bound = run.peak, lower_bound(graph)
-    time, base = run.time, sum(op.time for op in graph.ops)
-    feasible = budget is None or peak <= budget
+    feasible = budget is None or run.peak <= budget
     return Plan(
         schedule=schedule,
         strategy=strategy,
         budget=budget,
         feasible=feasible,
-        peak_bytes=peak,
-        time=time,
-        base_time=base,
-        lower_bound=bound,
-        proved_optimal=feasible and time == base,
+        peak_bytes=run.peak,
+        time=run.time,
+        base_time=float(op_costs(graph).sum()),
+        lower_bound=lower_bound(graph),
+        proved_optimal=feasible and not schedule.repeats.any(),
         seconds=seconds,
     )
 
@@ -80,18 +78,11 @@ def lower_bound(graph: Graph) -> int:
     """Return bytes that every schedule needs: what is resident, and all that one op touches at once."""
     index = graph.index
     resident = index.resident & (index.storage == np.arange(index.tensors))
-    always = int(index.nbytes[resident].sum())
-    least = always
-    for op in range(index.ops):
-        touched = np.concatenate(
-            [
-                index.input_tensor[index.input_start[op] : index.input_start[op + 1]],
-                index.output_tensor[index.output_start[op] : index.output_start[op + 1]],
-            ]
-        )
-        if index.hold[op]:
-            continue
-        storages = np.unique(index.storage[touched])
-        storages = storages[~resident[storages]]
-        least = max(least, always + int(index.nbytes[storages].sum()) + int(index.workspace[op]))
-    return least
+    op = np.concatenate([index.input_op, index.output_op])
+    storage = np.concatenate([index.input_storage, index.storage[index.output_tensor]])
+    counts = ~(resident[storage] | index.hold[op])
+    width = max(1, index.tensors)
+    touched = np.unique(op[counts] * width + storage[counts])  # (op, storage) pairs, each once
+    together = index.workspace.copy()
+    np.add.at(together, touched // width, index.nbytes[touched % width])
+    return int(index.nbytes[resident].sum()) + int(together.max(initial=0))

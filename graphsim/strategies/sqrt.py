@@ -7,106 +7,175 @@ Right before backward first reads a value from inside a span, the span runs agai
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import isqrt
 
-from graphsim.graph import HOLD, Graph, Phase
+import numpy as np
+
+from graphsim.errors import UsageError
+from graphsim.graph import Graph, Phase
 from graphsim.schedule import Schedule
 from graphsim.strategies.plan import Plan, judge
 
 
 @dataclass(frozen=True, slots=True)
 class Sqrt:
-    """Splits the forward pass into *spans* parts of equally many ops (None: the square root of their number).
+    """Splits each forward pass into *spans* parts of equally many ops (None: the square root of their number).
 
     A graph without a backward phase has nothing to recompute for: it runs in program order.
+
+    Raises:
+        UsageError: fewer than one span is asked for.
     """
 
     spans: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.spans is not None and self.spans < 1:
+            raise UsageError(f"spans must be at least 1, not {self.spans}")
+
     def __call__(self, graph: Graph, /, *, budget: int | None = None) -> Plan:
         """Return the plan; the budget only decides whether it is feasible."""
         start = time.perf_counter()
-        schedule = recompute_spans(graph, self._spans(graph))
+        schedule = self._schedule(graph)
         return judge(graph, schedule, strategy="sqrt", budget=budget, seconds=time.perf_counter() - start)
 
-    def _spans(self, graph: Graph) -> list[range]:
-        forward = _forward_end(graph)
-        count = self.spans or max(1, isqrt(forward))
-        cuts = _allowed_cuts(graph, forward)
-        bounds = [0]
+    def _schedule(self, graph: Graph) -> Schedule:
+        writes = _Writes(graph)
+        repeats: dict[int, list[int]] = {}
+        for start, turn, stop in _passes(graph):
+            forward = _ForwardPass(graph, writes, start, turn, stop)
+            for span in forward.split(self.spans or isqrt(turn - start))[:-1]:
+                position, ops = forward.recompute(span)
+                repeats.setdefault(position, []).extend(ops)
+        order: list[int] = []
+        for position in range(len(graph.ops)):
+            order += [*repeats.get(position, ()), position]
+        return Schedule(np.array(order, dtype=np.int64))
+
+
+def _passes(graph: Graph) -> Iterator[tuple[int, int, int]]:
+    """Yield, for each micro-batch, where forward starts, where it turns to backward, and where that stops."""
+    start, turn, stop = 0, 0, 0
+    for position, op in enumerate(graph.ops):
+        if op.phase is Phase.FORWARD and turn > start:
+            yield start, turn, stop
+            start = position
+        elif op.phase is Phase.BACKWARD:
+            turn = turn if turn > start else position
+            stop = position + 1
+    if turn > start:
+        yield start, turn, stop
+
+
+class _Writes:
+    """Which op makes each tensor, and which ops overwrite each storage."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.producer = {name: i for i, op in enumerate(graph.ops) for name in op.outputs}
+        self.mutators: dict[str, list[int]] = {}
+        for position, op in enumerate(graph.ops):
+            for name in op.mutates:
+                self.mutators.setdefault(graph.tensors[name].base, []).append(position)
+
+    def group(self, base: str) -> list[int]:
+        """Return the ops that only together give *base* its bytes: none, if no op overwrites it."""
+        mutators = self.mutators.get(base)
+        return [self.producer.get(base, -1), *mutators] if mutators else []
+
+
+class _ForwardPass:
+    """Ops [start, turn), of which some run again during the backward pass, ops [turn, stop)."""
+
+    def __init__(self, graph: Graph, writes: _Writes, start: int, turn: int, stop: int) -> None:
+        self.graph, self.writes = graph, writes
+        self.ops, self.backward = range(start, turn), range(turn, stop)
+        self.fixed = self._find_fixed()
+
+    def split(self, count: int) -> list[range]:
+        """Return *count* spans of about equally many ops, or fewer where groups forbid a cut."""
+        start, cuts, bounds = self.ops.start, self._allowed_cuts(), [self.ops.start]
         for i in range(1, count):
-            wanted = i * forward // count
-            later = [cut for cut in cuts if cut >= wanted]
-            if later and later[0] > bounds[-1]:
-                bounds.append(later[0])
-        return [range(low, high) for low, high in zip(bounds, [*bounds[1:], forward], strict=True) if high > low]
+            wanted = max(start + i * len(self.ops) // count, bounds[-1] + 1)
+            bounds += cuts[bisect_left(cuts, wanted) :][:1]
+        return [range(low, high) for low, high in zip(bounds, [*bounds[1:], self.ops.stop], strict=True)]
 
+    def recompute(self, span: range) -> tuple[int, list[int]]:
+        """Return before which op of backward to run which ops of *span* again: what is read and not stored."""
+        graph = self.graph
+        stored = set(self._bases(graph.outputs))
+        for position in range(span.stop, self.ops.stop):
+            stored.update(self._bases(graph.ops[position].inputs))
+        first, needed = self.backward.stop, set()
+        for position in self.backward:
+            if graph.index.hold[position]:
+                continue
+            made = {op for name in graph.ops[position].inputs if (op := self._maker(name, span, stored)) is not None}
+            if made:
+                first = min(first, position)
+                needed |= made
+        return first, self._closure(needed, span, stored)
 
-def _forward_end(graph: Graph) -> int:
-    """Return the number of ops before the first backward op; 0 if there is none."""
-    return next((i for i, op in enumerate(graph.ops) if op.phase is Phase.BACKWARD), 0)
+    def _closure(self, needed: set[int], span: range, stored: set[str]) -> list[int]:
+        """Return *needed* and the ops whose values they read again, in program order."""
+        chosen: set[int] = set()
+        stack = list(needed)
+        while stack:
+            position = stack.pop()
+            if position in chosen:
+                continue
+            chosen.add(position)
+            op = self.graph.ops[position]
+            for base in self._bases((*op.outputs, *op.mutates)):
+                stack += self.writes.group(base)
+            for name in op.inputs:
+                if self._changes(self.graph.tensors[name].base, position):
+                    stack.append(self.writes.producer[name])
+                elif (maker := self._maker(name, span, stored)) is not None:
+                    stack.append(maker)
+        return sorted(chosen)
 
+    def _maker(self, name: str, span: range, stored: set[str]) -> int | None:
+        """Return the op of *span* that makes *name* again; None if its bytes are there anyway."""
+        producer = self.writes.producer.get(name, -1)
+        again = producer in span and producer not in self.fixed and self.graph.tensors[name].base not in stored
+        return producer if again else None
 
-def _allowed_cuts(graph: Graph, forward: int) -> list[int]:
-    """Positions where a span may begin: not between a storage's first op and its last in-place one.
+    def _changes(self, base: str, position: int) -> bool:
+        """Whether *position* or a later op, up to the end of backward, overwrites *base*."""
+        return any(position <= mutator < self.backward.stop for mutator in self.writes.mutators.get(base, ()))
 
-    An in-place op can only be repeated on a fresh copy of what it overwrites.
-    """
-    first: dict[str, int] = {}
-    forbidden = [0] * (forward + 1)
-    for position, op in enumerate(graph.ops[:forward]):
-        for name in op.outputs:
-            first.setdefault(graph.tensors[name].base, position)
-        for name in op.mutates:
-            start = first.get(graph.tensors[name].base)
-            if start is not None and start < position:
-                forbidden[start + 1] += 1
-                forbidden[position + 1] -= 1
-    allowed, depth = [], 0
-    for position in range(forward):
-        depth += forbidden[position]
-        if not depth:
-            allowed.append(position)
-    return allowed
+    def _find_fixed(self) -> set[int]:
+        """Return the ops that must not run again, as a recompute could not restore what they read or wrote.
 
+        They overwrite what exists before the pass (running statistics, say) or read what is overwritten
+        later; unless all who write it can run again on a fresh copy.
+        """
+        fixed = {position for position in self.ops if self.graph.ops[position].phase is not Phase.FORWARD}
+        while True:
+            before = len(fixed)
+            for position in self.ops:
+                op = self.graph.ops[position]
+                read = (base for base in self._bases(op.inputs) if self._changes(base, position))
+                for base in {*read, *self._bases(op.outputs)}:
+                    together = {*self.writes.group(base), position}
+                    if not together.isdisjoint(fixed) or any(member not in self.ops for member in together):
+                        fixed.update(member for member in together if member in self.ops)
+            if len(fixed) == before:
+                return fixed
 
-def recompute_spans(graph: Graph, spans: list[range]) -> Schedule:
-    """Return the schedule that runs each span but the last again, right before backward first reads from it."""
-    if len(spans) < 2:
-        return Schedule.of(graph)
-    producer = {name: i for i, op in enumerate(graph.ops) for name in op.outputs}
-    span_of = {i: number for number, span in enumerate(spans) for i in span}
-    needed: dict[int, set[int]] = {number: set() for number in range(len(spans))}
-    first_read: dict[int, int] = {}
-    forward = spans[-1].stop
-    for position in range(forward, len(graph.ops)):
-        if graph.ops[position].kind == HOLD:
-            continue
-        for name in graph.ops[position].inputs:
-            number = span_of.get(producer.get(name, -1))
-            if number is not None and number < len(spans) - 1:
-                first_read.setdefault(number, position)
-                needed[number].add(producer[name])
-    order = list(range(forward))
-    repeats = {position: number for number, position in first_read.items()}
-    by_position: dict[int, list[int]] = {}
-    for position, number in sorted(repeats.items()):
-        by_position.setdefault(position, []).extend(_closure(graph, spans[number], needed[number], producer))
-    for position in range(forward, len(graph.ops)):
-        order += by_position.get(position, [])
-        order.append(position)
-    return Schedule.of(graph, [graph.ops[i].name for i in order])
+    def _allowed_cuts(self) -> list[int]:
+        """Positions where a span may begin: not inside a group."""
+        inside = [0] * (self.ops.stop + 1)
+        for base in self.writes.mutators:
+            group = [member for member in self.writes.group(base) if member in self.ops]
+            if group:
+                inside[min(group) + 1] += 1
+                inside[max(group) + 1] -= 1
+        depth = np.cumsum(inside)
+        return [position for position in self.ops if not depth[position]]
 
-
-def _closure(graph: Graph, span: range, needed: set[int], producer: dict[str, int]) -> list[int]:
-    """Return the ops of *span* that must run again for *needed*: they, what they read, and what overwrites it."""
-    chosen = set(needed)
-    for position in reversed(span):
-        op = graph.ops[position]
-        bases = {graph.tensors[name].base for name in op.mutates}
-        if position not in chosen and any(producer.get(base) in chosen for base in bases):
-            chosen.add(position)  # a fresh copy must reach the state that readers expect
-        if position in chosen:
-            chosen.update(producer[name] for name in op.inputs if producer.get(name, -1) in span)
-    return sorted(chosen)
+    def _bases(self, names: Iterable[str]) -> list[str]:
+        return [self.graph.tensors[name].base for name in names]

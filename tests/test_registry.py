@@ -1,58 +1,84 @@
-"""Plug-ins by name: ours from a literal table, those of other packages from entry points."""
+"""Plug-ins by name: ours from a literal table, others' from entry points, or an object as it is."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from importlib.metadata import EntryPoint, EntryPoints
+from importlib.metadata import EntryPoint
 
 import pytest
 
-from graphsim.errors import UnknownNameError
+from graphsim.allocators import ALLOCATORS
+from graphsim.errors import GraphSimError, UnknownNameError
 from graphsim.registry import Registry
 from graphsim.strategies import STRATEGIES
-from graphsim.strategies.sqrt import Sqrt
 
-TABLE = Registry("colours", "colour", {"red": "fractions:Fraction", "blue": "decimal:Decimal"})
-
-
-def test_names_are_listed_and_looked_up():
-    assert list(TABLE) == ["red", "blue"]
-    assert len(TABLE) == 2
-    assert "red" in TABLE
-    assert "green" not in TABLE
-    assert TABLE["red"].__name__ == "Fraction"
+SHAPES = Registry("shapes", "shape", {"fraction": "fractions:Fraction", "decimal": "decimal:Decimal"})
 
 
-def test_a_name_becomes_a_plug_in_with_options_and_an_object_stays_itself():
-    assert STRATEGIES.resolve("sqrt", spans=4) == Sqrt(spans=4)
-    mine = Sqrt(spans=9)
-    assert STRATEGIES.resolve(mine) is mine
+@pytest.fixture
+def installed(monkeypatch):
+    """Another package that offers a shape of its own, and one under a name of ours."""
+    offered = [
+        EntryPoint("path", "pathlib:PurePath", "graphsim.shapes"),
+        EntryPoint("decimal", "pathlib:PurePath", "graphsim.shapes"),
+    ]
+
+    def entry_points(*, group, name=None):
+        return [e for e in offered if e.group == group and name in (None, e.name)]
+
+    monkeypatch.setattr("importlib.metadata.entry_points", entry_points)
 
 
-def test_a_bad_name_answers_with_the_close_ones():
-    with pytest.raises(UnknownNameError, match="unknown colour 'rde'; did you mean 'red'"):
-        TABLE["rde"]
-    with pytest.raises(LookupError, match="known: blue, red"):
-        TABLE.resolve("x")
+def test_a_name_gives_what_it_stands_for():
+    assert SHAPES["fraction"].__name__ == "Fraction"
+    assert SHAPES.names() == list(SHAPES) == ["fraction", "decimal"]
+    assert len(SHAPES) == 2
+    assert "decimal" in SHAPES
+    assert "circle" not in SHAPES
+    assert 3 not in SHAPES
 
 
-def test_other_packages_add_names_but_do_not_replace_ours(monkeypatch):
-    found = EntryPoints(
-        [
-            EntryPoint("green", "collections:OrderedDict", "graphsim.colours"),
-            EntryPoint("red", "collections:Counter", "graphsim.colours"),
-        ]
-    )
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda **wanted: found.select(**wanted))
-    assert list(TABLE) == ["red", "blue", "green"]
-    assert TABLE["green"].__name__ == "OrderedDict"
-    assert TABLE["red"].__name__ == "Fraction"
+def test_a_name_takes_options_and_an_object_stands_for_itself():
+    assert SHAPES.resolve("fraction", numerator=1, denominator=2) == 0.5
+    plugin = object()
+    assert SHAPES.resolve(plugin) is plugin
 
 
-def test_listing_names_imports_no_plug_in():
+def test_an_unknown_name_is_answered_with_close_ones_or_all():
+    with pytest.raises(UnknownNameError, match=r"unknown shape 'fractoin'; did you mean 'fraction'\?"):
+        SHAPES["fractoin"]
+    with pytest.raises(UnknownNameError, match="unknown shape 'xyz'; known: decimal, fraction"):
+        SHAPES.resolve("xyz")
+    assert issubclass(UnknownNameError, GraphSimError)
+    assert issubclass(UnknownNameError, LookupError)
+
+
+def test_an_unknown_name_of_any_length_has_a_short_answer():
+    with pytest.raises(UnknownNameError) as caught:
+        SHAPES["x" * 10**6]
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.usefixtures("installed")
+def test_other_packages_add_names_but_do_not_replace_ours():
+    assert SHAPES.names() == ["fraction", "decimal", "path"]
+    assert SHAPES["path"].__name__ == "PurePath"
+    assert SHAPES["decimal"].__name__ == "Decimal"
+    assert Registry("sounds", "sound", {}).names() == []
+
+
+@pytest.mark.parametrize("registry", [STRATEGIES, ALLOCATORS], ids=lambda registry: registry.group)
+def test_every_name_of_ours_can_be_built(registry):
+    assert len(registry) > 0
+    for name in registry:
+        assert callable(registry.resolve(name)), name
+
+
+def test_plug_ins_are_imported_only_when_asked_for():
     code = (
-        "import sys; from graphsim.strategies import STRATEGIES; list(STRATEGIES); "
-        "sys.exit('graphsim.strategies.sqrt' in sys.modules)"
+        "import sys, graphsim.strategies, graphsim.allocators\n"
+        "print([m for m in sys.modules if m in ('torch', 'cupy', 'scipy')])\n"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -94,9 +94,19 @@ def from_json(text: str) -> Graph:
         GraphError: the text is not such a document.
     """
     try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return _graph(_parsed(text))
+    except RecursionError:
+        raise GraphError("not a graph: the document is nested too deeply") from None
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
         raise GraphError(f"not JSON: {error}") from None
+
+
+def _graph(data: Any) -> Graph:
     if not isinstance(data, dict) or not isinstance(data.get("nodes"), list):
         raise GraphError("not a node-link graph: an object with 'nodes' and 'edges' is needed")
     head = data.get("graph")
@@ -133,6 +143,8 @@ def _op(node: Mapping[str, Any]) -> Op:
 
 def _tensor(entry: Mapping[str, Any]) -> Tensor:
     name = _text(entry["name"], "name")
+    if not isinstance(entry["shape"], list):
+        raise TypeError(f"tensor '{name}': 'shape' must be a list of extents, not {entry['shape']!r:.40}")
     if len(entry["shape"]) > MAX_DIMENSIONS:
         raise ValueError(f"tensor '{name}' has more than {MAX_DIMENSIONS} dimensions")
     shape = tuple(_whole(extent, "extent") for extent in entry["shape"])
@@ -160,7 +172,7 @@ def _whole(value: Any, key: str) -> int:
 
 
 def _is_cost(value: Any) -> bool:
-    return isinstance(value, int | float) and 0 <= value <= sys.float_info.max
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
 
 
 def _table(value: Any, key: str) -> dict[str, Any]:

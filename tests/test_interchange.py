@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 
 import networkx as nx
 import pytest
@@ -78,6 +79,61 @@ def test_other_attributes_may_hold_the_sizes():
 def test_a_plain_document_with_a_fault_is_refused(path, value):
     with pytest.raises(GraphError):
         Graph.from_json(json.dumps(_changed(PLAIN, path, value)))
+
+
+OURS = json.loads(Graph([Op("a", "n", (), ("x",))], [Tensor("x", (2,))], outputs=("x",)).to_json())
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("graph", "format"), "graphsim/9", "not one this version reads"),
+        (("graph", "name"), 3, "'name' must be a string"),
+        (("graph", "outputs"), "x", "'outputs' must be a list of names"),
+        (("graph", "outputs"), [["x"]], "'outputs' must be a string"),
+        (("graph", "attributes"), [], "'attributes' must be an object"),
+        (("graph", "tensors", 0), "x", "malformed"),
+        (("graph", "tensors", 0, "shape"), "", "tensor 'x': 'shape' must be a list"),
+        (("graph", "tensors", 0, "shape"), {}, "tensor 'x': 'shape' must be a list"),
+        (("graph", "tensors", 0, "shape"), [2.0], "'extent' must be an integer"),
+        (("graph", "tensors", 0, "shape"), [-1], "'extent' must be an integer"),
+        (("graph", "tensors", 0, "shape"), [2**62, 2**62], "bytes in total"),
+        (("graph", "tensors", 0, "dtype"), "float33", "tensor 'x': unknown dtype 'float33'"),
+        (("graph", "tensors", 0, "role"), "guest", "'guest' is not a valid Role"),
+        (("nodes", 0, "phase"), [], "not a valid Phase"),
+        (("nodes", 0, "workspace"), True, "'workspace' must be an integer"),
+        (("nodes", 0, "workspace"), 10**30, "'workspace' must be an integer"),
+        (("nodes", 0, "time"), True, "op 'a': time must be a number"),
+        (("nodes", 0, "time"), float("nan"), "op 'a': time must be a number"),
+        (("nodes", 0, "colour"), "red", "colour"),
+    ],
+)
+def test_a_document_of_ours_with_a_fault_is_refused_with_its_name(path, value, words):
+    with pytest.raises(GraphError, match=words):
+        Graph.from_json(json.dumps(_changed(OURS, path, value)))
+
+
+@pytest.mark.parametrize("document", [OURS, PLAIN], ids=["ours", "plain"])
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a": ', "}")])
+def test_deep_nesting_anywhere_is_one_error(document, opening, closing, monkeypatch):
+    parse = json.loads
+
+    def generous(text):  # some Pythons let the parser nest deeper than everything after it
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(5 * limit)
+        try:
+            return parse(text)
+        finally:
+            sys.setrecursionlimit(limit)
+
+    depth = 2 * sys.getrecursionlimit()
+    monkeypatch.setattr(json, "loads", generous)
+    for path in _paths(document):
+        text = json.dumps(_changed(document, path, "@")).replace('"@"', opening * depth + "1" + closing * depth)
+        try:
+            Graph.from_json(text)  # what nobody looks at may be anything
+        except GraphError:
+            continue
 
 
 JUNK = st.recursive(

@@ -16,6 +16,9 @@ from graphsim.optimizers import implementation_of, update
 from graphsim.precision import LossScaler, Precision, master_weights, precision_of
 from graphsim.units import FLOATING
 
+MAX_LAYERS = 100_000
+"""Layers in all micro-batches of one step graph."""
+
 Mode = Literal["train", "evaluation", "inference"]
 """train: forward, backward, update. evaluation: forward in eval mode with autograd on, loss alive.
 inference: forward in eval mode under no_grad."""
@@ -92,7 +95,13 @@ def training_step(graph: Graph, training: Training | None = None, *, first: bool
         UnknownNameError, UsageError: an option is wrong.
         GraphError: the graph has no scalar loss, or nothing in it can be trained.
     """
-    return _Step(graph, chosen_training(training, options), first).build()
+    chosen = chosen_training(training, options)
+    if chosen.accumulation * len(graph.ops) > MAX_LAYERS:
+        raise UsageError(
+            f"{chosen.accumulation} micro-batches of {len(graph.ops)} layers are too many to write out "
+            f"(at most {MAX_LAYERS} layers in all); 3 have the peak of any greater number"
+        )
+    return _Step(graph, chosen, first).build()
 
 
 def chosen_training(training: Training | None, options: Mapping[str, Any]) -> Training:

@@ -101,3 +101,17 @@ def test_a_parameter_that_the_loss_does_not_reach_never_has_a_gradient():
 def test_wrong_options_are_named_with_what_is_right(options, error, says):
     with pytest.raises(error, match=says):
         gs.training_step(mlp.graph_of(), **options)
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_three_micro_batches_have_the_peak_of_any_greater_number(set_to_none):
+    graph = gs.load("lenet5", batch=4)
+    peaks = {
+        n: gs.simulate(gs.training_step(graph, accumulation=n, set_to_none=set_to_none, target="cpu")).phase_peaks()
+        for n in (3, 4, 9)
+    }
+    assert peaks[3] == peaks[4] == peaks[9]
+    report = gs.peak(graph, accumulation=4096, set_to_none=set_to_none, target="cpu")
+    assert report.steady.phase_peak_bytes == peaks[3]
+    with pytest.raises(UsageError, match="too many"):
+        gs.training_step(gs.load("resnet50"), accumulation=4096)

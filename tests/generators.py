@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from graphsim.graph import HOLD, Graph, Op, Phase, Role, Tensor
 
 SIZES = st.integers(0, 50)
-ROLES = st.sampled_from([Role.PARAMETER, Role.BUFFER, Role.INPUT, Role.GRADIENT, Role.ACTIVATION])
+ROLES = st.sampled_from([Role.PARAMETER, Role.OPTIMIZER_STATE, Role.BUFFER, Role.INPUT, Role.GRADIENT, Role.ACTIVATION])
 
 
 @st.composite
 def graphs(draw: st.DrawFn, max_ops: int = 10) -> Graph:
     """A valid graph: several outputs per op, views of views and of sources, in-place ops, mutations of
-    sources, holds, workspace, tensors of no bytes, kept outputs."""
+    sources, ops that read a tensor twice, holds, workspace, tensors of no bytes, kept outputs."""
     tensors = [Tensor(f"s{i}", (draw(SIZES),), "uint8", draw(ROLES)) for i in range(draw(st.integers(0, 3)))]
     if tensors and draw(st.booleans()):
         tensors.append(Tensor("sv", (1,), "uint8", storage=draw(st.sampled_from(tensors)).name))
@@ -32,18 +32,18 @@ def graphs(draw: st.DrawFn, max_ops: int = 10) -> Graph:
 
 @st.composite
 def _op(draw: st.DrawFn, number: int, tensors: tuple[Tensor, ...]) -> tuple[Op, list[Tensor]]:
-    inputs = draw(st.lists(st.sampled_from(tensors), max_size=3, unique=True)) if tensors else []
+    inputs = draw(st.lists(st.sampled_from(tensors), max_size=3)) if tensors else []
     phase = draw(st.sampled_from([Phase.FORWARD, Phase.FORWARD, Phase.BACKWARD]))
     if inputs and draw(st.integers(0, 5)) == 0:
         return Op(f"o{number}", HOLD, tuple(t.name for t in inputs), phase=phase), []
-    mutated = draw(st.lists(st.sampled_from(inputs), max_size=1)) if inputs and draw(st.booleans()) else []
+    mutated = draw(st.lists(st.sampled_from(inputs), max_size=2, unique=True)) if inputs and draw(st.booleans()) else []
     made = [Tensor(f"o{number}:{i}", (draw(SIZES),), "uint8") for i in range(draw(st.integers(0 if inputs else 1, 2)))]
     if inputs and draw(st.booleans()):
         over = draw(st.sampled_from(mutated or inputs))
         made.append(Tensor(f"o{number}:view", over.shape, "uint8", over.role, over.base))
     op = Op(
         f"o{number}",
-        "node",
+        draw(st.sampled_from(["node", "node", "node", HOLD])) if made or mutated else "node",
         tuple(t.name for t in inputs),
         tuple(t.name for t in made),
         phase=phase,

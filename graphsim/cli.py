@@ -6,12 +6,15 @@ import json
 import os
 import shutil
 import sys
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from graphsim.errors import UsageError
+from graphsim.errors import UnknownNameError, UsageError
 from graphsim.frontends.expression import Value
+from graphsim.units import parse_bytes
 
 app = typer.Typer(
     name="graphsim",
@@ -39,7 +42,8 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
     epilog="Examples:\n\n"
     "graphsim peak gpt2 --batch 8 --seq 1024 --optimizer adamw\n\n"
     "graphsim peak specs/vgg16.toml --target cpu --json\n\n"
-    "graphsim peak gpt2 --set layers=24 --set width=1024 --set heads=16 --precision amp-bf16"
+    "graphsim peak gpt2 --set layers=24 --set width=1024 --set heads=16 --precision amp-bf16\n\n"
+    "graphsim peak gpt2 --allocator torch --allocator-options limit=16GiB,expandable_segments:True"
 )
 def peak(
     spec: Annotated[str, typer.Argument(help="A spec file, a shipped spec's name, or a graph's .json file.")],
@@ -64,7 +68,10 @@ def peak(
         str, typer.Option(help="eager (when PyTorch lets go) or liveness (right after the last use).")
     ] = "eager",
     allocator: Annotated[
-        str, typer.Option(help="What it would reserve: exact, cupy or torch.", show_default="none")
+        str, typer.Option(help="What it would reserve: torch, cupy, bfc, arena or exact.", show_default="none")
+    ] = "",
+    allocator_options: Annotated[
+        str, typer.Option(metavar="NAME=VALUE,...", help="Its options, e.g. limit=16GiB,expandable_segments=True.")
     ] = "",
     mode: Annotated[str, typer.Option(help="train, evaluation (no update) or inference (no_grad).")] = "train",
     accumulation: Annotated[int, typer.Option(help="Micro-batches per optimizer step.")] = 1,
@@ -99,12 +106,13 @@ def peak(
         master_weights=master_weights,
     )
     overrides = _overrides(settings, batch=batch, seq=seq)
+    answer: dict[str, Any] = {"policy": policy, "allocator": allocator, "allocator_options": allocator_options}
     if spec.endswith(".json"):
         if overrides:
             raise UsageError(f"{spec} is a graph, not a spec: it has no params to set")
-        report = report_step(load(spec), policy=policy, allocator=allocator)  # type: ignore[arg-type]
+        report = report_step(load(spec), **answer)
     else:
-        report = peak_report(load(spec, **overrides), training, policy=policy, allocator=allocator)  # type: ignore[arg-type]
+        report = peak_report(load(spec, **overrides), training, **answer)
     reporter = REPORTERS["json"]() if as_json else REPORTERS["text"](width=_width(), color=_color())
     sys.stdout.write(reporter(report))
 
@@ -164,6 +172,51 @@ def ops(
         )
 
 
+@app.command(epilog="Example:\n\ngraphsim pack blocks.csv --capacity 1MiB --mode exact --seconds 60 -o offsets.csv")
+def pack(
+    file: Annotated[Path, typer.Argument(help="CSV with the columns id, lower, upper, size.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The same, with a column offset.")] = None,
+    capacity: Annotated[str, typer.Option(help="Bytes of the arena, e.g. 64MiB; the search ends there.")] = "",
+    mode: Annotated[str, typer.Option(help="greedy (with hill climbing) or exact (needs OR-Tools).")] = "greedy",
+    seconds: Annotated[float, typer.Option(min=0, help="Time for the search.")] = 5.0,
+    seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Pack blocks of known live ranges into one arena, as low as possible; exit code 1 if they do not fit."""
+    from graphsim.packing import climb, solve
+    from graphsim.packing.instance import read_instance, write_packing
+
+    if mode not in ("greedy", "exact"):
+        raise UnknownNameError("mode", mode, ("greedy", "exact"))
+    limit = parse_bytes(capacity) if capacity else None
+    instance = read_instance(file)
+    with _working(f"packing {len(instance.size):,} blocks"):
+        if mode == "exact":
+            packing = solve(instance, capacity=limit, seconds=seconds, seed=seed)
+        else:
+            packing = climb(instance, seconds=seconds, seed=seed, goal=limit or 0)
+    if output is not None:
+        write_packing(output, instance, packing.offset)
+    fits = limit is None or packing.height <= limit
+    answer = {
+        "blocks": len(instance.size),
+        "height": packing.height,
+        "lower_bound": packing.lower_bound,
+        "gap": packing.gap,
+        "proved_optimal": packing.proved_optimal,
+        "capacity": limit,
+        "fits": fits,
+    }
+    if as_json:
+        sys.stdout.write(json.dumps(answer, indent=2) + "\n")
+    else:
+        verdict = "optimal" if packing.proved_optimal else f"at most {packing.gap:.1%} above the best"
+        within = "" if limit is None else f", {'within' if fits else 'above'} {limit:,}"
+        sys.stdout.write(f"height {packing.height:,} bytes{within}; {verdict}\n")
+    if not fits:
+        raise typer.Exit(1)
+
+
 def _overrides(settings: list[str] | None, **named: int | None) -> dict[str, Value]:
     """Return the params that the command line sets."""
     overrides: dict[str, Value] = {}
@@ -191,6 +244,15 @@ def _value(text: str) -> Value:
         except ValueError:
             continue
     return text
+
+
+def _working(text: str) -> AbstractContextManager[Any]:
+    """Show on a terminal that something takes time."""
+    if not sys.stderr.isatty():
+        return nullcontext()
+    from rich.console import Console
+
+    return Console(stderr=True).status(text)
 
 
 def _print_table(header: tuple[str, ...], rows: list[Any]) -> None:

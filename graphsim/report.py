@@ -9,11 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from graphsim.allocators import ALLOCATORS
+from graphsim.allocators import ALLOCATORS, Allocator
+from graphsim.errors import OutOfMemoryError, UsageError
 from graphsim.folk import Counts, folk_bytes
 from graphsim.graph import Graph, Phase, Role
+from graphsim.index import NOTHING
+from graphsim.layout import Layout
 from graphsim.liveness import Policy
 from graphsim.ops import kinds
+from graphsim.options import configure
 from graphsim.simulation import LiveTensor, Simulation, simulate
 from graphsim.training import Training, chosen_training, training_step
 from graphsim.units import FLOATING
@@ -40,6 +44,8 @@ class StepReport:
         reserved_peak_bytes: what the allocator holds from the device at most, if one was asked for;
             the step begins with it holding only what is resident.
         fragmentation: share of that reservation that no block ever needed.
+        out_of_memory: op at which the allocator runs out of its limit ('before the step' if what is
+            resident does not fit); empty if it does not.
     """
 
     peak_bytes: int
@@ -55,6 +61,7 @@ class StepReport:
     timeline_phase: tuple[str, ...]
     reserved_peak_bytes: int | None = None
     fragmentation: float | None = None
+    out_of_memory: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +81,7 @@ class Report:
     policy: str
     mode: str
     allocator: str
+    allocator_options: str
     parameters: int
     parameter_bytes: int
     buffer_bytes: int
@@ -99,6 +107,7 @@ def peak(
     *,
     policy: Policy = "eager",
     allocator: str = "",
+    allocator_options: str = "",
     **options: Any,
 ) -> Report:
     """Return the report of a training step of the forward *graph*.
@@ -108,6 +117,7 @@ def peak(
         training: how it is trained; or give the fields of `Training` as keywords.
         policy: 'eager' (when PyTorch eager releases tensors) or 'liveness' (right after last use).
         allocator: a name of `allocators.ALLOCATORS`, to learn what it would reserve; empty: none.
+        allocator_options: its options as text, see `options.configure`: ``limit=16GiB``.
 
     Raises:
         GraphSimError: an option is wrong, or the graph cannot be trained.
@@ -117,17 +127,24 @@ def peak(
     short = replace(chosen, accumulation=min(chosen.accumulation, 3))
     steady = simulate(training_step(graph, short), policy=policy)
     first = simulate(training_step(graph, short, first=True), policy=policy) if chosen.mode == "train" else steady
-    return _report(graph, chosen, first, steady, allocator)
+    return _report(graph, chosen, (first, steady), allocator, allocator_options)
 
 
-def report_step(graph: Graph, *, policy: Policy = "eager", allocator: str = "") -> Report:
+def report_step(graph: Graph, *, policy: Policy = "eager", allocator: str = "", allocator_options: str = "") -> Report:
     """Return the report of a *graph* that is a whole step already, simulated as it stands."""
     run = simulate(graph, policy=policy)
     options = {**Training().as_dict(), **dict(graph.attributes.get("training", {}))}
-    return _report(graph, Training(**options), run, run, allocator)
+    return _report(graph, Training(**options), (run, run), allocator, allocator_options)
 
 
-def _report(graph: Graph, training: Training, first: Simulation, steady: Simulation, allocator: str) -> Report:
+def _report(
+    graph: Graph, training: Training, runs: tuple[Simulation, Simulation], allocator: str, allocator_options: str
+) -> Report:
+    steady = runs[1]
+    if allocator_options and not allocator:
+        raise UsageError("allocator options need an allocator: --allocator NAME")
+    place = configure(ALLOCATORS[allocator], allocator_options) if allocator else None
+    first_report, steady_report = (_step_report(run, place) for run in runs)
     step = steady.graph
     sources = [t for t in step.tensors.values() if not t.storage]
     count = {role: sum(t.size for t in sources if t.role is role) for role in Role}
@@ -151,14 +168,15 @@ def _report(graph: Graph, training: Training, first: Simulation, steady: Simulat
         policy=steady.policy,
         mode=training.mode,
         allocator=allocator,
+        allocator_options=allocator_options,
         parameters=count[Role.PARAMETER],
         parameter_bytes=nbytes[Role.PARAMETER],
         buffer_bytes=nbytes[Role.BUFFER],
         input_bytes=nbytes[Role.INPUT],
         activations=counts.activations,
         ops=len(step.ops),
-        first=_step_report(first, allocator),
-        steady=_step_report(steady, allocator),
+        first=first_report,
+        steady=steady_report,
         folk=folk_bytes(counts),
         provenance={
             "graphsim": __version__,
@@ -168,8 +186,8 @@ def _report(graph: Graph, training: Training, first: Simulation, steady: Simulat
     )
 
 
-def _step_report(run: Simulation, allocator: str) -> StepReport:
-    layout = ALLOCATORS[allocator]()(run.trace) if allocator else None
+def _step_report(run: Simulation, allocator: Allocator | None) -> StepReport:
+    layout, out_of_memory = _place(run, allocator) if allocator else (None, "")
     if not len(run.schedule):
         resident = run.live_ranges.peak
         return StepReport(resident, "", "", "", {}, resident, run.by_role(0), (), 0, (), ())
@@ -190,7 +208,17 @@ def _step_report(run: Simulation, allocator: str) -> StepReport:
         timeline_phase=tuple(str(run.phases[int(stretch[0])]) for stretch in stretches),
         reserved_peak_bytes=layout.reserved_peak if layout else None,
         fragmentation=layout.fragmentation if layout else None,
+        out_of_memory=out_of_memory,
     )
+
+
+def _place(run: Simulation, allocator: Allocator) -> tuple[Layout | None, str]:
+    """Return the layout; or None, and the op at which memory runs out."""
+    try:
+        return allocator(run.trace), ""
+    except OutOfMemoryError as error:
+        execution = run.trace.execution_of(error.event)
+        return None, "before the step" if execution == NOTHING else run.op_at(execution).name
 
 
 def activation_count(graph: Graph) -> int:

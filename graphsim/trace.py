@@ -56,6 +56,11 @@ class Trace:
         block[self.free[freed]], signed[self.free[freed]] = freed, -self.nbytes[freed]
         return block, signed
 
+    def execution_of(self, event: int) -> int:
+        """Return the execution in which *event* allocates or frees; `NOTHING` before the first one."""
+        allocated = np.flatnonzero(self.malloc <= event)
+        return int(self.execution[allocated[self.malloc[allocated].argmax()]])
+
     def events(self) -> Iterator[Event]:
         """Yield the events in order."""
         for block, signed in zip(*(column.tolist() for column in self.stream), strict=True):

@@ -23,5 +23,7 @@ ALLOCATORS = Registry(
         "exact": "graphsim.allocators.exact:Exact",
         "cupy": "graphsim.allocators.cupy:CupyPool",
         "torch": "graphsim.allocators.torch:TorchCaching",
+        "bfc": "graphsim.allocators.bfc:Bfc",
+        "arena": "graphsim.allocators.arena:Arena",
     },
 )

@@ -37,6 +37,17 @@ class PoolFull(Exception):  # noqa: N818
         self.requested, self.reserved, self.limit = requested, reserved, limit
 
 
+def out_of_memory(event: int, requested: int, reserved: int, limit: int) -> OutOfMemoryError:
+    """Return the error of a request for *requested* bytes more than the *reserved* ones."""
+    return OutOfMemoryError(
+        f"out of memory at event {event}: {requested:,} bytes more do not fit beside {reserved:,} within {limit:,}",
+        requested=requested,
+        reserved=reserved,
+        limit=limit,
+        event=event,
+    )
+
+
 def drive(pool: Pool, trace: Trace) -> Layout:
     """Run the events of *trace* through *pool*.
 
@@ -52,14 +63,7 @@ def drive(pool: Pool, trace: Trace) -> Layout:
             try:
                 handle = pool.malloc(change)
             except PoolFull as full:
-                raise OutOfMemoryError(
-                    f"out of memory at event {event}: {full.requested:,} bytes more do not fit beside "
-                    f"{pool.used:,} in use within {full.limit:,}",
-                    requested=full.requested,
-                    reserved=full.reserved,
-                    limit=full.limit,
-                    event=event,
-                ) from None
+                raise out_of_memory(event, full.requested, full.reserved, full.limit) from None
             handles[block] = handle
             segments[block], addresses[block] = pool.place(handle)
         else:

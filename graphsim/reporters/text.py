@@ -82,6 +82,12 @@ def _headline(report: Report) -> RenderableType:
         first = report.first
         where = f" in {first.peak_phase}" if first.peak_phase else ""
         lines.append(f"  step 1, which creates the optimizer states: {format_bytes(first.peak_bytes)}{where}\n")
+    if step.out_of_memory:
+        lines.append(
+            f"  does not fit: the {report.allocator} allocator ({report.allocator_options}) "
+            f"runs out of memory {'at ' if step.out_of_memory != 'before the step' else ''}{step.out_of_memory}\n",
+            "bold red",
+        )
     if step.reserved_peak_bytes is not None:
         lines.append(
             f"  reserved by the {report.allocator} allocator: {format_bytes(step.reserved_peak_bytes)}, "

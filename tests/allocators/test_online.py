@@ -18,8 +18,8 @@ KIB, MIB = 2**10, 2**20
 POOLS = {
     "cupy": Chunks,
     "torch": lambda: TorchPool(TorchCaching()),
-    "torch, no large splits": lambda: TorchPool(TorchCaching(max_split_size=4 * MIB)),
-    "torch, rounding up": lambda: TorchPool(TorchCaching(roundup_power2_divisions=4)),
+    "torch, no large splits": lambda: TorchPool(TorchCaching(max_split_size_mb=20)),
+    "torch, rounding up": lambda: TorchPool(TorchCaching(roundup_power2_divisions="4")),
 }
 SIZES = st.one_of(
     st.integers(1, 4 * KIB), st.integers(1, 3 * MIB), st.integers(1, 40 * MIB), st.sampled_from([512, MIB, 10 * MIB])
@@ -99,7 +99,7 @@ def test_torch_takes_the_smallest_block_that_fits():
 
 
 def test_torch_does_not_split_oversize_blocks():
-    pool = TorchPool(TorchCaching(max_split_size=32 * MIB))
+    pool = TorchPool(TorchCaching(max_split_size_mb=32))
     pool.free(pool.malloc(64 * MIB))
     pool.malloc(8 * MIB)
     assert pool.reserved == 84 * MIB
@@ -108,8 +108,8 @@ def test_torch_does_not_split_oversize_blocks():
 
 
 def test_torch_rounds_up_to_divisions_of_powers_of_two():
-    pool = TorchPool(TorchCaching(roundup_power2_divisions=4))
-    assert pool.block_size(pool.malloc(1200 * 4)) == 5 * KIB
+    pool = TorchPool(TorchCaching(roundup_power2_divisions="4"))
+    assert pool.blocks[pool.malloc(1200 * 4)].size == 5 * KIB
 
 
 def test_torch_gives_cached_segments_back_before_it_runs_out():

@@ -8,13 +8,16 @@ import shutil
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from graphsim.errors import UnknownNameError, UsageError
 from graphsim.frontends.expression import Value
 from graphsim.units import parse_bytes
+
+if TYPE_CHECKING:
+    from graphsim.graph import Graph
 
 app = typer.Typer(
     name="graphsim",
@@ -25,6 +28,27 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+Spec = Annotated[str, typer.Argument(help="A spec file, a shipped spec's name, or a graph's .json file.")]
+Batch = Annotated[int | None, typer.Option(help="Samples per (micro-)batch: param 'batch'.")]
+Seq = Annotated[int | None, typer.Option(help="Sequence length: param 'seq'.")]
+OptimizerName = Annotated[
+    str,
+    typer.Option(help="sgd, momentum, nesterov, adam, adamw, amsgrad, adagrad, rmsprop, lion, adafactor, adam8bit."),
+]
+OptimizerImpl = Annotated[
+    str, typer.Option(help="forloop, foreach or fused.", show_default="what PyTorch picks on the target")
+]
+PrecisionName = Annotated[str, typer.Option(help="fp32, bf16, fp16, amp-bf16 or amp-fp16.")]
+TargetName = Annotated[str, typer.Option(help="cuda or cpu: rules differ where PyTorch does.")]
+DeviceName = Annotated[str, typer.Option(help="A GPU, where a rule depends on it, e.g. t4.", show_default="a100-80g")]
+PolicyName = Annotated[str, typer.Option(help="eager (when PyTorch lets go) or liveness (right after the last use).")]
+Mode = Annotated[str, typer.Option(help="train, evaluation (no update) or inference (no_grad).")]
+Accumulation = Annotated[int, typer.Option(help="Micro-batches per optimizer step.")]
+ZeroGrad = Annotated[str, typer.Option(help="Where gradients are reset: before-forward, before-backward, after-step.")]
+SetToNone = Annotated[
+    bool, typer.Option("--set-to-none/--no-set-to-none", help="Release gradients instead of zeroing them.")
+]
+MasterWeights = Annotated[bool, typer.Option("--master-weights", help="fp32 copies of bf16/fp16 parameters.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Set a param of the spec.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
@@ -46,48 +70,30 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
     "graphsim peak gpt2 --allocator torch --allocator-options limit=16GiB,expandable_segments:True"
 )
 def peak(
-    spec: Annotated[str, typer.Argument(help="A spec file, a shipped spec's name, or a graph's .json file.")],
-    batch: Annotated[int | None, typer.Option(help="Samples per (micro-)batch: param 'batch'.")] = None,
-    seq: Annotated[int | None, typer.Option(help="Sequence length: param 'seq'.")] = None,
+    spec: Spec,
+    batch: Batch = None,
+    seq: Seq = None,
     settings: Set = None,
-    optimizer: Annotated[
-        str,
-        typer.Option(
-            help="sgd, momentum, nesterov, adam, adamw, amsgrad, adagrad, rmsprop, lion, adafactor, adam8bit."
-        ),
-    ] = "adamw",
-    optimizer_impl: Annotated[
-        str, typer.Option(help="forloop, foreach or fused.", show_default="what PyTorch picks on the target")
-    ] = "",
-    precision: Annotated[str, typer.Option(help="fp32, bf16, fp16, amp-bf16 or amp-fp16.")] = "fp32",
-    target: Annotated[str, typer.Option(help="cuda or cpu: rules differ where PyTorch does.")] = "cuda",
-    device: Annotated[
-        str, typer.Option(help="A GPU, where a rule depends on it, e.g. t4.", show_default="a100-80g")
-    ] = "",
-    policy: Annotated[
-        str, typer.Option(help="eager (when PyTorch lets go) or liveness (right after the last use).")
-    ] = "eager",
+    optimizer: OptimizerName = "adamw",
+    optimizer_impl: OptimizerImpl = "",
+    precision: PrecisionName = "fp32",
+    target: TargetName = "cuda",
+    device: DeviceName = "",
+    policy: PolicyName = "eager",
     allocator: Annotated[
         str, typer.Option(help="What it would reserve: torch, cupy, bfc, arena or exact.", show_default="none")
     ] = "",
     allocator_options: Annotated[
         str, typer.Option(metavar="NAME=VALUE,...", help="Its options, e.g. limit=16GiB,expandable_segments=True.")
     ] = "",
-    mode: Annotated[str, typer.Option(help="train, evaluation (no update) or inference (no_grad).")] = "train",
-    accumulation: Annotated[int, typer.Option(help="Micro-batches per optimizer step.")] = 1,
-    zero_grad: Annotated[
-        str, typer.Option(help="Where gradients are reset: before-forward, before-backward, after-step.")
-    ] = "before-forward",
-    set_to_none: Annotated[
-        bool, typer.Option("--set-to-none/--no-set-to-none", help="Release gradients instead of zeroing them.")
-    ] = True,
-    master_weights: Annotated[
-        bool, typer.Option("--master-weights", help="fp32 copies of bf16/fp16 parameters.")
-    ] = False,
+    mode: Mode = "train",
+    accumulation: Accumulation = 1,
+    zero_grad: ZeroGrad = "before-forward",
+    set_to_none: SetToNone = True,
+    master_weights: MasterWeights = False,
     as_json: AsJson = False,
 ) -> None:
     """Print the peak memory of a training step: how much, where, and what is live there."""
-    from graphsim.frontends import load
     from graphsim.report import peak as peak_report
     from graphsim.report import report_step
     from graphsim.reporters import REPORTERS
@@ -107,12 +113,8 @@ def peak(
     )
     overrides = _overrides(settings, batch=batch, seq=seq)
     answer: dict[str, Any] = {"policy": policy, "allocator": allocator, "allocator_options": allocator_options}
-    if spec.endswith(".json"):
-        if overrides:
-            raise UsageError(f"{spec} is a graph, not a spec: it has no params to set")
-        report = report_step(load(spec), **answer)
-    else:
-        report = peak_report(load(spec, **overrides), training, **answer)
+    graph = _load(spec, overrides)
+    report = report_step(graph, **answer) if _is_step(spec) else peak_report(graph, training, **answer)
     reporter = REPORTERS["json"]() if as_json else REPORTERS["text"](width=_width(), color=_color())
     sys.stdout.write(reporter(report))
 
@@ -172,6 +174,60 @@ def ops(
         )
 
 
+@app.command(
+    epilog="Examples:\n\n"
+    "graphsim replay resnet50 --batch 8 --backend numpy\n\n"
+    "graphsim replay gpt2 --seq 512 --backend cupy --lockstep\n\n"
+    "graphsim replay vgg16 --batch 8 --backend cupy --backend-options limit=4GiB --json"
+)
+def replay(
+    spec: Spec,
+    batch: Batch = None,
+    seq: Seq = None,
+    settings: Set = None,
+    backend: Annotated[str, typer.Option(help="numpy (host), cupy or torch (GPU).")] = "numpy",
+    backend_options: Annotated[
+        str, typer.Option(metavar="NAME=VALUE,...", help="Its options: touch=True (numpy), limit=8GiB (cupy).")
+    ] = "",
+    lockstep: Annotated[
+        bool, typer.Option("--lockstep", help="Tell the model which of equal free chunks CuPy's pool took.")
+    ] = False,
+    optimizer: OptimizerName = "adamw",
+    optimizer_impl: OptimizerImpl = "",
+    precision: PrecisionName = "fp32",
+    target: TargetName = "cuda",
+    device: DeviceName = "",
+    policy: PolicyName = "eager",
+    first: Annotated[bool, typer.Option("--first", help="Step 1, which creates the optimizer states.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Execute the predicted mallocs and frees of a step for real, and compare event by event.
+
+    Exit code 1 if memory runs out or the bytes in use differ anywhere.
+    """
+    from graphsim.replay import replay as run_replay
+    from graphsim.reporters.text import replay_text
+    from graphsim.simulation import simulate
+    from graphsim.training import Training, training_step
+
+    graph = _load(spec, _overrides(settings, batch=batch, seq=seq))
+    if not _is_step(spec):
+        training = Training(
+            optimizer=optimizer,
+            optimizer_impl=optimizer_impl,
+            precision=precision,
+            target=target,  # type: ignore[arg-type]
+            device=device,
+        )
+        graph = training_step(graph, training, first=first)
+    run = simulate(graph, policy=policy)  # type: ignore[arg-type]
+    with _working(f"replaying {run.trace.events_count:,} events"):
+        result = run_replay(run, backend, options=backend_options, lockstep=lockstep)
+    sys.stdout.write(result.to_json() + "\n" if as_json else replay_text(result))
+    if not result.matches:
+        raise typer.Exit(1)
+
+
 @app.command(epilog="Example:\n\ngraphsim pack blocks.csv --capacity 1MiB --mode exact --seconds 60 -o offsets.csv")
 def pack(
     file: Annotated[Path, typer.Argument(help="CSV with the columns id, lower, upper, size.")],
@@ -215,6 +271,19 @@ def pack(
         sys.stdout.write(f"height {packing.height:,} bytes{within}; {verdict}\n")
     if not fits:
         raise typer.Exit(1)
+
+
+def _is_step(source: str) -> bool:
+    """Whether *source* is a graph, a whole step, and not the spec of a model."""
+    return source.endswith(".json")
+
+
+def _load(source: str, overrides: dict[str, Value]) -> Graph:
+    from graphsim.frontends import load
+
+    if _is_step(source) and overrides:
+        raise UsageError(f"{source} is a graph, not a spec: it has no params to set")
+    return load(source, **overrides)
 
 
 def _overrides(settings: list[str] | None, **named: int | None) -> dict[str, Value]:

@@ -59,12 +59,24 @@ class InfeasibleError(GraphSimError):
 class OutOfMemoryError(GraphSimError):
     """An allocator passed its limit."""
 
-    def __init__(self, message: str, *, requested: int, reserved: int, limit: int, event: int) -> None:
+    def __init__(self, message: str, *, requested: int, reserved: int, limit: int | None, event: int) -> None:
         self.requested = requested
         self.reserved = reserved
         self.limit = limit
         self.event = event
         super().__init__(message)
+
+
+def out_of_memory(event: int, requested: int, in_use: int, limit: int | None = None) -> OutOfMemoryError:
+    """Return the error of a request, event *event* of a trace, for more bytes than there are."""
+    within = f" within {limit:,}" if limit is not None else ""
+    return OutOfMemoryError(
+        f"out of memory at event {event}: {requested:,} bytes more do not fit beside {in_use:,}{within}",
+        requested=requested,
+        reserved=in_use,
+        limit=limit,
+        event=event,
+    )
 
 
 class UnknownNameError(GraphSimError, LookupError):

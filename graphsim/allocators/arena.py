@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphsim.allocators.online import out_of_memory
-from graphsim.errors import UsageError
+from graphsim.errors import UsageError, out_of_memory
 from graphsim.index import NOTHING
 from graphsim.layout import Layout
 from graphsim.packing import Instance, Packing, best_greedy, climb, solve

@@ -9,11 +9,13 @@ from bisect import bisect_left, insort
 from dataclasses import dataclass
 
 from graphsim.allocators.online import PoolFull, drive
+from graphsim.errors import UnknownNameError
 from graphsim.layout import Layout
 from graphsim.trace import Trace
 
 UNIT = 512
 """Every request is rounded up to a multiple of this."""
+TIES = ("oldest", "newest", "lowest", "highest")
 _SHIFT = 40
 
 
@@ -22,15 +24,34 @@ class CupyPool:
     """The pool with its limit in bytes (None: no limit).
 
     `used` follows from the trace alone. `reserved` depends on which of several free chunks of one
-    size is taken: CuPy takes the one whose Python object has the lowest address; this model the
-    oldest.
+    size is taken: CuPy takes the one whose Python object has the lowest address, which no trace tells;
+    this model takes the one that *ties* names: the oldest or newest, or that of the lowest or highest
+    device address.
+
+    Raises:
+        UnknownNameError: there is no such rule for ties.
     """
 
     limit: int | None = None
+    ties: str = "oldest"
+
+    def __post_init__(self) -> None:
+        if self.ties not in TIES:
+            raise UnknownNameError("rule for ties", self.ties, TIES)
 
     def __call__(self, trace: Trace, /) -> Layout:
         """Return the layout: `used` is used_bytes(), `reserved` total_bytes()."""
-        return drive(Chunks(self.limit), trace)
+        return drive(Chunks(self.limit, self.ties), trace)
+
+
+def reserved_interval(trace: Trace, limit: int | None = None) -> tuple[int, int]:
+    """Return the lowest and highest peak of total_bytes() over the rules for ties: equal if none matters.
+
+    Raises:
+        OutOfMemoryError: under one of the rules the limit is passed.
+    """
+    peaks = [CupyPool(limit, ties)(trace).reserved_peak for ties in TIES]
+    return min(peaks), max(peaks)
 
 
 class _Chunk:
@@ -48,7 +69,8 @@ class _Chunk:
 class Chunks:
     """The pool's state: free chunks by size, then age."""
 
-    def __init__(self, limit: int | None = None) -> None:
+    def __init__(self, limit: int | None = None, ties: str = "oldest") -> None:
+        self.ties = ties
         self.limit = 2**64 - 1 if limit is None else limit
         self.used = 0
         self.reserved = 0
@@ -73,7 +95,14 @@ class Chunks:
 
     def choose(self, first: int) -> int:
         """Return the position in `free_keys` to take, of those with the size of the *first* that fits."""
-        return first
+        if self.ties == "oldest":
+            return first
+        keys = self.free_keys
+        last = bisect_left(keys, (keys[first] >> _SHIFT) + 1 << _SHIFT) - 1
+        if self.ties == "newest" or first == last:
+            return last
+        pick = min if self.ties == "lowest" else max
+        return pick(range(first, last + 1), key=lambda i: self.place(keys[i] & (1 << _SHIFT) - 1))
 
     def free(self, handle: int) -> None:
         """Put the chunk back, merged with its free neighbours; the left one survives."""
@@ -108,6 +137,16 @@ class Chunks:
             else:
                 kept.append(key)
         self.free_keys = kept
+
+    @staticmethod
+    def key_size(key: int) -> int:
+        """Return the size of the free chunk behind a key of `free_keys`."""
+        return key >> _SHIFT
+
+    @staticmethod
+    def key_number(key: int) -> int:
+        """Return the number (handle) of the free chunk behind a key of `free_keys`."""
+        return key & (1 << _SHIFT) - 1
 
     def _allocate(self, size: int) -> _Chunk:
         if size > self.limit:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphsim.allocators.online import out_of_memory
+from graphsim.errors import out_of_memory
 from graphsim.layout import Layout
 from graphsim.trace import Trace
 

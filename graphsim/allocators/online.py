@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from graphsim.errors import OutOfMemoryError
+from graphsim.errors import out_of_memory
 from graphsim.layout import Layout
 from graphsim.trace import Trace
 
@@ -35,17 +35,6 @@ class PoolFull(Exception):  # noqa: N818
     def __init__(self, requested: int, reserved: int, limit: int) -> None:
         super().__init__(requested, reserved, limit)
         self.requested, self.reserved, self.limit = requested, reserved, limit
-
-
-def out_of_memory(event: int, requested: int, reserved: int, limit: int) -> OutOfMemoryError:
-    """Return the error of a request for *requested* bytes more than the *reserved* ones."""
-    return OutOfMemoryError(
-        f"out of memory at event {event}: {requested:,} bytes more do not fit beside {reserved:,} within {limit:,}",
-        requested=requested,
-        reserved=reserved,
-        limit=limit,
-        event=event,
-    )
 
 
 def drive(pool: Pool, trace: Trace) -> Layout:

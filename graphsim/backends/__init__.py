@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from graphsim.layout import Layout
 from graphsim.registry import Registry
@@ -12,8 +12,23 @@ from graphsim.trace import Trace
 class Backend(Protocol):
     """Executes the mallocs and frees of a trace; options are fields of the backend."""
 
+    model: ClassVar[str]
+    """Name of the allocator whose layout should be equal."""
+
+    @property
+    def device(self) -> str:
+        """What is measured, by name."""
+
     def __call__(self, trace: Trace, /) -> Layout:
         """Return what was measured; everything is freed again, also on an error."""
 
 
-BACKENDS = Registry("backends", "backend", {"numpy": "graphsim.backends.numpy:Numpy"})
+BACKENDS = Registry(
+    "backends",
+    "backend",
+    {
+        "numpy": "graphsim.backends.numpy:Numpy",
+        "cupy": "graphsim.backends.cupy:Cupy",
+        "torch": "graphsim.backends.torch:Torch",
+    },
+)

@@ -11,9 +11,15 @@ import ctypes
 import json
 import random
 import sys
+from dataclasses import asdict
 
 from graphsim.allocators.cupy import Chunks
 from graphsim.allocators.online import PoolFull
+from graphsim.backends import cupy as backend
+from graphsim.backends.cupy import take
+from graphsim.replay import lockstep as replay_lockstep
+from graphsim.replay import replay
+from graphsim.replay.lockstep import GuidedChunks
 
 KEEP = []
 
@@ -44,12 +50,10 @@ class Device:
 
     def __init__(self) -> None:
         self.next = 1 << 44
-        self.bases: list[int] = []
 
     def malloc(self, size: int, device: int) -> int:
         base = self.next
         self.next += size + 4096
-        self.bases.append(base)
         return base
 
     def free(self, pointer: int, device: int) -> None:
@@ -72,33 +76,14 @@ class Lockstep:
         self.real = make_pool(self.device)
         if limit is not None:
             self.real.set_limit(size=limit)
-        self.model, self.plain = Chunks(limit), Chunks()
-        self.model.choose = self.take_what_the_real_pool_took
-        self.bases: dict[int, int] = {}
-        self.pointer = 0
+        self.model, self.plain = GuidedChunks(limit), Chunks()
         self.held: dict[object, tuple] = {}
         self.count = dict.fromkeys(("events", "used", "total", "free_blocks", "out_of_memory", "plain_used"), 0)
 
-    def take_what_the_real_pool_took(self, first: int) -> int:
-        keys = self.model.free_keys
-        for i in range(first, len(keys)):
-            if keys[i] >> 40 != keys[first] >> 40:
-                break
-            memory, offset = self.model.place(keys[i] & (1 << 40) - 1)
-            if self.bases[memory] + offset == self.pointer:
-                return i
-        raise LookupError("the real pool took a chunk that is no best fit")
-
     def malloc(self, name: object, nbytes: int) -> None:
-        from cupy.cuda.memory import OutOfMemoryError
-
+        block = take(self.real, nbytes)
         try:
-            block = self.real.malloc(nbytes)
-        except OutOfMemoryError:
-            block = None
-        self.pointer = block.ptr if block else 0
-        try:
-            handle = self.model.malloc(nbytes)
+            handle = self.model.follow(nbytes, block.ptr if block else 0)
         except PoolFull:
             if block is not None:
                 raise LookupError("the real pool fits what the model does not") from None
@@ -106,7 +91,6 @@ class Lockstep:
             return
         if block is None:
             raise LookupError("the model fits what the real pool does not")
-        self.bases.setdefault(self.model.place(handle)[0], self.device.bases[-1])
         self.held[name] = (block, handle, self.plain.malloc(nbytes) if self.limit is None else 0)
 
     def free(self, name: object) -> None:
@@ -172,6 +156,26 @@ def spec_events(name: str):
         yield (event.block, event.nbytes) if event.kind == "malloc" else event.block
 
 
+def replays() -> dict[str, object]:
+    """Run the backend itself, on numbers for memory: plain, in lock-step, and out of memory."""
+    import graphsim as gs
+
+    def pool(limit: int | None = None):
+        made = make_pool(Device())
+        made.set_limit(size=limit or 0)
+        return made
+
+    backend.make_pool = replay_lockstep.make_pool = pool
+    backend.Cupy.device = property(lambda self: "numbers")
+    step = gs.simulate(gs.training_step(gs.load("resnet18", batch=2, size=64), optimizer="adam"))
+    return {
+        "plain": asdict(replay(step, "cupy")),
+        "lockstep": asdict(replay(step, "cupy", lockstep=True)),
+        "limit": asdict(replay(step, "cupy", options="limit=200MiB")),
+        "limit in lockstep": asdict(replay(step, "cupy", options="limit=200MiB", lockstep=True)),
+    }
+
+
 def main() -> None:
     fake_runtime()
     import cupy  # noqa: F401
@@ -179,7 +183,9 @@ def main() -> None:
     from graphsim.frontends.spec import shipped_specs
 
     results = {}
-    if sys.argv[1] == "random":
+    if sys.argv[1] == "replay":
+        results = replays()
+    elif sys.argv[1] == "random":
         for seed in range(4):
             for sizes in ("few", "many"):
                 results[f"{sizes} sizes, seed {seed}"] = lockstep(

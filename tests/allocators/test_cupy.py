@@ -39,3 +39,18 @@ def test_within_a_limit_the_same_requests_run_out_of_memory():
     for name, count in lockstep("limit").items():
         assert count["out_of_memory"] > 10, name
         assert (count["used"], count["total"], count["free_blocks"]) == (0, 0, 0), name
+
+
+def test_the_replay_matches_the_real_pool_and_names_the_op_that_runs_out():
+    results = lockstep("replay")
+    for name in ("plain", "lockstep"):
+        result = results[name]
+        assert result["matched_used"] == result["events"] > 700
+        assert result["predicted_peak_bytes"] == result["measured_peak_bytes"]
+        low, high = result["total_interval"]
+        assert low <= high
+    assert results["lockstep"]["matched_total"] == results["lockstep"]["events"]
+    assert results["lockstep"]["first_mismatch"] is None
+    end, guided_end = (results[name]["out_of_memory"] for name in ("limit", "limit in lockstep"))
+    assert end == guided_end
+    assert end not in ("", "before the step")

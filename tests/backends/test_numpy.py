@@ -9,6 +9,7 @@ import pytest
 
 import graphsim as gs
 from graphsim.backends.numpy import Numpy
+from graphsim.errors import OutOfMemoryError, UsageError
 from graphsim.layout import validate
 from graphsim.strategies import STRATEGIES
 from graphsim.trace import Trace
@@ -39,14 +40,29 @@ def test_arrays_of_others_are_not_counted():
     assert len(others) == 1
 
 
-def test_everything_is_freed_even_if_the_host_has_no_memory_left():
-    columns = ([0, 1], [12345, 2**62], [0, 1], [-1, -1], [-1, 0])
-    impossible = Trace(*(np.array(column, dtype=np.int64) for column in columns))
+def test_everything_is_freed_and_the_event_is_named_if_the_host_has_no_memory_left():
+    enormous = 200_000  # blocks of nearly 2 GiB: beyond any address space
+    sizes = np.array([12345] + [2**31 - 1] * enormous, dtype=np.int64)
+    number = np.arange(len(sizes))
+    nothing = np.full(len(sizes), -1)
+    impossible = Trace(tensor=number, nbytes=sizes, malloc=number, free=nothing, execution=nothing)
     tracemalloc.start()
     try:
-        with pytest.raises(MemoryError):
+        with pytest.raises(OutOfMemoryError, match="out of memory at event") as error:
             Numpy()(impossible)
+        assert 0 < error.value.event < enormous
         assert 12345 not in [trace.size for trace in tracemalloc.take_snapshot().traces]
     finally:
         tracemalloc.stop()
     assert not tracemalloc.is_tracing()
+
+
+def test_a_block_that_no_array_item_can_hold_is_refused():
+    one = np.zeros(1, dtype=np.int64)
+    with pytest.raises(UsageError, match="2 GiB"):
+        Numpy()(Trace(tensor=one, nbytes=one + 2**31, malloc=one, free=one - 1, execution=one - 1))
+
+
+def test_touching_pages_changes_no_count():
+    events = trace_of("none")
+    assert np.array_equal(Numpy(touch=True)(events).used, np.cumsum(events.stream[1]))

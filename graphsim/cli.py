@@ -208,24 +208,75 @@ def replay(
     from graphsim.replay import replay as run_replay
     from graphsim.reporters.text import replay_text
     from graphsim.simulation import simulate
-    from graphsim.training import Training, training_step
 
-    graph = _load(spec, _overrides(settings, batch=batch, seq=seq))
-    if not _is_step(spec):
-        training = Training(
-            optimizer=optimizer,
-            optimizer_impl=optimizer_impl,
-            precision=precision,
-            target=target,  # type: ignore[arg-type]
-            device=device,
-        )
-        graph = training_step(graph, training, first=first)
+    graph = _step(
+        spec,
+        _overrides(settings, batch=batch, seq=seq),
+        first,
+        optimizer=optimizer,
+        optimizer_impl=optimizer_impl,
+        precision=precision,
+        target=target,
+        device=device,
+    )
     run = simulate(graph, policy=policy)  # type: ignore[arg-type]
     with _working(f"replaying {run.trace.events_count:,} events"):
         result = run_replay(run, backend, options=backend_options, lockstep=lockstep)
     sys.stdout.write(result.to_json() + "\n" if as_json else replay_text(result))
     if not result.matches:
         raise typer.Exit(1)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "graphsim export resnet50 -o step.pickle --options expandable_segments:True\n\n"
+    "graphsim export gpt2 --seq 512 -o step.json\n\n"
+    "graphsim export vgg16 --batch 8 -o step.csv"
+)
+def export(
+    spec: Spec,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The file; its suffix chooses the format.")],
+    file_format: Annotated[
+        str, typer.Option("--format", help="snapshot, perfetto or csv.", show_default="by the suffix")
+    ] = "",
+    options: Annotated[
+        str, typer.Option(metavar="NAME:VALUE,...", help="Of the allocator in a snapshot, as PYTORCH_ALLOC_CONF.")
+    ] = "",
+    batch: Batch = None,
+    seq: Seq = None,
+    settings: Set = None,
+    optimizer: OptimizerName = "adamw",
+    optimizer_impl: OptimizerImpl = "",
+    precision: PrecisionName = "fp32",
+    target: TargetName = "cuda",
+    device: DeviceName = "",
+    policy: PolicyName = "eager",
+    first: Annotated[bool, typer.Option("--first", help="Step 1, which creates the optimizer states.")] = False,
+) -> None:
+    """Write a step for other tools: pytorch.org/memory_viz (.pickle), ui.perfetto.dev (.json), tables (.csv)."""
+    from graphsim.allocators.torch import TorchCaching
+    from graphsim.exports import EXPORTS
+    from graphsim.options import configure
+    from graphsim.simulation import simulate
+
+    formats = {EXPORTS[name].suffix: name for name in EXPORTS}
+    if not file_format and output.suffix not in formats:
+        raise UsageError(f"{output}: name it {' or '.join('*' + suffix for suffix in formats)}, or say --format")
+    name = file_format or formats[output.suffix]
+    if options and name != "snapshot":
+        raise UsageError("--options are those of the allocator in a snapshot")
+    plugin = EXPORTS[name](configure(TorchCaching, options)) if options else EXPORTS[name]()
+    graph = _step(
+        spec,
+        _overrides(settings, batch=batch, seq=seq),
+        first,
+        optimizer=optimizer,
+        optimizer_impl=optimizer_impl,
+        precision=precision,
+        target=target,
+        device=device,
+    )
+    _write(output, plugin(simulate(graph, policy=policy)))  # type: ignore[arg-type]
 
 
 @app.command(epilog="Example:\n\ngraphsim pack blocks.csv --capacity 1MiB --mode exact --seconds 60 -o offsets.csv")
@@ -276,6 +327,25 @@ def pack(
 def _is_step(source: str) -> bool:
     """Whether *source* is a graph, a whole step, and not the spec of a model."""
     return source.endswith(".json")
+
+
+def _step(source: str, overrides: dict[str, Value], first: bool, **training: Any) -> Graph:
+    """Return the training step of a spec, or the graph of a file as it stands."""
+    from graphsim.training import Training, training_step
+
+    graph = _load(source, overrides)
+    return graph if _is_step(source) else training_step(graph, Training(**training), first=first)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UsageError(f"{path}: {error.strerror}") from None
 
 
 def _load(source: str, overrides: dict[str, Value]) -> Graph:

@@ -129,6 +129,8 @@ class TorchPool:
         self.reserved = 0
         self.blocks: dict[int, Block] = {}
         self.by_pool = {"allocated": [0, 0], "reserved": [0, 0], "inactive_split": [0, 0]}
+        self.history: list[tuple[str, int, int]] = []
+        """(action, address, bytes) of what was taken from the device and given back, as in a memory snapshot."""
         self._divisions = _divisions(options.roundup_power2_divisions)
         self._max_split = 2**62 if options.max_split_size_mb is None else options.max_split_size_mb * MIB
         self._rounding = options.max_non_split_rounding_mb * MIB
@@ -239,7 +241,7 @@ class TorchPool:
             return self._expand(size, small)
         block = self._new(self._device_address, segment, small)
         self._device_address += -(-segment // ROUND_LARGE) * ROUND_LARGE
-        self._reserve(segment, small)
+        self._reserve("segment_alloc", block.address, segment, small)
         return block
 
     def _segment_size(self, size: int, small: bool) -> int:
@@ -247,14 +249,15 @@ class TorchPool:
             return SMALL_SEGMENT
         return self._large_segment if size < MIN_LARGE_SEGMENT else -(-size // ROUND_LARGE) * ROUND_LARGE
 
-    def _reserve(self, nbytes: int, small: bool) -> None:
+    def _reserve(self, action: str, address: int, nbytes: int, small: bool) -> None:
+        self.history.append((action, address, abs(nbytes)))
         self.reserved += nbytes
         self.by_pool["reserved"][small] += nbytes
 
     def _release(self, block: Block) -> None:
         self._remove(block)
         del self.blocks[block.address]
-        self._reserve(-block.size, block.small)
+        self._reserve("segment_free", block.address, -block.size, block.small)
 
     def _release_oversize(self, size: int, small: bool) -> None:
         """Give back one block that is large enough, or the largest oversize ones that together are."""
@@ -334,7 +337,7 @@ class TorchPool:
             self._cut(block, size).mapped = False
             assert block.next is not None, "it was cut"
             insort(self._unmapped[block.small], block.next.address)
-        self._reserve(size, block.small)
+        self._reserve("segment_map", block.address, size, block.small)
         block = self._merge_neighbours(block)
         self._insert(block)
         return block
@@ -353,7 +356,7 @@ class TorchPool:
         if block.size > end - first:
             self._insert(self._cut(block, end - first))
         block.mapped = False
-        self._reserve(first - end, block.small)
+        self._reserve("segment_unmap", first, first - end, block.small)
         block = self._merge_neighbours(block)
         insort(self._unmapped[block.small], block.address)
 

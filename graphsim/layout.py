@@ -14,7 +14,7 @@ class Layout:
     """What an allocator (or a measured device) made of a trace.
 
     Attributes:
-        address: first byte of each block, within its segment.
+        address: first byte of each block, in the address space of its segment.
         segment: segment (contiguous region obtained from the device) of each block.
         used: bytes in use after each event, as the allocator rounds them.
         reserved: bytes held from the device after each event.

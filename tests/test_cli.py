@@ -85,13 +85,61 @@ def test_inference_mode_needs_less_than_training():
     assert infer["steady"]["peak_bytes"] < train["steady"]["peak_bytes"]
 
 
-@pytest.mark.parametrize("name", ["exact", "cupy", "torch"])
+@pytest.mark.parametrize("name", ["exact", "cupy", "torch", "bfc", "arena"])
 def test_an_allocator_adds_what_it_reserves(name):
     done = graphsim("peak", "lenet5", "--allocator", name, "--json")
     step = json.loads(done.stdout)["steady"]
     assert step["reserved_peak_bytes"] >= step["peak_bytes"]
     assert 0 <= step["fragmentation"] < 1
     assert f"reserved by the {name} allocator" in graphsim("peak", "lenet5", "--allocator", name).stdout
+
+
+def test_a_limit_says_whether_it_fits_and_where_it_runs_out():
+    run = gs.simulate(gs.training_step(gs.load("lenet5", batch=4), optimizer="adamw"))
+    first = run.op_at(int((run.timeline > 800 * 1024).argmax())).name
+    for limit, where in {"4GiB": "", "800KiB": first, "500KiB": "before the step"}.items():
+        options = ("--allocator", "exact", "--allocator-options", f"limit={limit}")
+        step = json.loads(graphsim("peak", "lenet5", "--batch", "4", *options, "--json").stdout)["steady"]
+        assert step["out_of_memory"] == where
+        assert (where == "") == (step["reserved_peak_bytes"] is not None)
+    assert "does not fit" in graphsim("peak", "lenet5", *options).stdout
+
+
+def test_replay_says_what_was_predicted_and_measured():
+    done = graphsim("replay", "lenet5", "--batch", "4", "--target", "cpu", "--json")
+    data = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert data["matched_used"] == data["matched_total"] == data["events"]
+    assert data["first_mismatch"] is None
+    peak = json.loads(graphsim("peak", "lenet5", "--batch", "4", "--target", "cpu", "--json").stdout)
+    assert data["measured_peak_bytes"] == peak["steady"]["peak_bytes"]
+    first = json.loads(graphsim("replay", "lenet5", "--batch", "4", "--target", "cpu", "--first", "--json").stdout)
+    assert first["measured_peak_bytes"] == peak["first"]["peak_bytes"]
+    text = graphsim("replay", "lenet5").stdout
+    assert "replayed by numpy on host memory" in text
+    assert f"{json.loads(graphsim('replay', 'lenet5', '--json').stdout)['measured_peak_bytes']:,}" in text
+
+
+def test_pack_prints_the_height_and_writes_the_offsets(tmp_path: Path):
+    blocks = tmp_path / "blocks.csv"
+    blocks.write_text("id,lower,upper,size\na,0,2,4\nb,1,3,4\nc,2,4,4\n")
+    done = graphsim("pack", str(blocks), "--capacity", "8", "-o", str(tmp_path / "out.csv"))
+    assert done.returncode == 0
+    assert "height 8 bytes, within 8; optimal" in done.stdout
+    rows = [line.split(",") for line in (tmp_path / "out.csv").read_text().splitlines()]
+    assert rows[0] == ["id", "lower", "upper", "size", "offset"]
+    assert {row[0]: row[4] for row in rows[1:]} in ({"a": "0", "b": "4", "c": "0"}, {"a": "4", "b": "0", "c": "4"})
+    small = graphsim("pack", str(blocks), "--capacity", "7", "--seconds", "0.1", "--json")
+    assert small.returncode == 1
+    assert json.loads(small.stdout)["fits"] is False
+
+
+def test_export_chooses_the_format_by_the_suffix(tmp_path: Path):
+    for name in ("step.pickle", "step.json", "step.csv"):
+        done = graphsim("export", "lenet5", "-o", str(tmp_path / name))
+        assert (done.returncode, done.stdout) == (0, "")
+        assert (tmp_path / name).stat().st_size > 1000
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_a_networkx_graph_file_is_simulated_as_it_stands(tmp_path: Path):
@@ -162,6 +210,22 @@ def test_help_has_examples_and_version_prints_the_version():
         (("peak",), "Missing argument"),
         (("peek", "lenet5"), "peek"),
         (("ops", "conv2"), "'conv2d'"),
+        (("peak", "lenet5", "--allocator-options", "limit=1GiB"), "need an allocator"),
+        (("peak", "lenet5", "--allocator", "torch", "--allocator-options", "limti=1GiB"), "'limit'"),
+        (("peak", "lenet5", "--allocator", "torch", "--allocator-options", "limit=huge"), "is not a size"),
+        (("replay", "lenet5", "--backend", "numpi"), "'numpy'"),
+        (("replay", "lenet5", "--lockstep"), "--backend cupy"),
+        (("replay", "lenet5", "--backend-options", "touch=maybe"), "True or False"),
+        (("pack", "nowhere.csv"), "No such file"),
+        (("pack", "README.md", "--mode", "perfect"), "greedy"),
+        (("pack", "README.md"), "column id is missing"),
+        (("pack", "README.md", "--capacity", "x"), "is not a size"),
+        (("pack", "README.md", "--seconds", "-1"), "seconds"),
+        (("export", "lenet5"), "--output"),
+        (("export", "lenet5", "-o", "step.txt"), "*.pickle"),
+        (("export", "lenet5", "-o", "step.csv", "--format", "cvs"), "'csv'"),
+        (("export", "lenet5", "-o", "step.csv", "--options", "limit=1"), "--options"),
+        (("export", "lenet5", "-o", "nowhere/step.csv"), "No such file"),
     ],
 )
 def test_bad_command_lines_get_one_message_and_exit_code_2(arguments, words):

@@ -11,7 +11,7 @@ import pytest
 import graphsim as gs
 from graphsim.allocators import ALLOCATORS
 from graphsim.backends import BACKENDS
-from graphsim.errors import UnknownNameError
+from graphsim.errors import MissingExtraError, UnknownNameError, UsageError
 from graphsim.frontends import FRONTENDS
 from graphsim.graph import Graph, Op, Phase, Tensor
 from graphsim.layout import validate
@@ -19,7 +19,7 @@ from graphsim.reporters import REPORTERS
 from graphsim.schedule import Schedule
 from graphsim.simulation import simulate
 from graphsim.strategies import STRATEGIES
-from graphsim.trace import Trace, trace
+from graphsim.trace import trace
 
 MODELS = {"lenet5": {"batch": 4}, "resnet18": {"batch": 2, "size": 32}, "gpt2": {"batch": 1, "seq": 16, "layers": 2}}
 
@@ -111,20 +111,28 @@ def test_an_allocator_places_live_blocks_apart_and_counts_no_less_than_is_live(n
 def test_an_empty_trace_has_an_empty_layout(registry):
     empty = trace(simulate(Graph([], [])).live_ranges)
     for name in registry:
+        if name in BACKENDS and not available(name):
+            continue
         layout = registry[name]()(empty)
         assert (layout.peak, layout.reserved_peak, layout.fragmentation) == (0, 0, 0.0)
 
 
+def available(backend: str) -> bool:
+    """Whether what the backend measures is here: a GPU, for most."""
+    try:
+        return bool(BACKENDS[backend]().device)
+    except (UsageError, MissingExtraError):
+        return False
+
+
 @pytest.mark.parametrize("name", BACKENDS)
 def test_a_backend_measures_what_was_predicted_at_every_event(name):
+    if not available(name):
+        pytest.skip(f"{name} needs a CUDA device and its library")
     events = simulate(gs.training_step(gs.load("lenet5", batch=4), optimizer="adam", target="cpu")).trace
     measured = BACKENDS[name]()(events)
     validate(events, measured)
-    assert np.array_equal(measured.used, predicted_use(events))
-
-
-def predicted_use(events: Trace) -> np.ndarray:
-    return np.cumsum(events.stream[1])
+    assert np.array_equal(measured.used, ALLOCATORS[BACKENDS[name].model]()(events).used)
 
 
 # -- reporters and frontends ---------------------------------------------------------------------------

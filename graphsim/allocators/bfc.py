@@ -50,10 +50,10 @@ class Bfc:
 class _Chunk:
     """A piece of a region, linked to its neighbours in address order."""
 
-    __slots__ = ("address", "before", "free", "next", "region", "size")
+    __slots__ = ("address", "before", "free", "next", "segment", "size")
 
-    def __init__(self, region: int, address: int, size: int) -> None:
-        self.region, self.address, self.size = region, address, size
+    def __init__(self, segment: int, address: int, size: int) -> None:
+        self.segment, self.address, self.size = segment, address, size
         self.before: _Chunk | None = None
         self.next: _Chunk | None = None
         self.free = True
@@ -71,8 +71,8 @@ class BfcPool:
         self._chunks: dict[int, _Chunk] = {}
         self._device_address = MIN_ALLOCATION
 
-    def malloc(self, nbytes: int) -> int:
-        """Return the address of a chunk: the smallest that fits, or of a new region."""
+    def malloc(self, nbytes: int) -> _Chunk:
+        """Return a chunk: the smallest that fits, or of a new region."""
         size = -(-nbytes // MIN_ALLOCATION) * MIN_ALLOCATION
         i = bisect_left(self._free, size << _SHIFT)
         if i == len(self._free):
@@ -83,13 +83,13 @@ class BfcPool:
             self._split(chunk, size)
         chunk.free = False
         self.used += chunk.size
-        return chunk.address
+        return chunk
 
-    def free(self, handle: int) -> None:
+    def free(self, block: _Chunk) -> None:
         """Take the chunk back, merged with its free neighbours: the next, then the one before."""
-        chunk = self._chunks[handle]
-        if chunk.free:
-            raise KeyError(handle)
+        chunk = self._chunks.get(getattr(block, "address", -1))
+        if chunk is not block or chunk.free:
+            raise KeyError(block)
         self.used -= chunk.size
         if chunk.next is not None and chunk.next.free:
             self._remove(chunk.next)
@@ -98,11 +98,6 @@ class BfcPool:
             self._remove(chunk.before)
             chunk = self._absorb(chunk.before, chunk)
         self._insert(chunk)
-
-    def place(self, handle: int) -> tuple[int, int]:
-        """Return (region, offset); regions are named by their address."""
-        region = self._chunks[handle].region
-        return region, handle - region
 
     def _extend(self, size: int) -> None:
         """Take a region of the device: as planned, or doubled until *size* fits, or what is left."""
@@ -122,7 +117,7 @@ class BfcPool:
         self._insert(chunk)
 
     def _split(self, chunk: _Chunk, size: int) -> None:
-        rest = _Chunk(chunk.region, chunk.address + size, chunk.size - size)
+        rest = _Chunk(chunk.segment, chunk.address + size, chunk.size - size)
         rest.before, rest.next = chunk, chunk.next
         if chunk.next is not None:
             chunk.next.before = rest

@@ -5,7 +5,7 @@ Source: cupy/cuda/memory.pyx of CuPy 14.2 (SingleDeviceMemoryPool, _Arena): one 
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from dataclasses import dataclass
 
 from graphsim.allocators.online import PoolFull, drive
@@ -54,20 +54,20 @@ def reserved_interval(trace: Trace, limit: int | None = None) -> tuple[int, int]
     return min(peaks), max(peaks)
 
 
-class _Chunk:
-    """A piece of one device allocation, linked to its neighbours in address order."""
+class Chunk:
+    """A piece of one device allocation (the segment), linked to its neighbours in address order."""
 
-    __slots__ = ("before", "free", "memory", "next", "number", "offset", "size")
+    __slots__ = ("address", "before", "free", "key", "next", "segment", "size")
 
-    def __init__(self, number: int, memory: int, offset: int, size: int) -> None:
-        self.number, self.memory, self.offset, self.size = number, memory, offset, size
-        self.before: _Chunk | None = None
-        self.next: _Chunk | None = None
-        self.free = False
+    def __init__(self, key: int, segment: int, address: int, size: int) -> None:
+        self.key, self.segment, self.address, self.size = key, segment, address, size
+        self.before: Chunk | None = None
+        self.next: Chunk | None = None
+        self.free = True
 
 
 class Chunks:
-    """The pool's state: free chunks by size, then age."""
+    """The pool's state: free chunks by size, then age. `free_keys` and `free_chunks` are parallel lists."""
 
     def __init__(self, limit: int | None = None, ties: str = "oldest") -> None:
         self.ties = ties
@@ -75,80 +75,71 @@ class Chunks:
         self.used = 0
         self.reserved = 0
         self.free_keys: list[int] = []
-        self._chunks: dict[int, _Chunk] = {}
+        self.free_chunks: list[Chunk] = []
         self._created = 0
 
-    def malloc(self, nbytes: int) -> int:
-        """Return the number of a chunk of exactly the rounded size."""
+    def malloc(self, nbytes: int) -> Chunk:
+        """Return a chunk of exactly the rounded size."""
         size = -(-nbytes // UNIT) * UNIT
         keys = self.free_keys
         i = bisect_left(keys, size << _SHIFT)
         if i < len(keys):
-            chunk = self._chunks[keys.pop(self.choose(i)) & (1 << _SHIFT) - 1]
-            chunk.free = False
+            if self.ties != "oldest":
+                i = self.choose(i)
+            del keys[i]
+            chunk = self.free_chunks.pop(i)
             if chunk.size > size:
-                self._split(chunk, size)
+                rest = self._new(chunk.segment, chunk.address + size, chunk.size - size)
+                after = chunk.next
+                rest.before, rest.next = chunk, after
+                if after is not None:
+                    after.before = rest
+                chunk.next, chunk.size = rest, size
+                self._put(rest)
         else:
             chunk = self._allocate(size)
+        chunk.free = False
         self.used += size
-        return chunk.number
+        return chunk
 
     def choose(self, first: int) -> int:
-        """Return the position in `free_keys` to take, of those with the size of the *first* that fits."""
-        if self.ties == "oldest":
-            return first
-        keys = self.free_keys
-        last = bisect_left(keys, (keys[first] >> _SHIFT) + 1 << _SHIFT) - 1
+        """Return the position to take, of those as large as the *first* that fits."""
+        chunks = self.free_chunks
+        last = bisect_left(self.free_keys, chunks[first].size + 1 << _SHIFT) - 1
         if self.ties == "newest" or first == last:
             return last
         pick = min if self.ties == "lowest" else max
-        return pick(range(first, last + 1), key=lambda i: self.place(keys[i] & (1 << _SHIFT) - 1))
+        return pick(range(first, last + 1), key=lambda i: (chunks[i].segment, chunks[i].address))
 
-    def free(self, handle: int) -> None:
+    def free(self, block: Chunk) -> None:
         """Put the chunk back, merged with its free neighbours; the left one survives."""
-        chunk = self._chunks[handle]
-        if chunk.free:
-            raise KeyError(handle)
-        self.used -= chunk.size
-        while chunk.next is not None and chunk.next.free:
-            self._take(chunk.next)
-            self._absorb(chunk, chunk.next)
-        while chunk.before is not None and chunk.before.free:
-            left = chunk.before
-            self._take(left)
-            self._absorb(left, chunk)
-            chunk = left
-        chunk.free = True
-        insort(self.free_keys, chunk.size << _SHIFT | chunk.number)
-
-    def place(self, handle: int) -> tuple[int, int]:
-        """Return (device allocation, offset within it)."""
-        chunk = self._chunks[handle]
-        return chunk.memory, chunk.offset
+        try:
+            if block.free:
+                raise KeyError(block)
+        except AttributeError:
+            raise KeyError(block) from None
+        self.used -= block.size
+        block.free = True
+        after = block.next
+        while after is not None and after.free:
+            self._take(after)
+            self._absorb(block, after)
+            after = block.next
+        before = block.before
+        while before is not None and before.free:
+            self._take(before)
+            self._absorb(before, block)
+            block, before = before, before.before
+        self._put(block)
 
     def free_all_blocks(self) -> None:
         """Give back to the device every allocation that is one free chunk."""
-        kept = []
-        for key in self.free_keys:
-            chunk = self._chunks[key & (1 << _SHIFT) - 1]
-            if chunk.before is None and chunk.next is None:
-                self.reserved -= chunk.size
-                del self._chunks[chunk.number]
-            else:
-                kept.append(key)
-        self.free_keys = kept
+        whole = [chunk.before is None and chunk.next is None for chunk in self.free_chunks]
+        self.reserved -= sum(chunk.size for chunk, alone in zip(self.free_chunks, whole, strict=True) if alone)
+        self.free_keys = [key for key, alone in zip(self.free_keys, whole, strict=True) if not alone]
+        self.free_chunks = [chunk for chunk, alone in zip(self.free_chunks, whole, strict=True) if not alone]
 
-    @staticmethod
-    def key_size(key: int) -> int:
-        """Return the size of the free chunk behind a key of `free_keys`."""
-        return key >> _SHIFT
-
-    @staticmethod
-    def key_number(key: int) -> int:
-        """Return the number (handle) of the free chunk behind a key of `free_keys`."""
-        return key & (1 << _SHIFT) - 1
-
-    def _allocate(self, size: int) -> _Chunk:
+    def _allocate(self, size: int) -> Chunk:
         if size > self.limit:
             raise PoolFull(size, self.reserved, self.limit)
         if self.reserved + size > self.limit:
@@ -158,25 +149,23 @@ class Chunks:
         self.reserved += size
         return self._new(self._created, 0, size)
 
-    def _new(self, memory: int, offset: int, size: int) -> _Chunk:
-        chunk = self._chunks[self._created] = _Chunk(self._created, memory, offset, size)
+    def _new(self, segment: int, address: int, size: int) -> Chunk:
+        chunk = Chunk(self._created, segment, address, size)
         self._created += 1
         return chunk
 
-    def _split(self, chunk: _Chunk, size: int) -> None:
-        rest = self._new(chunk.memory, chunk.offset + size, chunk.size - size)
-        rest.before, rest.next, rest.free = chunk, chunk.next, True
-        if chunk.next is not None:
-            chunk.next.before = rest
-        chunk.next, chunk.size = rest, size
-        insort(self.free_keys, rest.size << _SHIFT | rest.number)
+    def _put(self, chunk: Chunk) -> None:
+        key = chunk.size << _SHIFT | chunk.key
+        i = bisect_left(self.free_keys, key)
+        self.free_keys.insert(i, key)
+        self.free_chunks.insert(i, chunk)
 
-    def _absorb(self, left: _Chunk, right: _Chunk) -> None:
+    def _take(self, chunk: Chunk) -> None:
+        i = bisect_left(self.free_keys, chunk.size << _SHIFT | chunk.key)
+        del self.free_keys[i], self.free_chunks[i]
+
+    def _absorb(self, left: Chunk, right: Chunk) -> None:
         left.size += right.size
         left.next = right.next
         if right.next is not None:
             right.next.before = left
-        del self._chunks[right.number]
-
-    def _take(self, chunk: _Chunk) -> None:
-        del self.free_keys[bisect_left(self.free_keys, chunk.size << _SHIFT | chunk.number)]

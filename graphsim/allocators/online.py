@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from graphsim.errors import out_of_memory
 from graphsim.layout import Layout
 from graphsim.trace import Trace
+
+
+class Block(Protocol):
+    """A piece of a segment; where it stands never changes, whatever becomes of it."""
+
+    segment: int
+    address: int
+    size: int
+    free: bool
 
 
 class Pool(Protocol):
@@ -19,14 +28,11 @@ class Pool(Protocol):
     reserved: int
     """Bytes held from the device."""
 
-    def malloc(self, nbytes: int) -> int:
-        """Return a handle to a block of at least *nbytes* > 0 bytes; raise `PoolFull` if there is no room."""
+    def malloc(self, nbytes: int) -> Any:
+        """Return a `Block` of at least *nbytes* > 0 bytes; raise `PoolFull` if there is no room."""
 
-    def free(self, handle: int) -> None:
-        """Take the block back; raise KeyError if *handle* is not in use."""
-
-    def place(self, handle: int) -> tuple[int, int]:
-        """Return (segment, first byte within it) of a block in use."""
+    def free(self, block: Any) -> None:
+        """Take the block back; raise KeyError if it is not in use."""
 
 
 class PoolFull(Exception):  # noqa: N818
@@ -43,24 +49,24 @@ def drive(pool: Pool, trace: Trace) -> Layout:
     Raises:
         OutOfMemoryError: a request does not fit; `event` is its number in the trace.
     """
-    blocks, signed = (column.tolist() for column in trace.stream)
-    handles = [0] * len(trace.nbytes)
-    segments, addresses = [0] * len(handles), [0] * len(handles)
-    used, reserved = [0] * len(blocks), [0] * len(blocks)
-    for event, (block, change) in enumerate(zip(blocks, signed, strict=True)):
+    numbers, changes = (column.tolist() for column in trace.stream)
+    blocks: list[Any] = [None] * len(trace.nbytes)
+    used: list[int] = []
+    reserved: list[int] = []
+    malloc, free = pool.malloc, pool.free
+    for number, change in zip(numbers, changes, strict=True):
         if change > 0:
             try:
-                handle = pool.malloc(change)
+                blocks[number] = malloc(change)
             except PoolFull as full:
-                raise out_of_memory(event, full.requested, full.reserved, full.limit) from None
-            handles[block] = handle
-            segments[block], addresses[block] = pool.place(handle)
+                raise out_of_memory(len(used), full.requested, full.reserved, full.limit) from None
         else:
-            pool.free(handles[block])
-        used[event], reserved[event] = pool.used, pool.reserved
+            free(blocks[number])
+        used.append(pool.used)
+        reserved.append(pool.reserved)
     return Layout(
-        address=np.array(addresses, dtype=np.int64),
-        segment=np.array(segments, dtype=np.int64),
+        address=np.array([block.address for block in blocks], dtype=np.int64),
+        segment=np.array([block.segment for block in blocks], dtype=np.int64),
         used=np.array(used, dtype=np.int64),
         reserved=np.array(reserved, dtype=np.int64),
     )

@@ -88,14 +88,14 @@ def memory_stats(trace: Trace, options: TorchCaching | None = None) -> dict[str,
     peaks: dict[str, int] = {}
     requested = [0, 0]
     blocks, changes = (column.tolist() for column in trace.stream)
-    handles: dict[int, int] = {}
+    live: dict[int, Block] = {}
     current = pool.statistics(requested)
     for block, change in zip(blocks, changes, strict=True):
         small = pool.rounded(abs(change)) <= SMALL_SIZE
         if change > 0:
-            handles[block] = pool.malloc(change)
+            live[block] = pool.malloc(change)
         else:
-            pool.free(handles[block])
+            pool.free(live.pop(block))
         requested[small] += change
         current = pool.statistics(requested)
         for name, value in current.items():
@@ -143,8 +143,8 @@ class TorchPool:
         self._searches = [0, 0]
         self._device_address = ROUND_LARGE
 
-    def malloc(self, nbytes: int) -> int:
-        """Return the device address of a block: best fit in its pool, else more of the device."""
+    def malloc(self, nbytes: int) -> Block:
+        """Return a block: best fit in its pool, else more of the device."""
         size = self.rounded(nbytes)
         small = size <= SMALL_SIZE
         block = self._best_fit(size, small) or self._more(size, small)
@@ -156,24 +156,18 @@ class TorchPool:
         block.free = False
         self.used += block.size
         self.by_pool["allocated"][small] += block.size
-        return block.address
+        return block
 
-    def free(self, handle: int) -> None:
+    def free(self, block: Block) -> None:
         """Return the block to its pool, merged with free neighbours."""
-        block = self.blocks[handle]
-        if block.free:
-            raise KeyError(handle)
+        if self.blocks.get(getattr(block, "address", -1)) is not block or block.free:
+            raise KeyError(block)
         self.used -= block.size
         self.by_pool["allocated"][block.small] -= block.size
         block = self._merge_neighbours(block)
         self._insert(block)
         if block.split and not self._expandable:
             self.by_pool["inactive_split"][block.small] += block.size
-
-    def place(self, handle: int) -> tuple[int, int]:
-        """Return (segment, offset); segments are named by their device address."""
-        segment = self.blocks[handle].segment
-        return segment, handle - segment
 
     def rounded(self, nbytes: int) -> int:
         """Return the size of the block that a request of *nbytes* asks for."""

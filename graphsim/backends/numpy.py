@@ -48,36 +48,52 @@ class Numpy:
             UsageError: a block has 2 GiB or more, which no item of a numpy array can.
             OutOfMemoryError: the host has no memory left; everything is freed.
         """
-        block, change = trace.stream
+        _, change = trace.stream
+        live: Ints = np.cumsum(np.sign(change), dtype=np.int64)
+        traced, before, object_bytes = self._count(trace)
+        used: Ints = traced - before - live * object_bytes
+        address = self._locate(trace)
+        return Layout(address=address, segment=np.zeros(len(address), dtype=np.int64), used=used, reserved=used.copy())
+
+    def _count(self, trace: Trace) -> tuple[Ints, int, int]:
+        """Return the bytes that Python holds after each event, and before all, and what an array adds to its data."""
         arrays: list[Any] = [None] * len(trace.nbytes)
-        address = np.zeros(len(trace.nbytes), dtype=np.int64)
-        traced = np.zeros(len(block), dtype=np.int64)
-        object_bytes, before = np.zeros((2, 1), dtype=np.int64)
-        dtypes = {size: _dtype(size) for size in np.unique(trace.nbytes).tolist()}
+        traced, (before,) = np.zeros(trace.events_count, dtype=np.int64), np.zeros((1, 1), dtype=np.int64)
         # Every object of the loop exists before it: nothing but the arrays changes what is traced.
-        events = iter([*zip(range(len(block)), block.tolist(), [dtypes.get(c) for c in change.tolist()], strict=True)])
+        events = iter(_events(trace))
         with _tracing():
-            object_bytes[0] = _object_bytes()
+            object_bytes = min(_object_bytes() for _ in range(8))  # the first ones fill Python's free lists
             before[0] = _traced()
             try:
                 for number, row, dtype in events:
-                    if dtype is None:
-                        arrays[row] = None
-                    else:
-                        arrays[row] = np.empty((), dtype)
-                        address[row] = arrays[row].__array_interface__["data"][0]
-                        if self.touch:
-                            ctypes.memset(int(address[row]), 1, dtype.itemsize)
+                    arrays[row] = None if dtype is None else np.empty((), dtype)
                     traced[number] = _traced()
             except MemoryError:
                 arrays.clear()
                 in_use = int(traced[number - 1] - before[0]) if number else 0
-                raise out_of_memory(number, int(change[number]), in_use) from None
+                raise out_of_memory(number, dtype.itemsize if dtype else 0, in_use) from None
             finally:
                 arrays.clear()
-        live: Ints = np.cumsum(np.sign(change), dtype=np.int64)
-        used: Ints = traced - before - live * object_bytes
-        return Layout(address=address, segment=np.zeros(len(address), dtype=np.int64), used=used, reserved=used.copy())
+        return traced, int(before[0]), object_bytes
+
+    def _locate(self, trace: Trace) -> Ints:
+        """Return the address of each block, in a second run: asking for it makes objects too, as touching does."""
+        arrays: list[Any] = [None] * len(trace.nbytes)
+        address = np.zeros(len(arrays), dtype=np.int64)
+        for _, row, dtype in _events(trace):
+            arrays[row] = None if dtype is None else np.empty((), dtype)
+            if dtype is not None:
+                address[row] = arrays[row].ctypes.data
+                if self.touch:
+                    ctypes.memset(int(address[row]), 1, dtype.itemsize)
+        return address
+
+
+def _events(trace: Trace) -> list[tuple[int, int, np.dtype[np.void] | None]]:
+    """Return (number, block, its dtype or None for a free) of every event."""
+    block, change = trace.stream
+    dtypes = {size: _dtype(size) for size in np.unique(trace.nbytes).tolist()}
+    return [*zip(range(len(block)), block.tolist(), [dtypes.get(size) for size in change.tolist()], strict=True)]
 
 
 @contextmanager

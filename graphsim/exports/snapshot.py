@@ -45,18 +45,19 @@ def snapshot(run: Simulation, options: TorchCaching) -> dict[str, Any]:
     pool, frames = TorchPool(options), _Frames(run)
     entries: list[dict[str, Any]] = []
     live: dict[int, tuple[int, Frames]] = {}
-    handles: dict[int, int] = {}
+    blocks: dict[int, Block] = {}
     for time, event in enumerate(run.trace.events()):
         cause = frames.of_event(time, event.block)
         if event.kind == "malloc":
-            handle = handles[event.block] = pool.malloc(event.nbytes)
-            actions = [*pool.history, ("alloc", handle, event.nbytes)]
-            live[handle] = (event.nbytes, cause)
+            blocks[event.block] = pool.malloc(event.nbytes)
+            address = blocks[event.block].address
+            actions = [*pool.history, ("alloc", address, event.nbytes)]
+            live[address] = (event.nbytes, cause)
         else:
-            handle = handles.pop(event.block)
-            pool.free(handle)
-            del live[handle]
-            actions = [("free_requested", handle, event.nbytes), ("free_completed", handle, event.nbytes)]
+            address = blocks[event.block].address
+            pool.free(blocks.pop(event.block))
+            del live[address]
+            actions = [("free_requested", address, event.nbytes), ("free_completed", address, event.nbytes)]
         pool.history.clear()
         entries += [
             {"action": action, "addr": address, "size": size, "stream": 0, "time_us": time, "frames": cause}

@@ -192,6 +192,9 @@ def replay(
     lockstep: Annotated[
         bool, typer.Option("--lockstep", help="Tell the model which of equal free chunks CuPy's pool took.")
     ] = False,
+    compute: Annotated[
+        bool, typer.Option("--compute", help="Execute the arithmetic of the ops too, and time it.")
+    ] = False,
     optimizer: OptimizerName = "adamw",
     optimizer_impl: OptimizerImpl = "",
     precision: PrecisionName = "fp32",
@@ -221,7 +224,7 @@ def replay(
     )
     run = simulate(graph, policy=policy)  # type: ignore[arg-type]
     with _working(f"replaying {run.trace.events_count:,} events"):
-        result = run_replay(run, backend, options=backend_options, lockstep=lockstep)
+        result = run_replay(run, backend, options=backend_options, lockstep=lockstep, compute=compute)
     sys.stdout.write(result.to_json() + "\n" if as_json else replay_text(result))
     if not result.matches:
         raise typer.Exit(1)

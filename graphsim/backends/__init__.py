@@ -14,6 +14,8 @@ class Backend(Protocol):
 
     model: ClassVar[str]
     """Name of the allocator whose layout should be equal."""
+    arrays: ClassVar[str | None]
+    """Array library that executes arithmetic where the blocks are, if there is one."""
 
     @property
     def device(self) -> str:

@@ -26,6 +26,7 @@ class Cupy:
     limit: int | None = None
     model: ClassVar[str] = "cupy"
     """The allocator that predicts it."""
+    arrays: ClassVar[str | None] = "cupy"
 
     @property
     def device(self) -> str:

@@ -35,6 +35,7 @@ class Numpy:
     touch: bool = False
     model: ClassVar[str] = "exact"
     """The allocator that predicts it."""
+    arrays: ClassVar[str | None] = "numpy"
 
     @property
     def device(self) -> str:

@@ -19,6 +19,7 @@ class Torch:
 
     model: ClassVar[str] = "torch"
     """The allocator that predicts it."""
+    arrays: ClassVar[str | None] = None
 
     @property
     def device(self) -> str:

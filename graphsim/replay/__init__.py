@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,11 @@ import numpy as np
 from graphsim.allocators import ALLOCATORS
 from graphsim.allocators.cupy import reserved_interval
 from graphsim.backends import BACKENDS, Backend
-from graphsim.errors import OutOfMemoryError
+from graphsim.errors import OutOfMemoryError, UsageError
 from graphsim.index import NOTHING
 from graphsim.layout import Layout
 from graphsim.options import configure
+from graphsim.replay.compute import measure
 from graphsim.replay.lockstep import lockstep as run_lockstep
 from graphsim.simulation import Simulation
 from graphsim.version import __version__
@@ -53,6 +55,7 @@ class Replay:
         first_mismatch: where used bytes, or else total bytes, first differ.
         out_of_memory: op at which memory ran out; empty if it did not.
         seconds: time that the replay took.
+        compute_seconds: by phase, the time of the arithmetic (see `replay.compute`), if it was asked for.
     """
 
     spec: str
@@ -70,6 +73,7 @@ class Replay:
     first_mismatch: Mismatch | None
     out_of_memory: str
     seconds: float
+    compute_seconds: Mapping[str, float] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -82,7 +86,14 @@ class Replay:
         return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2)
 
 
-def replay(run: Simulation, backend: str | Backend = "numpy", *, options: str = "", lockstep: bool = False) -> Replay:
+def replay(
+    run: Simulation,
+    backend: str | Backend = "numpy",
+    *,
+    options: str = "",
+    lockstep: bool = False,
+    compute: bool = False,
+) -> Replay:
     """Execute the trace of *run* on a backend and compare it with the prediction of the backend's allocator.
 
     Args:
@@ -91,11 +102,14 @@ def replay(run: Simulation, backend: str | Backend = "numpy", *, options: str = 
         options: of the backend, as text: ``limit=8GiB``.
         lockstep: let CuPy's pool and its model run side by side, and tell the model which of equal free
             chunks the pool took: a difference that remains is an error of the model.
+        compute: also execute the arithmetic of every op, and time it.
 
     Raises:
         GraphSimError: the backend is not available, or an option is wrong.
     """
     plugin: Backend = configure(BACKENDS[backend], options) if isinstance(backend, str) else backend
+    if compute and plugin.arrays is None:
+        raise UsageError(f"{plugin.model}: arithmetic needs --backend numpy or cupy")
     trace, start = run.trace, time.perf_counter()
     try:
         if lockstep:
@@ -123,6 +137,7 @@ def replay(run: Simulation, backend: str | Backend = "numpy", *, options: str = 
         first_mismatch=_first_mismatch(run, predicted, measured, used if not used.all() else total),
         out_of_memory="",
         seconds=seconds,
+        compute_seconds=measure(run, import_module(plugin.arrays)).by_phase if compute and plugin.arrays else {},
         provenance={"graphsim": __version__, "options": options},
     )
 

@@ -73,6 +73,9 @@ def replay_text(result: Replay) -> str:
     lines.append(f"{'peak of bytes':14}{'predicted':>20}{'measured':>20}   equal after")
     for name, predicted, measured, matched in rows:
         lines.append(f"{name:14}{predicted:>20,}{measured:>20,}   {matched:,} of {result.events:,} events")
+    if result.compute_seconds:
+        parts = ", ".join(f"{phase} {seconds * 1000:,.1f} ms" for phase, seconds in result.compute_seconds.items())
+        lines.append(f"arithmetic of the step: {sum(result.compute_seconds.values()) * 1000:,.1f} ms ({parts})")
     low, high = result.total_interval
     if low != high:
         lines.append(f"bytes held depend on ties between equal free chunks: {low:,} to {high:,} over the rules tried")

@@ -102,6 +102,16 @@ def test_out_of_memory_ends_the_replay_with_the_op():
     assert not result.matches
 
 
+def test_arithmetic_is_timed_where_there_is_an_array_library():
+    run = step_of("lenet5", optimizer="sgd")
+    result = replay(run, "numpy", compute=True)
+    assert set(result.compute_seconds) == {"forward", "backward", "optimizer"}
+    assert all(seconds > 0 for seconds in result.compute_seconds.values())
+    assert not replay(run, "numpy").compute_seconds
+    with pytest.raises(UsageError, match="numpy or cupy"):
+        replay(run, "torch", compute=True)
+
+
 def test_a_replay_survives_json():
     import json
 

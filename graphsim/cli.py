@@ -192,9 +192,7 @@ def replay(
     lockstep: Annotated[
         bool, typer.Option("--lockstep", help="Tell the model which of equal free chunks CuPy's pool took.")
     ] = False,
-    compute: Annotated[
-        bool, typer.Option("--compute", help="Execute the arithmetic of the ops too, and time it.")
-    ] = False,
+    compute: Annotated[bool, typer.Option("--compute", help="Execute and time the arithmetic too.")] = False,
     optimizer: OptimizerName = "adamw",
     optimizer_impl: OptimizerImpl = "",
     precision: PrecisionName = "fp32",

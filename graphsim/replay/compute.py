@@ -17,7 +17,7 @@ from graphsim.graph import Graph, Op, Phase
 from graphsim.simulation import Simulation
 
 MATRIX = frozenset(
-    [
+    {
         "mm",
         "addmm",
         "bmm",
@@ -37,10 +37,10 @@ MATRIX = frozenset(
         "cudnn_rnn_backward_weight",
         "lstm",
         "gru",
-    ]
+    }
 )
 REDUCTION = frozenset(
-    [
+    {
         "sum",
         "mean",
         "batch_norm",
@@ -58,7 +58,7 @@ REDUCTION = frozenset(
         "cumsum",
         "sort",
         "topk",
-    ]
+    }
 )
 _ROWS = 4096
 _WIDTH = 8192

@@ -1,0 +1,130 @@
+"""Simulated annealing over sequences: add a drop, remove a recompute, or both; what is above the budget has a price.
+
+The price of a byte above the budget for one execution rises while sequences do not fit and falls while
+they do, so that the search stays near the border.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from graphsim.index import Ints
+from graphsim.strategies.remat.evaluation import Evaluation, evaluate
+from graphsim.strategies.remat.repair import apply, idle_at, plan_drop
+
+Watch = Callable[[Evaluation], None]
+_KEEP = (0.0, 0.3, 1.0, 2.0)
+_WARM, _COLD = 1e-2, 1e-5
+"""First and last temperature, as shares of the cost of the step without recompute."""
+
+
+def without(state: Evaluation, positions: Ints | int) -> Evaluation:
+    """Return the sequence without the executions at *positions*."""
+    return evaluate(state.problem, np.delete(state.nodes, positions))
+
+
+def prune(state: Evaluation, budget: int) -> Evaluation:
+    """Return *state*, which fits, without the recomputes that it can do without, dearest first."""
+    problem = state.problem
+    positions = np.flatnonzero(state.nodes >= problem.ops)
+    removed: list[int] = []
+    for position in positions[np.argsort(-problem.cost[state.nodes[positions]], kind="stable")].tolist():
+        shorter = without(state, np.array([*removed, position]))
+        if shorter.peak <= budget:
+            removed.append(position)
+    return without(state, np.array(removed, dtype=np.int64)) if removed else state
+
+
+def improve(
+    state: Evaluation, budget: int, *, until: float, seed: int, bound: float, watch: Watch | None = None
+) -> Evaluation:
+    """Return the cheapest sequence within *budget* that is found until the clock shows *until*.
+
+    It ends early at a cost of *bound*; if nothing fits, it returns the lowest peak that was seen. *watch*
+    is told of every better sequence.
+    """
+    return _Annealing(state, budget, seed).run(until, bound, watch)
+
+
+class _Annealing:
+    """The search: where it is, the best so far, the price of excess."""
+
+    def __init__(self, state: Evaluation, budget: int, seed: int) -> None:
+        self.problem, self.budget = state.problem, budget
+        self.generator = np.random.default_rng(seed)
+        self.base = float(self.problem.cost[: self.problem.ops].sum()) or 1.0
+        self.current, self.above = state, state.excess(budget)
+        self.best = prune(state, budget) if state.peak <= budget else state
+        stored = evaluate(self.problem, np.arange(self.problem.ops)).excess(budget)
+        self.price = 0.1 * self.base / max(1, int(stored.sum()))
+
+    def run(self, until: float, bound: float, watch: Watch | None) -> Evaluation:
+        """Anneal until the clock shows *until*."""
+        start = now = time.perf_counter()
+        while now < until and not (self.best.peak <= self.budget and self.best.cost <= bound * (1 + 1e-12)):
+            progress = (now - start) / max(1e-9, until - start)
+            self._step(self.base * _WARM * (_COLD / _WARM) ** progress)
+            if self._is_better(self.current):
+                fits = self.current.peak <= self.budget
+                self.best = prune(self.current, self.budget) if fits else self.current
+                if fits:
+                    self._move(self.best)
+                    if watch is not None:
+                        watch(self.best)
+            now = time.perf_counter()
+        return self.best
+
+    def _is_better(self, state: Evaluation) -> bool:
+        if state.peak <= self.budget:
+            return self.best.peak > self.budget or state.cost < self.best.cost * (1 - 1e-12)
+        return self.best.peak > self.budget and state.peak < self.best.peak
+
+    def _step(self, temperature: float) -> None:
+        """Propose a neighbour; take it if it is better, or by chance."""
+        proposal = self._neighbour()
+        if proposal is None:
+            return
+        above = proposal.excess(self.budget)
+        worse = proposal.cost - self.current.cost + self.price * float(above.sum() - self.above.sum())
+        if worse <= 0 or self.generator.random() < np.exp(-worse / temperature):
+            self.current, self.above = proposal, above
+        self.price *= 1.002 if self.above.any() else 0.998
+
+    def _move(self, state: Evaluation) -> None:
+        self.current, self.above = state, state.excess(self.budget)
+
+    def _neighbour(self) -> Evaluation | None:
+        """Return the sequence without a recompute, with a drop, or with one in exchange for the other."""
+        state, generator = self.current, self.generator
+        positions = np.flatnonzero(state.nodes >= self.problem.ops)
+        too_much = bool(self.above.any())
+        kind = generator.random()
+        if len(positions) and (kind < 0.3 or (kind < 0.7 and not too_much)):
+            first = int(generator.integers(len(positions)))
+            count = 1 + int(generator.geometric(0.6)) // 2
+            return without(state, positions[first : first + count])
+        if len(positions) and kind < 0.5:
+            state = without(state, int(generator.choice(positions)))
+        return self._dropped(state)
+
+    def _dropped(self, state: Evaluation) -> Evaluation | None:
+        above = state.excess(self.budget)
+        moments = np.flatnonzero(above)
+        if not len(moments):
+            return state
+        moment = int(generator_choice(self.generator, moments))
+        rows, last, before = idle_at(state, moment)
+        if not len(rows):
+            return None
+        chosen = min(int(self.generator.exponential(len(rows) / 4)), len(rows) - 1)
+        keep = _KEEP[int(self.generator.integers(len(_KEEP)))]
+        drop = plan_drop(state, self.budget, above, int(rows[chosen]), int(last[chosen]), int(before[chosen]), keep)
+        return None if drop is None else apply(state, drop)
+
+
+def generator_choice(generator: np.random.Generator, values: Ints) -> int:
+    """Return one of *values*."""
+    return int(values[generator.integers(len(values))])

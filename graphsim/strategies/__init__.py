@@ -25,7 +25,11 @@ STRATEGIES = Registry(
     "strategy",
     {
         "none": "graphsim.strategies.none:StoreAll",
+        "blocks": "graphsim.strategies.blocks:Blocks",
+        "every_k": "graphsim.strategies.every_k:EveryK",
         "sqrt": "graphsim.strategies.sqrt:Sqrt",
+        "greedy": "graphsim.strategies.greedy:Greedy",
+        "selective": "graphsim.strategies.selective:Selective",
     },
 )
 

@@ -150,6 +150,31 @@ class ForwardPass:
         return [range(low, high) for low, high in zip(bounds, [*bounds[1:], self.ops.stop], strict=True)]
 
     @cached_property
+    def crossing_bytes(self) -> Ints:
+        """Bytes that each position of the pass reads, or a later one, of what an earlier one made; by position."""
+        change = np.zeros(len(self.ops) + 1, dtype=np.int64)
+        size = self.graph.index.nbytes
+        for base, made in self.born.items():
+            last = self.readers.get(base, (made,))[-1]
+            if last > made:
+                change[made + 1 - self.ops.start] += size[base]
+                change[last + 1 - self.ops.start] -= size[base]
+        return np.cumsum(change)[:-1]
+
+    def narrow(self, count: int) -> list[range]:
+        """Return about *count* spans whose boundaries lie where the least crosses, near an even split."""
+        cuts = np.array(self.cuts[1:], dtype=np.int64)
+        bytes_at, width = self.crossing_bytes, max(1, len(self.ops) // max(1, count))
+        wanted: list[int] = []
+        for i in range(1, count):
+            middle = self.ops.start + i * len(self.ops) // count
+            low, high = np.searchsorted(cuts, [middle - width // 2, middle + (width + 1) // 2])
+            if low < high:
+                near = cuts[low:high]
+                wanted.append(int(near[np.lexsort((abs(near - middle), bytes_at[near - self.ops.start]))[0]]))
+        return self.split_at(sorted(set(wanted)))
+
+    @cached_property
     def readers(self) -> dict[int, list[int]]:
         """Ops of the pass that read each storage; holds read nothing."""
         found: dict[int, list[int]] = {}

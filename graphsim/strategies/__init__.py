@@ -29,6 +29,8 @@ STRATEGIES = Registry(
         "every_k": "graphsim.strategies.every_k:EveryK",
         "sqrt": "graphsim.strategies.sqrt:Sqrt",
         "greedy": "graphsim.strategies.greedy:Greedy",
+        "revolve": "graphsim.strategies.revolve:Revolve",
+        "rotor": "graphsim.strategies.rotor:Rotor",
         "selective": "graphsim.strategies.selective:Selective",
     },
 )

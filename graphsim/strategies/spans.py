@@ -13,6 +13,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -85,7 +86,7 @@ def _bounds(graph: Graph) -> Iterator[tuple[int, int, int]]:
 
 def _rows(start: Ints, values: Ints) -> list[list[int]]:
     bounds, flat = start.tolist(), values.tolist()
-    return [flat[low:high] for low, high in zip(bounds, bounds[1:], strict=False)]
+    return [flat[low:high] for low, high in pairwise(bounds)]
 
 
 class Dataflow:
@@ -227,9 +228,8 @@ class ForwardPass:
             read = {flow.storage[tensor] for tensor in flow.inputs[position]}
             changed = {base for base in read if flow.changes(base, position, stop)}
             made = {flow.storage[tensor] for tensor in flow.outputs[position]}
-            for base in changed | made:
-                if base in flow.mutators:
-                    together.append({*flow.group(base), position})
+            mutated = (changed | made) & flow.mutators.keys()
+            together += [{*flow.group(base), position} for base in mutated]
         while True:
             before = len(fixed)
             for group in together:

@@ -204,7 +204,8 @@ def measure(forward: ForwardPass, spans: list[range], costs: Floats) -> Chain:
     forward_extra = np.array([live[list(span)].max() for span in spans]) - stored
     backward = live[forward.backward.start : forward.backward.stop]
     backward_extra = np.array([backward[turn == i].max(initial=0) for i in range(count)]) - stored
-    backward_time = np.bincount(turn, costs[forward.backward.start : forward.backward.stop], minlength=count)
+    weights = costs[forward.backward.start : forward.backward.stop]
+    backward_time = np.bincount(turn, weights, minlength=count).astype(np.float64)
     return Chain(
         forward=np.array([costs[span.start : span.stop].sum() for span in spans]),
         backward=backward_time,

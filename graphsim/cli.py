@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from graphsim import cli_plan
+from graphsim.cli_shared import AsJson, Set, color, overrides_of, print_table, width
 from graphsim.errors import UsageError
-from graphsim.frontends.expression import Value
 
 app = typer.Typer(
     name="graphsim",
@@ -21,9 +20,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Set a param of the spec.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -98,15 +94,19 @@ def peak(
         set_to_none=set_to_none,
         master_weights=master_weights,
     )
-    overrides = _overrides(settings, batch=batch, seq=seq)
+    overrides = overrides_of(settings, batch=batch, seq=seq)
     if spec.endswith(".json"):
         if overrides:
             raise UsageError(f"{spec} is a graph, not a spec: it has no params to set")
         report = report_step(load(spec), policy=policy, allocator=allocator)  # type: ignore[arg-type]
     else:
         report = peak_report(load(spec, **overrides), training, policy=policy, allocator=allocator)  # type: ignore[arg-type]
-    reporter = REPORTERS["json"]() if as_json else REPORTERS["text"](width=_width(), color=_color())
+    reporter = REPORTERS["json"]() if as_json else REPORTERS["text"](width=width(), color=color())
     sys.stdout.write(reporter(report))
+
+
+app.command(epilog=cli_plan.PLAN_EXAMPLES)(cli_plan.plan)
+app.command(epilog=cli_plan.COMPARE_EXAMPLES)(cli_plan.compare)
 
 
 @app.command()
@@ -125,7 +125,7 @@ def specs(
     if as_json:
         sys.stdout.write(json.dumps(entries, indent=2) + "\n")
         return
-    _print_table(
+    print_table(
         ("spec", "model", "params (--set)"),
         [
             (entry["name"], entry["about"], " ".join(f"{name}={value}" for name, value in entry["params"].items()))
@@ -148,7 +148,7 @@ def ops(
         sys.stdout.write(json.dumps(entries[0] if name else entries, indent=2) + "\n")
         return
     if not name:
-        _print_table(
+        print_table(
             ("op", "what it does", "attributes"),
             [(e["name"], e["about"], ", ".join(a["name"] for a in e["attributes"])) for e in entries],
         )
@@ -158,57 +158,7 @@ def ops(
     if entry["source"]:
         sys.stdout.write(f"  source: {entry['source']}\n")
     if entry["attributes"]:
-        _print_table(
+        print_table(
             ("attribute", "type", "default", ""),
             [(a["name"], a["type"], a["default"], a["about"]) for a in entry["attributes"]],
         )
-
-
-def _overrides(settings: list[str] | None, **named: int | None) -> dict[str, Value]:
-    """Return the params that the command line sets."""
-    overrides: dict[str, Value] = {}
-    for setting in settings or []:
-        name, equals, text = setting.partition("=")
-        if not equals or not name.strip():
-            raise UsageError(f"--set {setting[:60]!r}: write NAME=VALUE, for example --set layers=24")
-        if name.strip() in overrides:
-            raise UsageError(f"--set {name.strip()[:60]} stands twice")
-        overrides[name.strip()] = _value(text.strip())
-    for name, value in named.items():
-        if value is not None:
-            if name in overrides:
-                raise UsageError(f"--{name} and --set {name}=... both set '{name}'")
-            overrides[name] = value
-    return overrides
-
-
-def _value(text: str) -> Value:
-    if text in ("true", "false"):
-        return text == "true"
-    for read in (int, float):
-        try:
-            return read(text)
-        except ValueError:
-            continue
-    return text
-
-
-def _print_table(header: tuple[str, ...], rows: list[Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in header:
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
-    Console(width=_width(), highlight=False).print(table)
-
-
-def _width() -> int:
-    return max(60, min(120, shutil.get_terminal_size((100, 24)).columns))
-
-
-def _color() -> bool:
-    return sys.stdout.isatty() and "NO_COLOR" not in os.environ

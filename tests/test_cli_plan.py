@@ -29,7 +29,7 @@ KEYS = {
 
 @pytest.fixture
 def dag(tmp_path: Path) -> str:
-    """a (10 bytes) is read at once and at the end; b ... d, of 20 bytes each, are a chain: peak 50, or 40 with a again."""
+    """a (10 bytes) is read at once and at the end; between, a chain of 20 bytes each: peak 50, or 40 with a again."""
     graph = nx.DiGraph([("a", "b"), ("b", "c"), ("c", "d"), ("d", "e"), ("a", "e")], order=list("abcde"))
     nx.set_node_attributes(graph, {"a": 10, "b": 20, "c": 20, "d": 20, "e": 5}, "bytes")
     nx.set_node_attributes(graph, {"a": 1, "b": 4, "c": 3, "d": 2, "e": 6}, "time")
@@ -39,10 +39,10 @@ def dag(tmp_path: Path) -> str:
 
 
 def test_plan_answers_with_the_cheapest_schedule_that_fits():
-    done = graphsim("plan", "resnet18", "--batch", "8", "--budget", "0.6x", "--optimizer", "sgd", "--json")
+    done = graphsim("plan", "resnet18", "--batch", "32", "--budget", "0.6x", "--optimizer", "sgd", "--json")
     assert done.returncode == 0, done.stderr
     data = json.loads(done.stdout)
-    step = gs.training_step(gs.load("resnet18", batch=8), optimizer="sgd")
+    step = gs.training_step(gs.load("resnet18", batch=32), optimizer="sgd")
     stored = gs.simulate(step)
     assert data.keys() >= KEYS
     assert data["budget_bytes"] == stored.peak * 6 // 10
@@ -51,7 +51,7 @@ def test_plan_answers_with_the_cheapest_schedule_that_fits():
     assert data["overhead"] == pytest.approx(data["time"] / data["base_time"] - 1)
     assert data["schedule_length"] > len(step.ops)
     listed = json.loads(
-        graphsim("compare", "resnet18", "--batch", "8", "--budget", "0.6x", "--optimizer", "sgd", "--json").stdout
+        graphsim("compare", "resnet18", "--batch", "32", "--budget", "0.6x", "--optimizer", "sgd", "--json").stdout
     )
     assert data["time"] == min(entry["time"] for entry in listed if entry["feasible"])
 

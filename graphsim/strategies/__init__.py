@@ -32,6 +32,7 @@ STRATEGIES = Registry(
         "revolve": "graphsim.strategies.revolve:Revolve",
         "rotor": "graphsim.strategies.rotor:Rotor",
         "selective": "graphsim.strategies.selective:Selective",
+        "dtr": "graphsim.strategies.dtr:Dtr",
     },
 )
 

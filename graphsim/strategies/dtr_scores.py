@@ -1,0 +1,234 @@
+"""DTR's heuristics: which storage to evict, the lowest score first.
+
+Source: Kirisame et al., "Dynamic Tensor Rematerialization", ICLR 2021, section 2 and appendix A. The
+score of a storage is the cost to compute it again, with that of the evicted ones around it, per byte
+and time since its last access; each heuristic leaves some of that out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+
+class Local:
+    """h_DTR^local: the cost of the storage's own ops, per byte and staleness."""
+
+    stale = True
+    sized = True
+
+    def __init__(self, sizes: list[int]) -> None:
+        self.sizes = np.array(sizes, dtype=np.float64)
+        self.last = np.full(len(sizes), -np.inf)
+        self.own = [0.0] * len(sizes)
+        self.cost = np.zeros(len(sizes))
+        self.evicted = [False] * len(sizes)
+        self.before: list[dict[int, None]] = [{} for _ in sizes]
+        self.after: list[dict[int, None]] = [{} for _ in sizes]
+
+    def create(self, storage: int, cost: float, parents: list[int]) -> None:
+        """An op of *cost* has made *storage*, or a view of it, from *parents*."""
+        self.own[storage] += cost
+        self.cost[storage] += cost
+        for parent in parents:
+            if parent != storage:
+                self.before[storage][parent] = None
+                self.after[parent][storage] = None
+
+    def evict(self, storage: int) -> None:
+        """*storage* is gone."""
+        self.evicted[storage] = True
+
+    def restore(self, storage: int) -> None:
+        """*storage* is there again."""
+        self.evicted[storage] = False
+
+    def refresh(self) -> None:
+        """Bring the costs up to date."""
+
+    def scores(self, candidates: npt.NDArray[np.intp], clock: float) -> Floats:
+        """Return the score of each candidate."""
+        self.refresh()
+        score = self.cost[candidates]
+        weight = self.sizes[candidates] if self.sized else np.ones(len(candidates))
+        if self.stale:
+            weight = weight * (clock - self.last[candidates])
+        return np.divide(score, weight, out=np.full(len(candidates), np.inf), where=weight > 0)
+
+
+class LeastRecent(Local):
+    """h_LRU: the time of the last access."""
+
+    def scores(self, candidates: npt.NDArray[np.intp], clock: float) -> Floats:
+        """Return the score of each candidate."""
+        return self.last[candidates]
+
+
+class Largest(Local):
+    """h_size: the largest first."""
+
+    def scores(self, candidates: npt.NDArray[np.intp], clock: float) -> Floats:
+        """Return the score of each candidate."""
+        sizes = self.sizes[candidates]
+        return np.divide(1.0, sizes, out=np.full(len(candidates), np.inf), where=sizes > 0)
+
+
+class Neighborhood(Local):
+    """h_DTR: with the cost of all evicted storages that would have to come back with it, before and after.
+
+    The sums are worked out anew only where an eviction or a return has changed what is reached.
+    """
+
+    both = True
+
+    def __init__(self, sizes: list[int]) -> None:
+        super().__init__(sizes)
+        self._dirty: set[int] = set()
+
+    def create(self, storage: int, cost: float, parents: list[int]) -> None:
+        """An op of *cost* has made *storage*, or a view of it, from *parents*."""
+        super().create(storage, cost, parents)
+        self._dirty.add(storage)
+        self._dirty.update(parents)
+
+    def evict(self, storage: int) -> None:
+        """*storage* is gone."""
+        super().evict(storage)
+        self._mark(storage)
+
+    def restore(self, storage: int) -> None:
+        """*storage* is there again."""
+        self._mark(storage)
+        super().restore(storage)
+        self._dirty.add(storage)
+
+    def refresh(self) -> None:
+        """Bring the costs up to date."""
+        for storage in self._dirty:
+            if not self.evicted[storage]:
+                _, cost = self._walk(storage, self.before)
+                if self.both:
+                    cost += self._walk(storage, self.after)[1]
+                self.cost[storage] = self.own[storage] + cost
+        self._dirty.clear()
+
+    def _mark(self, storage: int) -> None:
+        """Who reaches *storage* through evicted ones must count anew."""
+        self._dirty |= self._walk(storage, self.after)[0]
+        if self.both:
+            self._dirty |= self._walk(storage, self.before)[0]
+
+    def _walk(self, storage: int, edges: list[dict[int, None]]) -> tuple[set[int], float]:
+        """Return the live storages around the evicted ones that *storage* reaches, and the cost of these."""
+        border: set[int] = set()
+        seen = {storage}
+        cost, stack = 0.0, [storage]
+        while stack:
+            for other in edges[stack.pop()]:
+                if not self.evicted[other]:
+                    border.add(other)
+                elif other not in seen:
+                    seen.add(other)
+                    cost += self.own[other]
+                    stack.append(other)
+        return border, cost
+
+
+class MemoryPerSecond(Neighborhood):
+    """h_MSPS: the cost of what must come back before it, per byte (Peng et al., Capuchin, ASPLOS 2020)."""
+
+    both = False
+    stale = False
+
+
+class Classes(Local):
+    """h_DTR^eq: evicted neighbours by equivalence classes (union-find) that merge but never split."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        super().__init__(sizes)
+        self._parent: list[int] = []
+        self._value: list[float] = []
+        self._fringe: list[set[int]] = []
+        self._node = [-1] * len(sizes)
+        self._dirty: set[int] = set()
+
+    def create(self, storage: int, cost: float, parents: list[int]) -> None:
+        """An op of *cost* has made *storage*, or a view of it, from *parents*."""
+        super().create(storage, cost, parents)
+        for parent in parents:
+            if self.evicted[parent]:  # a locked parent is there: never
+                self._fringe[self._find(self._node[parent])].add(storage)
+        self._dirty.add(storage)
+
+    def evict(self, storage: int) -> None:
+        """*storage* is gone: its class joins those of its evicted neighbours."""
+        super().evict(storage)
+        node = len(self._parent)
+        self._parent.append(node)
+        self._value.append(self.own[storage])
+        self._node[storage] = node
+        fringe: set[int] = set()
+        roots = set()
+        for other in (*self.before[storage], *self.after[storage]):
+            if self.evicted[other]:
+                roots.add(self._find(self._node[other]))
+            else:
+                fringe.add(other)
+        self._fringe.append(fringe)
+        for root in roots:
+            node = self._join(root, node)
+        self._dirty |= self._fringe[node]
+
+    def restore(self, storage: int) -> None:
+        """*storage* is there again: its class keeps the others."""
+        super().restore(storage)
+        root = self._find(self._node[storage])
+        self._value[root] -= self.own[storage]
+        self._node[storage] = -1
+        for other in (*self.before[storage], *self.after[storage]):
+            if self.evicted[other]:
+                self._fringe[self._find(self._node[other])].add(storage)
+        self._dirty |= self._fringe[root]
+        self._dirty.add(storage)
+
+    def refresh(self) -> None:
+        """Bring the costs up to date."""
+        evicted, node = self.evicted, self._node
+        for storage in self._dirty:
+            if evicted[storage]:
+                continue
+            around = [node[s] for edges in (self.before, self.after) for s in edges[storage] if evicted[s]]
+            roots = {self._find(n) for n in around}
+            self.cost[storage] = self.own[storage] + sum(self._value[root] for root in roots)
+        self._dirty.clear()
+
+    def _join(self, a: int, b: int) -> int:
+        if len(self._fringe[a]) < len(self._fringe[b]):
+            a, b = b, a
+        self._parent[b] = a
+        self._value[a] += self._value[b]
+        self._fringe[a] |= self._fringe[b]
+        self._fringe[b] = set()
+        return a
+
+    def _find(self, node: int) -> int:
+        parent = self._parent
+        while parent[node] != node:
+            parent[node] = parent[parent[node]]
+            node = parent[node]
+        return node
+
+
+HEURISTICS: dict[str, Callable[[list[int]], Local]] = {
+    "dtr": Neighborhood,
+    "eqclass": Classes,
+    "local": Local,
+    "lru": LeastRecent,
+    "size": Largest,
+    "msps": MemoryPerSecond,
+}
+"""Heuristics by name."""

@@ -147,6 +147,7 @@ class _Runtime:
         self.costs: list[float] = costs.tolist()
         self.base_time = float(costs.sum())
         self.clock, self.limit = 1.0, 1.0 + most * self.base_time
+        self.longest = int(most * (len(self.costs) + 1))
         self.now = -1
         count = len(program.size)
         self.there = [False] * count
@@ -258,7 +259,7 @@ class _Runtime:
             self.locks[storage] -= 1
             self._offer(storage)
         self._arrive(fresh, frame)
-        if self.clock > self.limit:
+        if self.clock > self.limit or len(self.order) > self.longest:
             raise _StuckError
 
     def _arrive(self, fresh: list[int], frame: _Frame) -> None:

@@ -76,14 +76,7 @@ class Program:
 
     def _find_units(self, flow: Dataflow, fixed: list[bool]) -> None:
         """Join what must run again together; mark in *fixed* what must not run again at all."""
-        leader = list(range(len(self.inputs)))
-
-        def find(op: int) -> int:
-            while leader[op] != op:
-                leader[op] = leader[leader[op]]
-                op = leader[op]
-            return op
-
+        sets = _DisjointSets(len(self.inputs))
         for base, mutators in flow.mutators.items():
             maker = flow.producer[base]
             if maker == NOTHING:
@@ -92,18 +85,17 @@ class Program:
                 continue
             between = [p for p in self._uses[base] if p < mutators[-1] and not self.hold[p]]
             for op in (*mutators, *between):
-                leader[find(op)] = find(maker)
-        members: dict[int, list[int]] = {}
-        for op in range(len(leader)):
-            members.setdefault(find(op), []).append(op)
-        self.unit = [members[find(op)] for op in range(len(leader))]
-        for ops in members.values():
-            if any(fixed[op] for op in ops) or (len(ops) > 1 and not self._is_convex(ops)):
-                for op in ops:
-                    fixed[op] = True
+                sets.join(op, maker)
+        self.unit = sets.members()
+        for op, ops in enumerate(self.unit):
+            if op == ops[0] and (any(fixed[o] for o in ops) or not self._is_convex(ops)):
+                for member in ops:
+                    fixed[member] = True
 
     def _is_convex(self, ops: list[int]) -> bool:
         """Whether no op between those of a unit depends on one of them and is read by another."""
+        if len(ops) == 1:
+            return True
         inside = set(ops)
         tainted: set[int] = set()
         outside: set[int] = set()
@@ -122,29 +114,35 @@ class Program:
         """A storage is evictable if all that makes it again stays possible up to its last use."""
         end = len(self.inputs)
         until = [end] * len(self.storage)  # the last op before which each storage can be made again, or read
-        for storage in {self.storage[t] for t in self.sources}:
-            until[storage] = self.last_use[storage]
         self.complete = [NOTHING] * len(self.storage)
-        possible = [False] * len(self.storage)
+        possible = [True] * len(self.storage)
+        for storage in {self.storage[t] for t in self.sources}:
+            until[storage], possible[storage] = self.last_use[storage], False
+        units = []
         for position, ops in enumerate(self.unit):
-            if position != ops[-1]:  # a unit is looked at when it is complete
-                continue
-            made = {self.storage[t] for op in ops for t in self.outputs[op]}
+            made = {self.storage[t] for t in self.outputs[position]}
             for storage in made:
-                self.complete[storage] = max(self.complete[storage], position)
-            if fixed[position]:
-                for storage in made:
-                    until[storage] = min(until[storage], end if self.constant[storage] else self.last_use[storage])
-                continue
-            limit = min((self._limit(flow, op, t, until) for op in ops for t in self.inputs[op]), default=end)
-            for storage in made:
-                until[storage] = min(until[storage], limit)
-                possible[storage] = True
-        for position, row in enumerate(self.outputs):
-            if fixed[position]:
-                for tensor in row:
-                    possible[self.storage[tensor]] = False
+                if self.producer[storage] == position:
+                    self.complete[storage] = ops[-1]
+                if fixed[position]:
+                    possible[storage] = False
+                    until[storage] = end if self.constant[storage] else self.last_use[storage]
+            if position == ops[0] and not fixed[position]:
+                units.append((ops, {self.storage[t] for op in ops for t in self.outputs[op]}))
+        while self._lower_limits(flow, units, until):
+            pass  # a unit may end after those that read it: most is done in the first round
         self.evictable = [ok and last <= bound for ok, last, bound in zip(possible, self.last_use, until, strict=True)]
+
+    def _lower_limits(self, flow: Dataflow, units: list[tuple[list[int], set[int]]], until: list[int]) -> bool:
+        """What a unit makes can be made again for as long as what it reads; return whether that changed anything."""
+        changed = False
+        for ops, made in units:
+            limits = [self._limit(flow, op, t, until) for op in ops for t in self.inputs[op]]
+            limit = min(limits, default=len(self.inputs))
+            for storage in made:
+                if limit < until[storage]:
+                    until[storage], changed = limit, True
+        return changed
 
     def _limit(self, flow: Dataflow, op: int, tensor: int, until: list[int]) -> int:
         """Return the last op before which *op* can read *tensor* again."""
@@ -155,3 +153,27 @@ class Program:
         following = bisect_right(mutators, op)
         changed = mutators[following] if following < len(mutators) else len(self.inputs)
         return min(until[base], changed)
+
+
+class _DisjointSets:
+    """Union-find over 0 ... count - 1."""
+
+    def __init__(self, count: int) -> None:
+        self._leader = list(range(count))
+
+    def find(self, item: int) -> int:
+        leader = self._leader
+        while leader[item] != item:
+            leader[item] = leader[leader[item]]
+            item = leader[item]
+        return item
+
+    def join(self, a: int, b: int) -> None:
+        self._leader[self.find(a)] = self.find(b)
+
+    def members(self) -> list[list[int]]:
+        """Return, for each item, the sorted members of its set."""
+        found: dict[int, list[int]] = {}
+        for item in range(len(self._leader)):
+            found.setdefault(self.find(item), []).append(item)
+        return [found[self.find(item)] for item in range(len(self._leader))]

@@ -57,7 +57,14 @@ class Local:
         weight = self.sizes[candidates] if self.sized else np.ones(len(candidates))
         if self.stale:
             weight = weight * (clock - self.last[candidates])
-        return np.divide(score, weight, out=np.full(len(candidates), np.inf), where=weight > 0)
+        return _ratio(score, weight)
+
+
+def _ratio(cost: Floats, weight: Floats) -> Floats:
+    """Return cost / weight; infinity where there is nothing to gain."""
+    ratio = np.full(len(cost), np.inf)
+    np.divide(cost, weight, out=ratio, where=weight > 0)
+    return ratio
 
 
 class LeastRecent(Local):
@@ -73,8 +80,7 @@ class Largest(Local):
 
     def scores(self, candidates: npt.NDArray[np.intp], clock: float) -> Floats:
         """Return the score of each candidate."""
-        sizes = self.sizes[candidates]
-        return np.divide(1.0, sizes, out=np.full(len(candidates), np.inf), where=sizes > 0)
+        return _ratio(np.ones(len(candidates)), self.sizes[candidates])
 
 
 class Neighborhood(Local):

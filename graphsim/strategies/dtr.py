@@ -130,14 +130,13 @@ class _StuckError(Exception):
 
 
 class _Frame:
-    """One execution under way: its ops, what they read from elsewhere, and how far that is."""
+    """One execution under way: its ops, what they read from elsewhere, for which tensor, and what is missing."""
 
-    __slots__ = ("again", "locked", "missing", "ops", "parents")
+    __slots__ = ("again", "missing", "ops", "parents", "target")
 
-    def __init__(self, ops: list[int], again: bool, parents: list[int]) -> None:
-        self.ops, self.again, self.parents = ops, again, parents
+    def __init__(self, ops: list[int], parents: list[int], target: int, *, again: bool) -> None:
+        self.ops, self.parents, self.target, self.again = ops, parents, target, again
         self.missing: list[int] = []
-        self.locked: list[int] = []
 
 
 class _Runtime:
@@ -153,6 +152,7 @@ class _Runtime:
         self.there = [False] * count
         self.defined = [False] * len(program.storage)
         self.locks = [0] * count
+        self.blocked = [False] * count  # its next use is a hold: evicting it would free nothing
         self.pool = np.zeros(count, dtype=bool)
         self.joined = np.zeros(count, dtype=np.int64)
         self.arrivals = 0
@@ -175,20 +175,16 @@ class _Runtime:
             if program.hold[position]:
                 self.order.append(position)
             else:
-                self._execute(_Frame([position], False, program.inputs[position]))
+                target = program.outputs[position][0] if program.outputs[position] else -1
+                self._execute(_Frame([position], program.inputs[position], target, again=False))
             for storage in program.touched[position]:
-                program_next = program.next_hold(storage, position)
-                self._settle(storage, blocked=program_next)
+                self.blocked[storage] = program.next_hold(storage, position)
+                self._offer(storage)
             for storage in program.released[position]:
                 self._release(storage)
         for tensor in program.kept:
             if not self.defined[tensor]:
                 self._make(tensor)
-
-    def _settle(self, storage: int, *, blocked: bool) -> None:
-        """*storage* has been used: it may be evicted, unless a hold is what uses it next."""
-        self.program.blocked[storage] = blocked
-        self._offer(storage)
 
     def _release(self, storage: int) -> None:
         program = self.program
@@ -202,7 +198,8 @@ class _Runtime:
         program = self.program
         ops = program.unit[program.producer[tensor]]
         made = {t for op in ops for t in program.outputs[op]}
-        return _Frame(ops, True, [t for op in ops for t in program.inputs[op] if t not in made])
+        parents = [t for op in ops for t in program.inputs[op] if t not in made]
+        return _Frame(ops, parents, tensor, again=True)
 
     def _execute(self, frame: _Frame) -> None:
         """Run *frame*, and first, on a stack of frames, what it needs and is missing."""
@@ -217,7 +214,7 @@ class _Runtime:
                     self._begin(below)
                     stack.append(below)
                     break
-                self._lock(top, tensor)
+                self._lock(tensor)
                 top.missing.pop()
             else:
                 self._compute(stack.pop())
@@ -228,14 +225,13 @@ class _Runtime:
             self.scores.last[storage[tensor]] = self.clock
         for tensor in frame.parents:
             if self.defined[tensor]:
-                self._lock(frame, tensor)
+                self._lock(tensor)
         frame.missing = [tensor for tensor in reversed(frame.parents) if not self.defined[tensor]]
 
-    def _lock(self, frame: _Frame, tensor: int) -> None:
+    def _lock(self, tensor: int) -> None:
         storage = self.program.storage[tensor]
         self.locks[storage] += 1
         self.pool[storage] = False
-        frame.locked.append(storage)
 
     def _compute(self, frame: _Frame) -> None:
         program = self.program
@@ -255,7 +251,8 @@ class _Runtime:
                     fresh.append(tensor)
             if not frame.again:
                 self._create(op)
-        for storage in frame.locked:
+        for tensor in frame.parents:
+            storage = program.storage[tensor]
             self.locks[storage] -= 1
             self._offer(storage)
         self._arrive(fresh, frame)
@@ -264,6 +261,7 @@ class _Runtime:
 
     def _arrive(self, fresh: list[int], frame: _Frame) -> None:
         program = self.program
+        fresh.sort(key=frame.target.__eq__)  # what was asked for joins the pool last
         for storage in fresh:
             if frame.again:
                 if program.evictable[storage]:
@@ -289,7 +287,7 @@ class _Runtime:
             self.there[storage]
             and not self.locks[storage]
             and program.evictable[storage]
-            and not program.blocked[storage]
+            and not self.blocked[storage]
             and self.now >= program.complete[storage]
             and not self.pool[storage]
         ):

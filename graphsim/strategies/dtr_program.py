@@ -22,7 +22,6 @@ class Program:
         evictable: storages that can be made again for as long as something reads them.
         complete: the op after which a storage has its final bytes.
         released: for each op, the storages that nothing uses after it.
-        blocked: storages whose next use is a hold: evicting them would free nothing.
     """
 
     def __init__(self, graph: Graph, *, holds: bool = True) -> None:
@@ -47,7 +46,6 @@ class Program:
         fixed = [op.phase is Phase.OPTIMIZER or op.kind == "constant" for op in graph.ops]
         self._find_units(flow, fixed)
         self._find_evictable(flow, fixed)
-        self.blocked = [False] * len(self.storage)
 
     def next_hold(self, storage: int, position: int) -> bool:
         """Whether the next use of *storage* after op *position* is a hold."""

@@ -62,21 +62,21 @@ class Twin:
                     self.evict(storage)
         for name in dict.fromkeys(self.graph.outputs):
             if name not in self.defined:
-                self.execute(self.made_by[name])
+                self.execute(self.made_by[name], name)
         return self.order
 
     def first(self, op: Op) -> None:
+        self.execute(op, op.outputs[0])
         for name in op.outputs:
             storage = self.of(name)
             storage.created = True
             storage.tensors.append(name)
             if op not in storage.ops:
                 storage.ops.append(op)
-        self.execute(op)
         for name in op.outputs:
             self.of(name).last = self.clock
 
-    def execute(self, op: Op) -> None:
+    def execute(self, op: Op, wanted: str) -> None:
         for name in op.inputs:
             self.of(name).last = self.clock
         missing = [name for name in op.inputs if name not in self.defined]
@@ -84,19 +84,17 @@ class Twin:
             self.lock_if_there(name, missing)
         for name in missing:
             if name not in self.defined:
-                self.execute(self.made_by[name])
+                self.execute(self.made_by[name], name)
             self.lock(self.of(name))
-        need = sum(self.storages[n].size for n in op.outputs if n in self.storages) + op.workspace
-        while self.usage + need > self.budget:
-            if not self.pool:
-                raise OutOfMemory
-            self.evict(self.choose())
+        self.free(op)
         self.clock += op.time
         self.order.append(op.name)
-        if len(self.order) > 20 * len(self.graph.ops):
+        if len(self.order) > 5 * len(self.graph.ops):
             raise Thrashing
         self.defined.update(op.outputs)
-        fresh = [s for s in dict.fromkeys(map(self.of, op.outputs)) if not s.live]
+        # What was asked for joins the pool after what is made by the way.
+        order = [n for n in op.outputs if n != wanted] + [wanted]
+        fresh = [s for s in dict.fromkeys(map(self.of, order)) if not s.live]
         for storage in fresh:
             self.restore(storage)
         for name in op.inputs:
@@ -105,6 +103,13 @@ class Twin:
             if not storage.locks:
                 self.pool.append(storage)
         self.pool += fresh
+
+    def free(self, op: Op) -> None:
+        need = sum(self.storages[n].size for n in op.outputs if n in self.storages) + op.workspace
+        while self.usage + need > self.budget:
+            if not self.pool:
+                raise OutOfMemory
+            self.evict(self.choose())
 
     def lock_if_there(self, name: str, missing: list[str]) -> None:
         if name not in missing:

@@ -21,7 +21,7 @@ def programs(draw: st.DrawFn) -> Graph:
     """Ops without mutations: several outputs, views, inputs read twice, values read long after, releases."""
     ops: list[Op] = []
     tensors: list[Tensor] = []
-    for number in range(draw(st.integers(2, 22))):
+    for number in range(draw(st.integers(2, 16))):
         recent = st.sampled_from(tensors[-4:]) if tensors else st.nothing()
         inputs = draw(st.lists(recent | st.sampled_from(tensors), max_size=3)) if tensors else []
         if inputs and draw(st.integers(0, 7)) == 0:
@@ -41,7 +41,7 @@ def programs(draw: st.DrawFn) -> Graph:
 
 @pytest.mark.parametrize("heuristic", HEURISTICS)
 @given(graph=programs(), share=st.sampled_from([0.4, 0.5, 0.6, 0.7, 0.8, 0.9]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_the_fast_run_evicts_what_its_twin_evicts(heuristic, graph, share):
     if not any(op.time for op in graph.ops):
         return  # costs would be counted otherwise
@@ -59,7 +59,7 @@ def test_the_fast_run_evicts_what_its_twin_evicts(heuristic, graph, share):
     assert outcome.peak <= budget
 
 
-@pytest.mark.parametrize("heuristic", ["dtr", "eqclass", "local"])
+@pytest.mark.parametrize("heuristic", ["dtr", "eqclass"])
 def test_a_chain_takes_linear_work_in_the_square_root_of_its_memory(heuristic):
     """Theorem 3.1 of the paper: n ops in about 2 sqrt(n) memory take O(n) ops (h_DTR; not h_size)."""
     n = 256

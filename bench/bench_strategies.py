@@ -17,7 +17,7 @@ from graphsim.strategies.dtr_scores import HEURISTICS
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from layered import layered  # noqa: E402 (the generator of the tests)
+from layered import layered
 
 SECONDS = 1.0
 """What a heuristic strategy may take for 5,000 ops."""

@@ -152,23 +152,18 @@ class MemoryPerSecond(Neighborhood):
 
 
 class Classes(Local):
-    """h_DTR^eq: evicted neighbours by equivalence classes (union-find) that merge but never split."""
+    """h_DTR^eq: evicted neighbours by equivalence classes (union-find) that merge but never split.
+
+    A class knows the live storages around it (its fringe, with how many members each touches), so a
+    change of its cost reaches theirs in one sweep of an array.
+    """
 
     def __init__(self, sizes: list[int]) -> None:
         super().__init__(sizes)
         self._parent: list[int] = []
         self._value: list[float] = []
-        self._fringe: list[set[int]] = []
+        self._fringe: list[dict[int, int]] = []
         self._node = [-1] * len(sizes)
-        self._dirty: set[int] = set()
-
-    def create(self, storage: int, cost: float, parents: list[int]) -> None:
-        """An op of *cost* has made *storage*, or a view of it, from *parents*."""
-        super().create(storage, cost, parents)
-        for parent in parents:
-            if self.evicted[parent]:  # a locked parent is there: never
-                self._fringe[self._find(self._node[parent])].add(storage)
-        self._dirty.add(storage)
 
     def evict(self, storage: int) -> None:
         """*storage* is gone: its class joins those of its evicted neighbours."""
@@ -176,49 +171,57 @@ class Classes(Local):
         node = len(self._parent)
         self._parent.append(node)
         self._value.append(self.own[storage])
+        self._fringe.append({})
         self._node[storage] = node
-        fringe: set[int] = set()
         roots = set()
         for other in (*self.before[storage], *self.after[storage]):
             if self.evicted[other]:
                 roots.add(self._find(self._node[other]))
             else:
-                fringe.add(other)
-        self._fringe.append(fringe)
+                self._fringe[node][other] = self._fringe[node].get(other, 0) + 1
+        self._add(node, self.own[storage])
         for root in roots:
+            self._fringe[root].pop(storage, None)
             node = self._join(root, node)
-        self._dirty |= self._fringe[node]
 
     def restore(self, storage: int) -> None:
         """*storage* is there again: its class keeps the others."""
         super().restore(storage)
         root = self._find(self._node[storage])
-        self._value[root] -= self.own[storage]
         self._node[storage] = -1
+        self._value[root] -= self.own[storage]
+        self._add(root, -self.own[storage])
+        fringe, roots = self._fringe[root], set()
         for other in (*self.before[storage], *self.after[storage]):
             if self.evicted[other]:
-                self._fringe[self._find(self._node[other])].add(storage)
-        self._dirty |= self._fringe[root]
-        self._dirty.add(storage)
+                near = self._find(self._node[other])
+                roots.add(near)
+                self._fringe[near][storage] = self._fringe[near].get(storage, 0) + 1
+            elif fringe[other] > 1:
+                fringe[other] -= 1
+            else:
+                del fringe[other]
+                self.cost[other] -= self._value[root]
+        self.cost[storage] = self.own[storage] + sum(self._value[near] for near in roots)
 
-    def refresh(self) -> None:
-        """Bring the costs up to date."""
-        evicted, node = self.evicted, self._node
-        for storage in self._dirty:
-            if evicted[storage]:
-                continue
-            around = [node[s] for edges in (self.before, self.after) for s in edges[storage] if evicted[s]]
-            roots = {self._find(n) for n in around}
-            self.cost[storage] = self.own[storage] + sum(self._value[root] for root in roots)
-        self._dirty.clear()
+    def _add(self, root: int, cost: float) -> None:
+        """The class costs more: so does everything around it."""
+        fringe = self._fringe[root]
+        self.cost[np.fromiter(fringe, dtype=np.intp, count=len(fringe))] += cost
 
     def _join(self, a: int, b: int) -> int:
+        """Merge two classes; who touches both pays for each already."""
         if len(self._fringe[a]) < len(self._fringe[b]):
             a, b = b, a
+        large, small = self._fringe[a], self._fringe[b]
+        self._add(a, self._value[b])
+        for storage, count in small.items():
+            both = storage in large
+            self.cost[storage] += -self._value[b] if both else self._value[a]
+            large[storage] = large.get(storage, 0) + count
         self._parent[b] = a
         self._value[a] += self._value[b]
-        self._fringe[a] |= self._fringe[b]
-        self._fringe[b] = set()
+        self._fringe[b] = {}
         return a
 
     def _find(self, node: int) -> int:

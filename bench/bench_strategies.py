@@ -13,7 +13,6 @@ from graphsim.liveness import live_ranges
 from graphsim.simulation import simulate
 from graphsim.strategies import STRATEGIES
 from graphsim.strategies.dtr import replay
-from graphsim.strategies.dtr_scores import HEURISTICS
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
@@ -43,15 +42,14 @@ def test_planning(benchmark, step, name, share):
     assert benchmark.stats["min"] < SECONDS
 
 
-@pytest.mark.parametrize("heuristic", HEURISTICS)
-@pytest.mark.benchmark(group="DTR at 0.8 of the peak, 5,000 ops")
-def test_dtr(benchmark, heuristic):
-    graph = Graph.from_networkx(layered(5000, 0))
-    budget = int(simulate(graph).peak * 0.8)
-    outcome = benchmark.pedantic(lambda: replay(graph, budget, heuristic, most=5), rounds=2, warmup_rounds=1)
+@pytest.mark.parametrize("heuristic", ["eqclass", "local", "lru", "size"])
+@pytest.mark.benchmark(group="DTR within 0.8 of the peak of gpt2-xl, 5,400 ops")
+def test_dtr(benchmark, step, heuristic):
+    budget = int(simulate(step).peak * 0.8)
+    outcome = benchmark.pedantic(lambda: replay(step, budget, heuristic, most=2), rounds=2, warmup_rounds=1)
     benchmark.extra_info["ops per second"] = round(len(outcome.order) / benchmark.stats["min"])
     benchmark.extra_info["overhead"] = outcome.overhead
-    assert outcome.order
+    assert outcome.finished
 
 
 @pytest.mark.benchmark(group="one schedule, 1,000 ops, about 5,900 edges")

@@ -23,7 +23,7 @@ from graphsim.strategies.dtr_scores import HEURISTICS, Local
 from graphsim.strategies.plan import Plan, judge
 from graphsim.strategies.search import Search
 
-TRIALS = 6
+TRIALS = 4
 """Larger internal budgets that are tried when DTR thrashes within the one asked for."""
 
 
@@ -44,7 +44,7 @@ class Dtr:
     """
 
     heuristic: str = "eqclass"
-    most: float = 10.0
+    most: float = 3.0
 
     def __post_init__(self) -> None:
         if self.heuristic not in HEURISTICS:
@@ -213,6 +213,8 @@ class _Runtime:
                     below = self._again(tensor)
                     self._begin(below)
                     stack.append(below)
+                    if len(stack) > len(self.costs):  # what is missing would need itself
+                        raise _StuckError
                     break
                 self._lock(tensor)
                 top.missing.pop()

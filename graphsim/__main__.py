@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 
-from graphsim.errors import GraphSimError
+from graphsim.errors import GraphSimError, InfeasibleError
 
 
 def main() -> None:
-    """Run the command line; a wrong input ends with one message on stderr and exit code 2."""
+    """Run the command line; one message on stderr, and exit code 2 for a wrong input, 1 where nothing fits."""
     from graphsim.cli import app
 
     try:
@@ -17,7 +17,7 @@ def main() -> None:
     except GraphSimError as error:
         message = " ".join(str(error).split())
         sys.stderr.write(f"graphsim: {message}\n")
-        sys.exit(2)
+        sys.exit(1 if isinstance(error, InfeasibleError) else 2)
     except BrokenPipeError:  # the reader of a pipe has left: nothing to say to it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from graphsim.devices import DEVICES, device_of, op_seconds
 from graphsim.errors import UnknownNameError
-from graphsim.graph import Graph, Op, Phase, Role
+from graphsim.graph import HOLD, Graph, Op, Phase, Role
 from graphsim.index import NOTHING, Ints
 from graphsim.liveness import POLICIES, LiveRanges, Policy, live_ranges
 from graphsim.schedule import Schedule
@@ -155,9 +156,48 @@ class Simulation:
 
 
 def op_costs(graph: Graph) -> npt.NDArray[np.float64]:
-    """Return the cost of each op: its time, or its flops where no op of the graph has a time."""
+    """Return the cost of each op: the one place that decides.
+
+    It is the time of the op, if any op of the graph has one; else its seconds on the GPU that the step
+    is made for (`devices.op_seconds`); else its flops; else 1.
+    """
     times = np.array([op.time for op in graph.ops], dtype=np.float64)
-    return times if times.any() else np.array([op.flops for op in graph.ops], dtype=np.float64)
+    if times.any():
+        return times
+    training = graph.attributes.get("training")
+    if isinstance(training, Mapping) and training.get("target") == "cuda":
+        return op_seconds(graph, device_of(str(training.get("device", "")), "cuda"))
+    flops = np.array([op.flops for op in graph.ops], dtype=np.float64)
+    return flops if flops.any() else _unit_costs(graph)
+
+
+def with_costs(graph: Graph, costs: str | Mapping[str, float]) -> Graph:
+    """Return *graph* with other op times.
+
+    Args:
+        graph: any graph.
+        costs: 'unit' (1 for every op), 'flops', the name of a GPU (its roofline), or a table of measured
+            times by op name or by kind; an op in neither costs nothing.
+
+    Raises:
+        UnknownNameError: *costs* is no such name.
+    """
+    if isinstance(costs, Mapping):
+        times = np.array([costs.get(op.name, costs.get(op.kind, 0.0)) for op in graph.ops], dtype=np.float64)
+    elif costs == "unit":
+        times = _unit_costs(graph)
+    elif costs == "flops":
+        times = np.array([op.flops for op in graph.ops], dtype=np.float64)
+    elif costs in DEVICES:
+        times = op_seconds(graph, DEVICES[costs])
+    else:
+        raise UnknownNameError("costs", costs, ["unit", "flops", *DEVICES])
+    ops = [replace(op, time=time) for op, time in zip(graph.ops, times.tolist(), strict=True)]
+    return Graph(ops, graph.tensors.values(), outputs=graph.outputs, name=graph.name, attributes=graph.attributes)
+
+
+def _unit_costs(graph: Graph) -> npt.NDArray[np.float64]:
+    return np.array([float(op.kind != HOLD) for op in graph.ops], dtype=np.float64)
 
 
 def storage_roles(graph: Graph) -> list[str]:

@@ -13,6 +13,20 @@ SIZES = st.integers(0, 50)
 ROLES = st.sampled_from([Role.PARAMETER, Role.OPTIMIZER_STATE, Role.BUFFER, Role.INPUT, Role.GRADIENT, Role.ACTIVATION])
 
 
+def chain(length: int) -> Graph:
+    """A chain of unit-size activations: f1 ... fn, then bn ... b1, each reading one activation and one gradient."""
+    ops, tensors = [], []
+    for i in range(1, length + 1):
+        inputs = (f"f{i - 1}",) if i > 1 else ()
+        ops.append(Op(f"f{i}", "node", inputs, (f"f{i}",), time=1.0))
+        tensors.append(Tensor(f"f{i}", (1000,), "uint8"))
+    for i in range(length, 0, -1):
+        inputs = (f"f{i}", f"b{i + 1}") if i < length else (f"f{i}",)
+        ops.append(Op(f"b{i}", "node", inputs, (f"b{i}",), phase=Phase.BACKWARD, time=1.0))
+        tensors.append(Tensor(f"b{i}", (1000,), "uint8"))
+    return Graph(ops, tensors, outputs=("b1",), name="chain")
+
+
 @st.composite
 def graphs(draw: st.DrawFn, max_ops: int = 10) -> Graph:
     """A valid graph: several outputs per op, views of views and of sources, in-place ops, mutations of

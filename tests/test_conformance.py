@@ -7,6 +7,7 @@ from math import isqrt
 
 import numpy as np
 import pytest
+from generators import chain
 
 import graphsim as gs
 from graphsim.allocators import ALLOCATORS
@@ -27,20 +28,6 @@ MODELS = {"lenet5": {"batch": 4}, "resnet18": {"batch": 2, "size": 32}, "gpt2": 
 @pytest.fixture(scope="module", params=MODELS)
 def step(request) -> Graph:
     return gs.training_step(gs.load(request.param, **MODELS[request.param]), optimizer="momentum", target="cpu")
-
-
-def chain(length: int) -> Graph:
-    """A chain of unit-size activations: f1 ... fn, then bn ... b1, each reading one activation and one gradient."""
-    ops, tensors = [], []
-    for i in range(1, length + 1):
-        inputs = (f"f{i - 1}",) if i > 1 else ()
-        ops.append(Op(f"f{i}", "node", inputs, (f"f{i}",), time=1.0))
-        tensors.append(Tensor(f"f{i}", (1000,), "uint8"))
-    for i in range(length, 0, -1):
-        inputs = (f"f{i}", f"b{i + 1}") if i < length else (f"f{i}",)
-        ops.append(Op(f"b{i}", "node", inputs, (f"b{i}",), phase=Phase.BACKWARD, time=1.0))
-        tensors.append(Tensor(f"b{i}", (1000,), "uint8"))
-    return Graph(ops, tensors, outputs=("b1",), name="chain")
 
 
 # -- strategies --------------------------------------------------------------------------------------
@@ -72,10 +59,25 @@ def test_a_strategy_says_whether_it_meets_the_budget(name):
     graph = chain(10)
     peak = STRATEGIES[name]()(graph).peak_bytes
     assert STRATEGIES[name]()(graph, budget=peak).feasible
-    assert not STRATEGIES[name]()(graph, budget=peak - 1).feasible
+    for budget in range(2000, peak + 1000, 500):
+        plan = STRATEGIES[name]()(graph, budget=budget)
+        assert plan.feasible == (plan.peak_bytes <= budget)
+        assert plan.budget == budget
+    assert not STRATEGIES[name]()(graph, budget=plan.lower_bound - 1).feasible
 
 
-@pytest.mark.parametrize("name", [name for name in STRATEGIES if name != "none"])
+STORE_ALL_OF_A_CHAIN = {"none", "selective", "dtr"}
+"""Without attention there is nothing to select, and without a budget nothing to evict."""
+
+
+@pytest.mark.parametrize("name", sorted(STORE_ALL_OF_A_CHAIN & set(STRATEGIES)))
+def test_a_strategy_that_has_nothing_to_save_says_so(name):
+    plan = STRATEGIES[name]()(chain(16))
+    assert plan.schedule == Schedule.of(chain(16))
+    assert (plan.overhead, plan.proved_optimal) == (0.0, True)
+
+
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name not in STORE_ALL_OF_A_CHAIN])
 @pytest.mark.parametrize("length", [16, 64, 100])
 def test_a_strategy_beats_storing_all_on_a_chain_for_at_most_one_more_forward_pass(name, length):
     graph = chain(length)

@@ -20,6 +20,7 @@ FRONTENDS = Registry(
     "frontend",
     {
         "spec": "graphsim.frontends.spec:load_spec",
+        "dtr": "graphsim.frontends.dtr:load_dtr",
         "json": "graphsim.frontends.json:load_json",
         "networkx": "graphsim.interchange:from_networkx",
     },
@@ -30,8 +31,9 @@ def load(source: Any, **parameters: Any) -> Graph:
     """Return the graph of *source*.
 
     Args:
-        source: a spec file or the name of a shipped spec, a graph's JSON file, or a networkx DAG.
-        parameters: values for a spec's ``[params]``, for instance ``batch=8``.
+        source: a spec file or the name of a shipped spec, a graph's JSON file, a networkx DAG, or a DTR
+            operator log (.log or .jsonl).
+        parameters: values for a spec's ``[params]``, for instance ``batch=8``; ``mutations`` of a log.
 
     Raises:
         SpecError, GraphError: the source is wrong; the message says where.
@@ -39,5 +41,6 @@ def load(source: Any, **parameters: Any) -> Graph:
     if hasattr(source, "adj") and hasattr(source, "nodes"):
         name = "networkx"
     else:
-        name = "json" if str(source).endswith(".json") else "spec"
+        suffix = str(source).rpartition(".")[2]
+        name = {"json": "json", "jsonl": "dtr", "log": "dtr"}.get(suffix, "spec")
     return FRONTENDS[name](source, **parameters)  # type: ignore[no-any-return]

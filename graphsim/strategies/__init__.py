@@ -25,7 +25,14 @@ STRATEGIES = Registry(
     "strategy",
     {
         "none": "graphsim.strategies.none:StoreAll",
+        "blocks": "graphsim.strategies.blocks:Blocks",
+        "every_k": "graphsim.strategies.every_k:EveryK",
         "sqrt": "graphsim.strategies.sqrt:Sqrt",
+        "greedy": "graphsim.strategies.greedy:Greedy",
+        "revolve": "graphsim.strategies.revolve:Revolve",
+        "rotor": "graphsim.strategies.rotor:Rotor",
+        "selective": "graphsim.strategies.selective:Selective",
+        "dtr": "graphsim.strategies.dtr:Dtr",
     },
 )
 

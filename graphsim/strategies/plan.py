@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphsim.graph import Graph
+from graphsim.graph import Graph, Op, Tensor
+from graphsim.index import Ints
 from graphsim.liveness import Policy
 from graphsim.schedule import Schedule
 from graphsim.simulation import op_costs, simulate
@@ -78,11 +79,31 @@ def lower_bound(graph: Graph) -> int:
     """Return bytes that every schedule needs: what is resident, and all that one op touches at once."""
     index = graph.index
     resident = index.resident & (index.storage == np.arange(index.tensors))
+    op, storage = _touched(graph)
+    together = index.workspace.copy()
+    np.add.at(together, op, index.nbytes[storage])
+    return int(index.nbytes[resident].sum()) + int(together.max(initial=0))
+
+
+def pinning_op(graph: Graph) -> tuple[Op, tuple[Tensor, ...]] | None:
+    """Return the op that sets the lower bound, and the storages it touches that are not resident."""
+    if not graph.ops:
+        return None
+    op, storage = _touched(graph)
+    together = graph.index.workspace.copy()
+    np.add.at(together, op, graph.index.nbytes[storage])
+    first = int(together.argmax())
+    tensors = tuple(graph.tensors.values())
+    return graph.ops[first], tuple(tensors[i] for i in storage[op == first].tolist())
+
+
+def _touched(graph: Graph) -> tuple[Ints, Ints]:
+    """Return pairs of op and storage, each once: what an op reads or writes and is not resident."""
+    index = graph.index
+    resident = index.resident & (index.storage == np.arange(index.tensors))
     op = np.concatenate([index.input_op, index.output_op])
     storage = np.concatenate([index.input_storage, index.storage[index.output_tensor]])
     counts = ~(resident[storage] | index.hold[op])
     width = max(1, index.tensors)
-    touched = np.unique(op[counts] * width + storage[counts])  # (op, storage) pairs, each once
-    together = index.workspace.copy()
-    np.add.at(together, touched // width, index.nbytes[touched % width])
-    return int(index.nbytes[resident].sum()) + int(together.max(initial=0))
+    touched = np.unique(op[counts] * width + storage[counts])
+    return touched // width, touched % width

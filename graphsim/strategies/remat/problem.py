@@ -86,7 +86,8 @@ class Problem:
     @cached_property
     def value_ratio(self) -> np.typing.NDArray[np.float64]:
         """(V) cost of the unit that makes each value, by byte."""
-        return self.cost[self.ops + np.maximum(self.value_unit, 0)] / np.maximum(1, self.size)
+        ratio: np.typing.NDArray[np.float64] = self.cost[self.ops + np.maximum(self.value_unit, 0)]
+        return ratio / np.maximum(1, self.size)
 
     def schedule(self, nodes: Ints) -> Schedule:
         """Return the executions of *nodes*: of a unit, the ops that have run before."""

@@ -1,0 +1,187 @@
+"""The commands that plan: which schedule fits a budget, and what every strategy makes of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from graphsim.cli_shared import AsJson, Set, overrides_of, width
+from graphsim.errors import UsageError
+
+if TYPE_CHECKING:
+    from graphsim.graph import Graph
+    from graphsim.strategies import Plan
+
+PLAN_EXAMPLES = (
+    "Examples:\n\n"
+    "graphsim plan gpt2 --batch 16 --budget 8GiB\n\n"
+    "graphsim plan resnet50 --batch 128 --budget 0.5x --strategy rotor --json\n\n"
+    "graphsim plan dag.json --budget 0.8x"
+)
+COMPARE_EXAMPLES = "Examples:\n\ngraphsim compare vgg16 --batch 256 --optimizer sgd\n\ngraphsim compare dag.json --json"
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        help="A spec file or a shipped spec's name (its step >= 2 is planned), or a graph's .json file: ours, or "
+        "networkx node-link JSON with 'bytes' and 'time' per node; or a DTR log (.log, .jsonl)."
+    ),
+]
+Budget = Annotated[str, typer.Option(help="8GiB, 512MiB, ...; or 0.8x: that share of the peak without recompute.")]
+Batch = Annotated[int | None, typer.Option(help="Samples per batch: param 'batch'.")]
+Seq = Annotated[int | None, typer.Option(help="Sequence length: param 'seq'.")]
+Optimizer = Annotated[str, typer.Option(help="As for peak.")]
+Precision = Annotated[str, typer.Option(help="fp32, bf16, fp16, amp-bf16 or amp-fp16.")]
+Target = Annotated[str, typer.Option(help="cuda or cpu: rules differ where PyTorch does.")]
+Gpu = Annotated[str, typer.Option("--device", help="The GPU whose roofline prices the ops.", show_default="a100-80g")]
+Costs = Annotated[
+    str,
+    typer.Option(
+        help="What an op costs: unit, flops, or the name of a GPU (its roofline).",
+        show_default="the graph's times, else the device's roofline, else flops",
+    ),
+]
+
+
+def plan(
+    source: Source,
+    budget: Budget = "",
+    strategy: Annotated[
+        str, typer.Option(help="One strategy.", show_default="the cheapest of all whose plan fits")
+    ] = "",
+    batch: Batch = None,
+    seq: Seq = None,
+    settings: Set = None,
+    optimizer: Optimizer = "adamw",
+    precision: Precision = "fp32",
+    target: Target = "cuda",
+    device: Gpu = "",
+    costs: Costs = "",
+    as_json: AsJson = False,
+) -> None:
+    """Print the cheapest schedule that fits a memory budget; exit code 1 and a witness if none does."""
+    from graphsim.planning import cheapest, plan_as_dict, read_budget, witness
+    from graphsim.strategies import STRATEGIES
+
+    if not budget and not strategy:
+        raise UsageError("plan needs a --budget, for example 8GiB or 0.8x; or a --strategy")
+    chosen = STRATEGIES.resolve(strategy) if strategy else None
+    graph = _graph(source, overrides_of(settings, batch=batch, seq=seq), optimizer, precision, target, device, costs)
+    limit = read_budget(budget, graph) if budget else None
+    plans = [chosen(graph, budget=limit)] if chosen else _all_plans(graph, limit)
+    best = cheapest(plans)
+    why = witness(graph, plans, limit) if limit is not None and not best.feasible else None
+    if as_json:
+        answer = plan_as_dict(best) | ({"witness": why.as_dict()} if why else {})
+        sys.stdout.write(json.dumps(answer, indent=2) + "\n")
+    elif not why:
+        _print_plan(best)
+    if why:
+        raise why.error()
+
+
+def compare(
+    source: Source,
+    budget: Budget = "",
+    batch: Batch = None,
+    seq: Seq = None,
+    settings: Set = None,
+    optimizer: Optimizer = "adamw",
+    precision: Precision = "fp32",
+    target: Target = "cuda",
+    device: Gpu = "",
+    costs: Costs = "",
+    as_json: AsJson = False,
+) -> None:
+    """Print every strategy's peak, extra compute and time."""
+    from graphsim.planning import plan_as_dict, read_budget
+
+    graph = _graph(source, overrides_of(settings, batch=batch, seq=seq), optimizer, precision, target, device, costs)
+    limit = read_budget(budget, graph) if budget else None
+    plans = _all_plans(graph, limit)
+    if as_json:
+        sys.stdout.write(json.dumps([plan_as_dict(one) for one in plans], indent=2) + "\n")
+    else:
+        _print_comparison(plans)
+
+
+def _graph(
+    source: str,
+    overrides: dict[str, bool | int | float | str],
+    optimizer: str,
+    precision: str,
+    target: str,
+    device: str,
+    costs: str,
+) -> Graph:
+    """Return the graph to plan: that of a file as it stands, or the steady step of a spec."""
+    from graphsim.frontends import load
+    from graphsim.simulation import with_costs
+    from graphsim.training import Training, training_step
+
+    training = Training(optimizer=optimizer, precision=precision, target=target, device=device)  # type: ignore[arg-type]
+    if Path(source).suffix in (".json", ".jsonl", ".log"):
+        if overrides:
+            raise UsageError(f"{source} is a graph, not a spec: it has no params to set")
+        graph = load(source)
+    else:
+        graph = training_step(load(source, **overrides), training)
+    return with_costs(graph, costs) if costs else graph
+
+
+def _all_plans(graph: Graph, budget: int | None) -> list[Plan]:
+    from graphsim.planning import compare as compare_all
+
+    def show(name: str) -> None:
+        sys.stderr.write(f"\r\x1b[K{name and f'planning: {name}'}")
+        sys.stderr.flush()
+
+    if not sys.stderr.isatty():
+        return compare_all(graph, budget)
+    try:
+        return compare_all(graph, budget, progress=show)
+    finally:
+        show("")
+
+
+def _print_plan(plan: Plan) -> None:
+    from graphsim.units import format_bytes
+
+    budget = "" if plan.budget is None else f" within {format_bytes(plan.budget)}"
+    proof = "optimal" if plan.proved_optimal else "not proved optimal"
+    sys.stdout.write(
+        f"{plan.strategy}: peak {format_bytes(plan.peak_bytes)} ({plan.peak_bytes:,} bytes){budget}, "
+        f"{plan.overhead:+.2%} compute, {proof}\n"
+        f"  no schedule needs less than {format_bytes(plan.lower_bound)}; {len(plan.schedule):,} executions; "
+        f"planned in {plan.seconds:.2f} s\n"
+    )
+
+
+def _print_comparison(plans: list[Plan]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from graphsim.planning import pareto
+    from graphsim.units import format_bytes
+
+    stored = next((plan.peak_bytes for plan in plans if plan.strategy == "none"), 0) or 1
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in ("strategy", "peak", "of none", "overhead", "budget", "planned in", "Pareto"):
+        table.add_column(column, justify="left" if column in ("strategy", "Pareto", "budget") else "right")
+    for plan, best in zip(plans, pareto(plans), strict=True):
+        fits = "" if plan.budget is None else ("fits" if plan.feasible else "does not fit")
+        table.add_row(
+            plan.strategy,
+            format_bytes(plan.peak_bytes),
+            f"{plan.peak_bytes / stored:.1%}",
+            f"{plan.overhead:+.2%}",
+            fits,
+            f"{plan.seconds:.2f} s",
+            "*" if best else "",
+        )
+    Console(width=width(), highlight=False).print(table)
+    sys.stdout.write(f"* no other plan needs less memory or time. Lower bound: {format_bytes(plans[0].lower_bound)}\n")

@@ -1,0 +1,139 @@
+"""What all commands share: options, the params of a spec, tables."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graphsim.errors import UsageError
+from graphsim.frontends.expression import Value
+
+if TYPE_CHECKING:
+    from graphsim.graph import Graph
+
+Spec = Annotated[str, typer.Argument(help="A spec file, a shipped spec's name, or a graph's .json file.")]
+Batch = Annotated[int | None, typer.Option(help="Samples per (micro-)batch: param 'batch'.")]
+Seq = Annotated[int | None, typer.Option(help="Sequence length: param 'seq'.")]
+OptimizerName = Annotated[
+    str,
+    typer.Option(help="sgd, momentum, nesterov, adam, adamw, amsgrad, adagrad, rmsprop, lion, adafactor, adam8bit."),
+]
+OptimizerImpl = Annotated[
+    str, typer.Option(help="forloop, foreach or fused.", show_default="what PyTorch picks on the target")
+]
+PrecisionName = Annotated[str, typer.Option(help="fp32, bf16, fp16, amp-bf16 or amp-fp16.")]
+TargetName = Annotated[str, typer.Option(help="cuda or cpu: rules differ where PyTorch does.")]
+DeviceName = Annotated[str, typer.Option(help="A GPU, where a rule depends on it, e.g. t4.", show_default="a100-80g")]
+PolicyName = Annotated[str, typer.Option(help="eager (when PyTorch lets go) or liveness (right after the last use).")]
+Mode = Annotated[str, typer.Option(help="train, evaluation (no update) or inference (no_grad).")]
+Accumulation = Annotated[int, typer.Option(help="Micro-batches per optimizer step.")]
+ZeroGrad = Annotated[str, typer.Option(help="Where gradients are reset: before-forward, before-backward, after-step.")]
+SetToNone = Annotated[
+    bool, typer.Option("--set-to-none/--no-set-to-none", help="Release gradients instead of zeroing them.")
+]
+MasterWeights = Annotated[bool, typer.Option("--master-weights", help="fp32 copies of bf16/fp16 parameters.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Set a param of the spec.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+First = Annotated[bool, typer.Option("--first", help="Step 1, which creates the optimizer states.")]
+
+
+def overrides_of(settings: list[str] | None, **named: int | None) -> dict[str, Value]:
+    """Return the params that the command line sets."""
+    overrides: dict[str, Value] = {}
+    for setting in settings or []:
+        name, equals, text = setting.partition("=")
+        if not equals or not name.strip():
+            raise UsageError(f"--set {setting[:60]!r}: write NAME=VALUE, for example --set layers=24")
+        if name.strip() in overrides:
+            raise UsageError(f"--set {name.strip()[:60]} stands twice")
+        overrides[name.strip()] = _value(text.strip())
+    for name, value in named.items():
+        if value is not None:
+            if name in overrides:
+                raise UsageError(f"--{name} and --set {name}=... both set '{name}'")
+            overrides[name] = value
+    return overrides
+
+
+def _value(text: str) -> Value:
+    if text in ("true", "false"):
+        return text == "true"
+    for read in (int, float):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return text
+
+
+def print_table(header: tuple[str, ...], rows: list[Any]) -> None:
+    """Print *rows* under *header*, as wide as the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in header:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    Console(width=width(), highlight=False).print(table)
+
+
+def width() -> int:
+    """Return the columns of the terminal, within reason."""
+    return max(60, min(120, shutil.get_terminal_size((100, 24)).columns))
+
+
+def color() -> bool:
+    """Whether standard output shows colours."""
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+
+def is_step(source: str) -> bool:
+    """Whether *source* is a graph, a whole step, and not the spec of a model."""
+    return source.endswith(".json")
+
+
+def step_of(source: str, overrides: dict[str, Value], first: bool, **training: Any) -> Graph:
+    """Return the training step of a spec, or the graph of a file as it stands."""
+    from graphsim.training import Training, training_step
+
+    graph = load_source(source, overrides)
+    return graph if is_step(source) else training_step(graph, Training(**training), first=first)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UsageError(f"{path}: {error.strerror}") from None
+
+
+def load_source(source: str, overrides: dict[str, Value]) -> Graph:
+    """Return the graph of *source*: a spec with its params set, or a file."""
+    from graphsim.frontends import load
+
+    if is_step(source) and overrides:
+        raise UsageError(f"{source} is a graph, not a spec: it has no params to set")
+    return load(source, **overrides)
+
+
+def working(text: str) -> AbstractContextManager[Any]:
+    """Show on a terminal that something takes time."""
+    if not sys.stderr.isatty():
+        return nullcontext()
+    from rich.console import Console
+
+    return Console(stderr=True).status(text)

@@ -1,0 +1,319 @@
+"""DTR: evict while the step runs, whenever memory is short, and make again what is missing.
+
+Source: Kirisame, Lyubomirsky, Haan, Brennan, He, Roesch, Chen, Tatlock, "Dynamic Tensor
+Rematerialization", ICLR 2021; the heuristics are in `dtr_scores`. An online method: it knows the past
+only. Storages are evicted one by one, the lowest score first; a released storage is evicted at once
+(the paper's eager eviction); recompute is recursive, and what it reads is locked meanwhile.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from graphsim.errors import UnknownNameError, UsageError
+from graphsim.graph import Graph
+from graphsim.schedule import Schedule
+from graphsim.simulation import op_costs
+from graphsim.strategies.dtr_program import Program
+from graphsim.strategies.dtr_scores import HEURISTICS, Local
+from graphsim.strategies.plan import Plan, judge
+from graphsim.strategies.search import Search
+
+TRIALS = 4
+"""Larger internal budgets that are tried when DTR thrashes within the one asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dtr:
+    """Runs the step online within the budget; without a budget, nothing is evicted.
+
+    DTR counts what it has not evicted, the schedule only what is read again: so where it runs out of
+    memory within the budget, it is given more, and the plan with the lowest true peak is returned.
+
+    Attributes:
+        heuristic: 'dtr', 'eqclass', 'local', 'lru', 'size' or 'msps'.
+        most: give up when this many times the cost of the step without recompute is spent.
+
+    Raises:
+        UnknownNameError: there is no such heuristic.
+        UsageError: *most* is not above 1.
+    """
+
+    heuristic: str = "eqclass"
+    most: float = 3.0
+
+    def __post_init__(self) -> None:
+        if self.heuristic not in HEURISTICS:
+            raise UnknownNameError("heuristic", self.heuristic, HEURISTICS)
+        if not self.most > 1:
+            raise UsageError(f"most must be above 1, not {self.most}")
+
+    def __call__(self, graph: Graph, /, *, budget: int | None = None) -> Plan:
+        """Return the plan; it may not fit, as DTR never looks ahead."""
+        start = time.perf_counter()
+        schedule = Schedule.of(graph) if budget is None else self._fit(graph, budget)
+        return judge(graph, schedule, strategy="dtr", budget=budget, seconds=time.perf_counter() - start)
+
+    def _fit(self, graph: Graph, budget: int) -> Schedule:
+        search = Search(graph)
+        if search.stored.peak <= budget:
+            return search.stored.schedule
+        program, found = Program(graph), []
+        low, high, limit = budget, search.stored.peak, budget
+        for _ in range(TRIALS):
+            outcome = run(program, limit, self.heuristic, most=self.most)
+            if outcome.finished:
+                found.append(search.judge(Schedule(np.array(outcome.order, dtype=np.int64))))
+                if found[-1].peak <= budget:
+                    break
+                high = limit
+            else:
+                low = limit
+            limit = (low + high) // 2
+        return search.pick(found, budget).schedule
+
+
+class Outcome(NamedTuple):
+    """What a run of DTR did.
+
+    Attributes:
+        finished: the step came to its end; else it ran out of memory, or thrashed.
+        order: the ops that it executed.
+        time: their cost.
+        base_time: the cost of the step without recompute.
+        peak: the most bytes that were not evicted.
+        evictions: storages evicted to make room.
+    """
+
+    finished: bool
+    order: list[int]
+    time: float
+    base_time: float
+    peak: int
+    evictions: int
+
+    @property
+    def overhead(self) -> float:
+        """Extra cost over the step without recompute."""
+        return self.time / self.base_time - 1 if self.base_time else 0.0
+
+
+def replay(graph: Graph, budget: int, heuristic: str = "eqclass", *, most: float = 100.0) -> Outcome:
+    """Run *graph* as DTR's simulator would: holds release what they name, and hold no bytes themselves.
+
+    A log for this is loaded with ``mutations="copy"``, as DTR makes a mutation a copy.
+
+    Raises:
+        UnknownNameError: there is no such heuristic.
+    """
+    if heuristic not in HEURISTICS:
+        raise UnknownNameError("heuristic", heuristic, HEURISTICS)
+    return run(Program(graph, holds=False), budget, heuristic, most=most)
+
+
+def run(program: Program, budget: int, heuristic: str, *, most: float) -> Outcome:
+    """Run *program* within *budget* bytes."""
+    runtime = _Runtime(program, budget, HEURISTICS[heuristic](program.size), most)
+    try:
+        runtime.run()
+    except _StuckError:
+        return runtime.outcome(finished=False)
+    return runtime.outcome(finished=True)
+
+
+class _StuckError(Exception):
+    """Nothing is left to evict, or too much has been recomputed."""
+
+
+class _Frame:
+    """One execution under way: its ops, what they read from elsewhere, for which tensor, and what is missing."""
+
+    __slots__ = ("again", "missing", "ops", "parents", "target")
+
+    def __init__(self, ops: list[int], parents: list[int], target: int, *, again: bool) -> None:
+        self.ops, self.parents, self.target, self.again = ops, parents, target, again
+        self.missing: list[int] = []
+
+
+class _Runtime:
+    def __init__(self, program: Program, budget: int, scores: Local, most: float) -> None:
+        self.program, self.budget, self.scores = program, budget, scores
+        costs = op_costs(program.graph)
+        self.costs: list[float] = costs.tolist()
+        self.base_time = float(costs.sum())
+        self.clock, self.limit = 1.0, 1.0 + most * self.base_time
+        self.longest = int(most * (len(self.costs) + 1))
+        self.now = -1
+        count = len(program.size)
+        self.there = [False] * count
+        self.defined = [False] * len(program.storage)
+        self.locks = [0] * count
+        self.blocked = [False] * count  # its next use is a hold: evicting it would free nothing
+        self.pool = np.zeros(count, dtype=bool)
+        self.joined = np.zeros(count, dtype=np.int64)
+        self.arrivals = 0
+        self.created = [False] * len(program.inputs)
+        self.order: list[int] = []
+        self.usage, self.peak, self.evictions = 0, 0, 0
+        for tensor in program.sources:
+            self.defined[tensor] = True
+            if program.storage[tensor] == tensor:
+                self.there[tensor] = True
+                self.usage += program.size[tensor]
+
+    def outcome(self, *, finished: bool) -> Outcome:
+        return Outcome(finished, self.order, self.clock - 1.0, self.base_time, self.peak, self.evictions)
+
+    def run(self) -> None:
+        program = self.program
+        for position in range(len(program.inputs)):
+            self.now = position
+            if program.hold[position]:
+                self.order.append(position)
+            else:
+                target = program.outputs[position][0] if program.outputs[position] else -1
+                self._execute(_Frame([position], program.inputs[position], target, again=False))
+            for storage in program.touched[position]:
+                self.blocked[storage] = program.next_hold(storage, position)
+                self._offer(storage)
+            for storage in program.released[position]:
+                self._release(storage)
+        for tensor in program.kept:
+            if not self.defined[tensor]:
+                self._make(tensor)
+
+    def _release(self, storage: int) -> None:
+        program = self.program
+        if self.there[storage] and not program.constant[storage] and not self.locks[storage]:
+            self._drop(storage)
+
+    def _make(self, tensor: int) -> None:
+        self._execute(self._again(tensor))
+
+    def _again(self, tensor: int) -> _Frame:
+        program = self.program
+        ops = program.unit[program.producer[tensor]]
+        made = {t for op in ops for t in program.outputs[op]}
+        parents = [t for op in ops for t in program.inputs[op] if t not in made]
+        return _Frame(ops, parents, tensor, again=True)
+
+    def _execute(self, frame: _Frame) -> None:
+        """Run *frame*, and first, on a stack of frames, what it needs and is missing."""
+        stack = [frame]
+        self._begin(frame)
+        while stack:
+            top = stack[-1]
+            while top.missing:
+                tensor = top.missing[-1]
+                if not self.defined[tensor]:
+                    below = self._again(tensor)
+                    self._begin(below)
+                    stack.append(below)
+                    if len(stack) > len(self.costs):  # what is missing would need itself
+                        raise _StuckError
+                    break
+                self._lock(tensor)
+                top.missing.pop()
+            else:
+                self._compute(stack.pop())
+
+    def _begin(self, frame: _Frame) -> None:
+        storage = self.program.storage
+        for tensor in frame.parents:
+            self.scores.last[storage[tensor]] = self.clock
+        for tensor in frame.parents:
+            if self.defined[tensor]:
+                self._lock(tensor)
+        frame.missing = [tensor for tensor in reversed(frame.parents) if not self.defined[tensor]]
+
+    def _lock(self, tensor: int) -> None:
+        storage = self.program.storage[tensor]
+        self.locks[storage] += 1
+        self.pool[storage] = False
+
+    def _compute(self, frame: _Frame) -> None:
+        program = self.program
+        need = sum(program.allocates[op] for op in frame.ops) + max(program.workspace[op] for op in frame.ops)
+        while self.usage + need > self.budget:
+            self._evict()
+        self.peak = max(self.peak, self.usage + need)
+        fresh: list[int] = []
+        for op in frame.ops:
+            self.clock += self.costs[op]
+            self.order.append(op)
+            for tensor in program.outputs[op]:
+                self.defined[tensor] = True
+                if program.storage[tensor] == tensor and not self.there[tensor]:
+                    self.there[tensor] = True
+                    self.usage += program.size[tensor]
+                    fresh.append(tensor)
+            if not frame.again:
+                self._create(op)
+        for tensor in frame.parents:
+            storage = program.storage[tensor]
+            self.locks[storage] -= 1
+            self._offer(storage)
+        self._arrive(fresh, frame)
+        if self.clock > self.limit or len(self.order) > self.longest:
+            raise _StuckError
+
+    def _arrive(self, fresh: list[int], frame: _Frame) -> None:
+        program = self.program
+        fresh.sort(key=frame.target.__eq__)  # what was asked for joins the pool last
+        for storage in fresh:
+            if frame.again:
+                if program.evictable[storage]:
+                    self.scores.restore(storage)
+                elif program.last_use[storage] <= self.now:  # made by the way, and of no use
+                    self.there[storage] = False
+                    self.usage -= program.size[storage]
+            self._offer(storage)
+        if not frame.again:
+            for tensor in program.outputs[frame.ops[0]]:
+                self.scores.last[program.storage[tensor]] = self.clock
+
+    def _create(self, op: int) -> None:
+        program = self.program
+        parents = [s for t in program.inputs[op] if program.evictable[s := program.storage[t]]]
+        for storage in {program.storage[t] for t in program.outputs[op]}:
+            if program.evictable[storage]:
+                self.scores.create(storage, self.costs[op], parents)
+
+    def _offer(self, storage: int) -> None:
+        program = self.program
+        if (
+            self.there[storage]
+            and not self.locks[storage]
+            and program.evictable[storage]
+            and not self.blocked[storage]
+            and self.now >= program.complete[storage]
+            and not self.pool[storage]
+        ):
+            self.pool[storage] = True
+            self.arrivals += 1
+            self.joined[storage] = self.arrivals
+
+    def _evict(self) -> None:
+        """Evict the storage of the lowest score; among equals, the one that was used last."""
+        candidates = np.flatnonzero(self.pool)
+        if not len(candidates):
+            raise _StuckError
+        scores = self.scores.scores(candidates, self.clock)
+        lowest = scores.min()
+        ties = candidates[scores == lowest]
+        since = self.joined[ties]
+        self.evictions += 1
+        self._drop(int(ties[since.argmin() if lowest == 0 else since.argmax()]))
+
+    def _drop(self, storage: int) -> None:
+        self.there[storage] = False
+        self.pool[storage] = False
+        self.usage -= self.program.size[storage]
+        for tensor in self.program.tensors[storage]:
+            self.defined[tensor] = False
+        if self.program.evictable[storage]:
+            self.scores.evict(storage)

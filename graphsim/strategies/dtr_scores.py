@@ -1,0 +1,243 @@
+"""DTR's heuristics: which storage to evict, the lowest score first.
+
+Source: Kirisame et al., "Dynamic Tensor Rematerialization", ICLR 2021, section 2 and appendix A. The
+score of a storage is the cost to compute it again, with that of the evicted ones around it, per byte
+and time since its last access; each heuristic leaves some of that out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+
+class Local:
+    """h_DTR^local: the cost of the storage's own ops, per byte and staleness."""
+
+    stale = True
+    sized = True
+
+    def __init__(self, sizes: list[int]) -> None:
+        self.sizes = np.array(sizes, dtype=np.float64)
+        self.last = np.full(len(sizes), -np.inf)
+        self.own = [0.0] * len(sizes)
+        self.cost = np.zeros(len(sizes))
+        self.evicted = [False] * len(sizes)
+        self.before: list[dict[int, None]] = [{} for _ in sizes]
+        self.after: list[dict[int, None]] = [{} for _ in sizes]
+
+    def create(self, storage: int, cost: float, parents: list[int]) -> None:
+        """An op of *cost* has made *storage*, or a view of it, from *parents*."""
+        self.own[storage] += cost
+        self.cost[storage] += cost
+        for parent in parents:
+            if parent != storage:
+                self.before[storage][parent] = None
+                self.after[parent][storage] = None
+
+    def evict(self, storage: int) -> None:
+        """*storage* is gone."""
+        self.evicted[storage] = True
+
+    def restore(self, storage: int) -> None:
+        """*storage* is there again."""
+        self.evicted[storage] = False
+
+    def refresh(self) -> None:
+        """Bring the costs up to date."""
+
+    def scores(self, candidates: npt.NDArray[np.intp], clock: float) -> Floats:
+        """Return the score of each candidate."""
+        self.refresh()
+        score = self.cost[candidates]
+        weight = self.sizes[candidates] if self.sized else np.ones(len(candidates))
+        if self.stale:
+            weight = weight * (clock - self.last[candidates])
+        return _ratio(score, weight)
+
+
+def _ratio(cost: Floats, weight: Floats) -> Floats:
+    """Return cost / weight; infinity where there is nothing to gain."""
+    ratio = np.full(len(cost), np.inf)
+    np.divide(cost, weight, out=ratio, where=weight > 0)
+    return ratio
+
+
+class LeastRecent(Local):
+    """h_LRU: the time of the last access."""
+
+    def scores(self, candidates: npt.NDArray[np.intp], clock: float) -> Floats:
+        """Return the score of each candidate."""
+        return self.last[candidates]
+
+
+class Largest(Local):
+    """h_size: the largest first."""
+
+    def scores(self, candidates: npt.NDArray[np.intp], clock: float) -> Floats:
+        """Return the score of each candidate."""
+        return _ratio(np.ones(len(candidates)), self.sizes[candidates])
+
+
+class Neighborhood(Local):
+    """h_DTR: with the cost of all evicted storages that would have to come back with it, before and after.
+
+    The sums are worked out anew only where an eviction or a return has changed what is reached.
+    """
+
+    both = True
+
+    def __init__(self, sizes: list[int]) -> None:
+        super().__init__(sizes)
+        self._dirty: set[int] = set()
+
+    def create(self, storage: int, cost: float, parents: list[int]) -> None:
+        """An op of *cost* has made *storage*, or a view of it, from *parents*."""
+        super().create(storage, cost, parents)
+        self._dirty.add(storage)
+        self._dirty.update(parents)
+
+    def evict(self, storage: int) -> None:
+        """*storage* is gone."""
+        super().evict(storage)
+        self._mark(storage)
+
+    def restore(self, storage: int) -> None:
+        """*storage* is there again."""
+        self._mark(storage)
+        super().restore(storage)
+        self._dirty.add(storage)
+
+    def refresh(self) -> None:
+        """Bring the costs up to date."""
+        for storage in self._dirty:
+            if not self.evicted[storage]:
+                _, cost = self._walk(storage, self.before)
+                if self.both:
+                    cost += self._walk(storage, self.after)[1]
+                self.cost[storage] = self.own[storage] + cost
+        self._dirty.clear()
+
+    def _mark(self, storage: int) -> None:
+        """Who reaches *storage* through evicted ones must count anew."""
+        self._dirty |= self._walk(storage, self.after)[0]
+        if self.both:
+            self._dirty |= self._walk(storage, self.before)[0]
+
+    def _walk(self, storage: int, edges: list[dict[int, None]]) -> tuple[set[int], float]:
+        """Return the live storages around the evicted ones that *storage* reaches, and the cost of these."""
+        border: set[int] = set()
+        seen = {storage}
+        cost, stack = 0.0, [storage]
+        while stack:
+            for other in edges[stack.pop()]:
+                if not self.evicted[other]:
+                    border.add(other)
+                elif other not in seen:
+                    seen.add(other)
+                    cost += self.own[other]
+                    stack.append(other)
+        return border, cost
+
+
+class MemoryPerSecond(Neighborhood):
+    """h_MSPS: the cost of what must come back before it, per byte (Peng et al., Capuchin, ASPLOS 2020)."""
+
+    both = False
+    stale = False
+
+
+class Classes(Local):
+    """h_DTR^eq: evicted neighbours by equivalence classes (union-find) that merge but never split.
+
+    A class knows the live storages around it (its fringe, with how many members each touches), so a
+    change of its cost reaches theirs in one sweep of an array.
+    """
+
+    def __init__(self, sizes: list[int]) -> None:
+        super().__init__(sizes)
+        self._parent: list[int] = []
+        self._value: list[float] = []
+        self._fringe: list[dict[int, int]] = []
+        self._node = [-1] * len(sizes)
+
+    def evict(self, storage: int) -> None:
+        """*storage* is gone: its class joins those of its evicted neighbours."""
+        super().evict(storage)
+        node = len(self._parent)
+        self._parent.append(node)
+        self._value.append(self.own[storage])
+        self._fringe.append({})
+        self._node[storage] = node
+        roots = set()
+        for other in (*self.before[storage], *self.after[storage]):
+            if self.evicted[other]:
+                roots.add(self._find(self._node[other]))
+            else:
+                self._fringe[node][other] = self._fringe[node].get(other, 0) + 1
+        self._add(node, self.own[storage])
+        for root in roots:
+            self._fringe[root].pop(storage, None)
+            node = self._join(root, node)
+
+    def restore(self, storage: int) -> None:
+        """*storage* is there again: its class keeps the others."""
+        super().restore(storage)
+        root = self._find(self._node[storage])
+        self._node[storage] = -1
+        self._value[root] -= self.own[storage]
+        self._add(root, -self.own[storage])
+        fringe, roots = self._fringe[root], set()
+        for other in (*self.before[storage], *self.after[storage]):
+            if self.evicted[other]:
+                near = self._find(self._node[other])
+                roots.add(near)
+                self._fringe[near][storage] = self._fringe[near].get(storage, 0) + 1
+            elif fringe[other] > 1:
+                fringe[other] -= 1
+            else:
+                del fringe[other]
+                self.cost[other] -= self._value[root]
+        self.cost[storage] = self.own[storage] + sum(self._value[near] for near in roots)
+
+    def _add(self, root: int, cost: float) -> None:
+        """The class costs more: so does everything around it."""
+        fringe = self._fringe[root]
+        self.cost[np.fromiter(fringe, dtype=np.intp, count=len(fringe))] += cost
+
+    def _join(self, a: int, b: int) -> int:
+        """Merge two classes; who touches both pays for each already."""
+        if len(self._fringe[a]) < len(self._fringe[b]):
+            a, b = b, a
+        large, small = self._fringe[a], self._fringe[b]
+        self._add(a, self._value[b])
+        for storage, count in small.items():
+            both = storage in large
+            self.cost[storage] += -self._value[b] if both else self._value[a]
+            large[storage] = large.get(storage, 0) + count
+        self._parent[b] = a
+        self._value[a] += self._value[b]
+        self._fringe[b] = {}
+        return a
+
+    def _find(self, node: int) -> int:
+        parent = self._parent
+        while parent[node] != node:
+            parent[node] = parent[parent[node]]
+            node = parent[node]
+        return node
+
+
+HEURISTICS: dict[str, Callable[[list[int]], Local]] = {
+    "dtr": Neighborhood,
+    "eqclass": Classes,
+    "local": Local,
+    "lru": LeastRecent,
+    "size": Largest,
+    "msps": MemoryPerSecond,
+}
+"""Heuristics by name."""

@@ -1,0 +1,192 @@
+"""DTR operator logs: what each instruction means for memory, and what is wrong with a wrong one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import graphsim as gs
+from graphsim.errors import ScheduleError, SpecError, UnknownNameError
+from graphsim.graph import Phase
+from graphsim.schedule import Schedule
+from graphsim.simulation import op_costs, simulate
+from graphsim.strategies.dtr import replay
+
+
+def constant(name: str, nbytes: int) -> list[dict]:
+    return [{"INSTRUCTION": "CONSTANT", "NAME": name}, {"INSTRUCTION": "MEMORY", "NAME": name, "MEMORY": str(nbytes)}]
+
+
+def call(name: str, args: str, results: dict[str, tuple[int, int]], time: float = 1) -> list[dict]:
+    lines: list[dict] = [
+        {"INSTRUCTION": "CALL", "NAME": name, "ARGS": args.split(), "RESULT": list(results), "TIME": str(time)}
+    ]
+    for result, (nbytes, alias) in results.items():
+        lines.append({"INSTRUCTION": "MEMORY", "NAME": result, "MEMORY": str(nbytes)})
+        lines.append({"INSTRUCTION": "ALIAS", "NAME": result, "ALIAS": str(alias)})
+    return lines
+
+
+def release(*names: str) -> list[dict]:
+    return [{"INSTRUCTION": "RELEASE", "NAME": name} for name in names]
+
+
+def write(path: Path, *lines: list[dict]) -> Path:
+    file = path / "model.log"
+    file.write_text("".join(json.dumps(entry) + "\n" for part in lines for entry in part))
+    return file
+
+
+START = [{"INSTRUCTION": "ANNOTATE", "ANNOTATION": "START"}]
+
+
+def timeline(graph: gs.Graph) -> list[tuple[str, int]]:
+    run = simulate(graph)
+    return [(op.kind, int(live)) for op, live in zip(graph.ops, run.timeline, strict=True)]
+
+
+def test_a_tensor_lives_from_its_call_to_its_release(tmp_path):
+    log = write(
+        tmp_path,
+        constant("before", 1000),
+        START,
+        constant("w", 100),
+        call("f", "w", {"x": (10, -1)}, 3),
+        call("g", "x", {"y": (20, -1), "m": (5, -1)}, 4),
+        release("m"),
+        call("h", "y", {"z": (1, -1)}),
+        release("x"),
+        call("i", "z", {"u": (2, -1)}),
+        release("y", "z", "u"),
+    )
+    graph = gs.load(log)
+    # x is last read by g and released after h: a hold keeps it. y is released after i, z read there.
+    assert timeline(graph) == [
+        ("constant", 100),
+        ("f", 110),
+        ("g", 135),
+        ("h", 131),
+        ("hold", 131),
+        ("i", 123),
+        ("hold", 120),
+    ]
+    assert op_costs(graph).tolist() == [0, 3, 4, 1, 0, 1, 0]
+    assert graph.outputs == ("w",)
+    assert simulate(graph, policy="liveness").peak == 135
+
+
+def test_copies_are_references_and_copy_from_moves_one(tmp_path):
+    lines = [
+        *START,
+        *call("f", "", {"x": (10, -1)}),
+        {"INSTRUCTION": "COPY", "DST": "x2", "SRC": "x"},
+        *release("x"),
+        *call("g", "", {"y": (1, -1)}),
+        {"INSTRUCTION": "COPY_FROM", "DST": "x2", "SRC": "y"},
+        *call("h", "x2", {"z": (1, -1)}),
+        *release("y", "x2", "z"),
+    ]
+    graph = gs.load(write(tmp_path, lines))
+    assert timeline(graph) == [("f", 10), ("g", 11), ("hold", 11), ("h", 2)]
+    assert graph.ops[-1].inputs == ("y",)
+
+
+def test_a_view_is_free_and_keeps_its_base(tmp_path):
+    lines = [*START, *call("f", "", {"x": (10, -1)}), *call("view", "x", {"v": (0, 0)}), *release("x")]
+    lines += [*call("g", "", {"y": (1, -1)}), *call("h", "v", {"z": (1, -1)}), *release("v", "y", "z")]
+    graph = gs.load(write(tmp_path, lines))
+    assert timeline(graph) == [("f", 10), ("view", 10), ("g", 11), ("h", 12), ("hold", 1)]
+
+
+def test_a_mutation_overwrites_or_copies(tmp_path):
+    mutate = {"INSTRUCTION": "MUTATE", "NAME": "add_", "ARGS": ["x", "y"], "MUTATE": [0], "TIME": 2}
+    lines = [*START, *call("f", "", {"x": (10, -1)}), *call("g", "", {"y": (10, -1)}), mutate]
+    log = write(tmp_path, lines, release("y"), call("h", "x", {"z": (1, -1)}), release("x", "z"))
+    assert timeline(gs.load(log)) == [("f", 10), ("g", 20), ("add_", 20), ("h", 11)]
+    assert gs.load(log).ops[2].mutates == ("x",)
+    copied = gs.load(log, mutations="copy")
+    assert timeline(copied) == [("f", 10), ("g", 20), ("add_", 30), ("h", 11)]
+    assert not any(op.mutates for op in copied.ops)
+    with pytest.raises(UnknownNameError, match="'copy'"):
+        gs.load(log, mutations="cpoy")
+
+
+def test_backward_begins_where_its_name_or_an_annotation_says(tmp_path):
+    lines = [*START, *call("f", "", {"x": (1, -1)}), *call("f_backward", "x", {"g": (1, -1)})]
+    graph = gs.load(write(tmp_path, lines, call("add", "g", {"h": (1, -1)})))
+    assert [op.phase for op in graph.ops] == [Phase.FORWARD, Phase.BACKWARD, Phase.BACKWARD]
+    lines[3:] = [{"INSTRUCTION": "ANNOTATE", "ANNOTATION": "BACKWARD"}, *call("f", "x", {"g": (1, -1)})]
+    assert gs.load(write(tmp_path, lines)).ops[-1].phase is Phase.BACKWARD
+
+
+def test_a_constant_cannot_be_made_again(tmp_path):
+    graph = gs.load(write(tmp_path, START, constant("w", 5), call("f", "w", {"x": (1, -1)})))
+    with pytest.raises(ScheduleError, match="w:origin"):
+        _ = simulate(graph, Schedule.of(graph, [graph.ops[0].name, *(op.name for op in graph.ops)])).peak
+
+
+def chain_log(path: Path, n: int) -> Path:
+    lines = [*START, *constant("x0", 8)]
+    for i in range(1, n + 1):
+        lines += call("f", f"x{i - 1}", {f"x{i}": (8, -1)})
+    lines += call("loss_backward", f"x{n}", {f"g{n}": (8, -1)})
+    for i in range(n, 0, -1):
+        lines += [*call("f_backward", f"g{i} x{i - 1}", {f"g{i - 1}": (8, -1)}), *release(f"g{i}", f"x{i}")]
+    return write(path, lines, release("x0", "g0"))
+
+
+@pytest.mark.parametrize("heuristic", ["dtr", "eqclass", "local", "lru"])
+def test_a_log_replays_within_a_budget(tmp_path, heuristic):
+    graph = gs.load(chain_log(tmp_path, 40), mutations="copy")
+    peak = simulate(graph).peak
+    outcome = replay(graph, peak // 2, heuristic)
+    assert outcome.finished
+    assert outcome.peak <= peak // 2
+    assert outcome.overhead > 0
+    assert outcome.base_time == 81
+    assert not replay(graph, 20, heuristic).finished
+
+
+def test_a_log_can_be_planned(tmp_path):
+    from test_cli import graphsim
+
+    done = graphsim("plan", str(chain_log(tmp_path, 30)), "--budget", "0.6x", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["overhead"] > 0
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (["{"], ":1: not a line of JSON"),
+        (["[]"], ":1: an object with an INSTRUCTION"),
+        (['{"INSTRUCTION": "JUMP"}'], ":1: unknown instruction 'JUMP'"),
+        (['{"INSTRUCTION": "RELEASE"}'], ":1: no 'NAME'"),
+        (['{"INSTRUCTION": "COPY", "DST": "a", "SRC": "b"}'], ":1: 'b' names no tensor"),
+        (['{"INSTRUCTION": "MEMORY", "NAME": "a", "MEMORY": "x"}'], ":1: MEMORY must be an integer"),
+        (['{"INSTRUCTION": "CONSTANT", "NAME": "a"}'], ":1: 'a' needs a MEMORY"),
+        (['{"INSTRUCTION": "CALL", "NAME": "f", "ARGS": ["q"], "RESULT": [], "TIME": 1}'], ":1: 'q' names no tensor"),
+        (['{"INSTRUCTION": "CALL", "NAME": "f", "ARGS": [], "RESULT": [], "TIME": "nan"}'], ":1: TIME must be"),
+        (['{"INSTRUCTION": "CALL", "NAME": "f", "ARGS": 3, "RESULT": [], "TIME": 1}'], ":1: a list is needed"),
+        (['{"INSTRUCTION": "MUTATE", "NAME": "f", "ARGS": [], "MUTATE": [0], "TIME": 1}'], ":1: 'f' mutates"),
+        (["", '{"INSTRUCTION": ' + "[" * 5000], ":2: not a line of JSON"),
+        (["x" * (2**20 + 1)], ":1: the line has more than"),
+    ],
+)
+def test_what_is_wrong_is_said_with_file_and_line(tmp_path, lines, words):
+    file = tmp_path / "bad.jsonl"
+    file.write_text("\n".join(lines))
+    with pytest.raises(SpecError) as caught:
+        gs.load(file)
+    assert str(caught.value).startswith(str(file))
+    assert words in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read_is_one_error(tmp_path):
+    with pytest.raises(SpecError, match="No such file"):
+        gs.load(tmp_path / "nowhere.log")
+    (tmp_path / "binary.log").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SpecError, match="UTF-8"):
+        gs.load(tmp_path / "binary.log")

@@ -1,0 +1,75 @@
+"""Random layered graphs, as the literature on rematerialization generates them.
+
+Source: Gagrani, Rainone, Yang, Teague, Jeon, Bondesan, van Hoof, Lott, Zeng, Zappi, "Neural Topological Ordering
+for Computation Graphs", NeurIPS 2022, appendix A; the parameters and costs are those of the instances that
+Moccasin (ICML 2023) ships.
+"""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+from math import ceil, floor, sqrt
+
+import networkx as nx
+
+SIGMA, EDGES, SKIPS = 0.75, 0.2, 0.14
+MIXTURE = ((0.5, 0.5, 0.2), (1.0, 1.0, 0.4), (3.0, 1.0, 0.3), (5.0, 1.0, 0.1))
+"""Mean, standard deviation and weight of the Gaussians that output sizes are drawn from, in thousands."""
+
+
+def layered(nodes: int, seed: int, width: float | None = None) -> nx.DiGraph:
+    """Return a graph with ``bytes``, ``time`` and ``order``; *width* is drawn from 0.25 ... 0.5 if None."""
+    rng = random.Random(seed)
+    layers = _layers(nodes, width or rng.uniform(0.25, 0.5), rng)
+    dag = nx.DiGraph(order=[node for layer in layers for node in layer])
+    dag.add_nodes_from(dag.graph["order"])
+    for before, after in pairwise(layers):
+        dag.add_edges_from(_connect(before, after, rng))
+    _skip(dag, layers, rng)
+    for node in dag:
+        dag.nodes[node]["time"] = 0 if node == 0 else rng.randint(0, 998)
+        mean, deviation, _ = rng.choices(MIXTURE, [weight for *_, weight in MIXTURE])[0]
+        dag.nodes[node]["bytes"] = int(1000 * round(abs(rng.gauss(mean, deviation)), 2))
+    return dag
+
+
+def _layers(nodes: int, width: float, rng: random.Random) -> list[list[int]]:
+    """One source, layers of random size until the nodes are used up, one sink."""
+    count = ceil(sqrt(nodes * (1 / width - 1)))
+    low, high = ceil(nodes / count * (1 - SIGMA)), floor(nodes / count * (1 + SIGMA))
+    layers, used = [[0]], 1
+    while used < nodes - 1:
+        size = min(rng.randint(max(1, low), high), nodes - 1 - used)
+        layers.append(list(range(used, used + size)))
+        used += size
+    return [*layers, [nodes - 1]]
+
+
+def _connect(before: list[int], after: list[int], rng: random.Random) -> list[tuple[int, int]]:
+    """Each node of the larger layer meets a window of the smaller one; the number of edges is fixed."""
+    large, small = (before, after) if len(before) >= len(after) else (after, before)
+    total = round(len(before) * len(after) * EDGES + (1 - EDGES) * len(large))
+    counts = [total // len(large)] * len(large)
+    for i in rng.sample(range(len(large)), total % len(large)):
+        counts[i] += 1
+    edges = []
+    for i, count in enumerate(counts):
+        middle = ceil(i * (len(small) - 1) / max(1, len(large) - 1))
+        start = min(max(0, middle - count // 2), len(small) - count)
+        window = small[start : start + count]
+        edges += [(large[i], other) if large is before else (other, large[i]) for other in window]
+    return edges
+
+
+def _skip(dag: nx.DiGraph, layers: list[list[int]], rng: random.Random) -> None:
+    """Edges over at least one layer, between nodes at about the same place of theirs; duplicates are dropped."""
+    inner = len(layers) - 2
+    for _ in range(round(dag.number_of_edges() * SKIPS / (1 - SKIPS))):
+        if inner < 3:
+            return
+        source = rng.randint(1, inner - 2)
+        target = rng.randint(source + 2, inner)
+        x = rng.random()
+        y = min(x + 0.2 * rng.random(), 0.999)
+        dag.add_edge(layers[source][int(x * len(layers[source]))], layers[target][int(y * len(layers[target]))])

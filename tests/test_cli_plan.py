@@ -1,0 +1,133 @@
+"""The commands that plan: what people and machines read, and exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import networkx as nx
+import pytest
+from test_cli import graphsim
+
+import graphsim as gs
+from graphsim.strategies import STRATEGIES
+
+KEYS = {
+    "strategy",
+    "budget_bytes",
+    "peak_bytes",
+    "feasible",
+    "time",
+    "base_time",
+    "overhead",
+    "lower_bound",
+    "proved_optimal",
+    "seconds",
+    "schedule_length",
+}
+
+
+@pytest.fixture
+def dag(tmp_path: Path) -> str:
+    """a (10 bytes) is read at once and at the end; between, a chain of 20 bytes each: peak 50, or 40 with a again."""
+    graph = nx.DiGraph([("a", "b"), ("b", "c"), ("c", "d"), ("d", "e"), ("a", "e")], order=list("abcde"))
+    nx.set_node_attributes(graph, {"a": 10, "b": 20, "c": 20, "d": 20, "e": 5}, "bytes")
+    nx.set_node_attributes(graph, {"a": 1, "b": 4, "c": 3, "d": 2, "e": 6}, "time")
+    file = tmp_path / "dag.json"
+    file.write_text(json.dumps(nx.node_link_data(graph, edges="edges")))
+    return str(file)
+
+
+def test_plan_answers_with_the_cheapest_schedule_that_fits():
+    done = graphsim("plan", "resnet18", "--batch", "32", "--budget", "0.6x", "--optimizer", "sgd", "--json")
+    assert done.returncode == 0, done.stderr
+    data = json.loads(done.stdout)
+    step = gs.training_step(gs.load("resnet18", batch=32), optimizer="sgd")
+    stored = gs.simulate(step)
+    assert data.keys() >= KEYS
+    assert data["budget_bytes"] == stored.peak * 6 // 10
+    assert data["lower_bound"] <= data["peak_bytes"] <= data["budget_bytes"]
+    assert data["base_time"] == pytest.approx(stored.time)
+    assert data["overhead"] == pytest.approx(data["time"] / data["base_time"] - 1)
+    assert data["schedule_length"] > len(step.ops)
+    listed = json.loads(
+        graphsim("compare", "resnet18", "--batch", "32", "--budget", "0.6x", "--optimizer", "sgd", "--json").stdout
+    )
+    assert data["time"] == min(entry["time"] for entry in listed if entry["feasible"])
+
+
+def test_compare_lists_every_strategy_with_the_same_keys():
+    listed = json.loads(graphsim("compare", "lenet5", "--json").stdout)
+    assert [entry["strategy"] for entry in listed] == list(STRATEGIES)
+    assert all(entry.keys() >= KEYS for entry in listed)
+    assert all(entry["feasible"] and entry["budget_bytes"] is None for entry in listed)
+
+
+def test_compare_prints_a_table_that_marks_the_pareto_optimal_rows():
+    done = graphsim("compare", "resnet18", "--optimizer", "sgd", "--target", "cpu")
+    assert done.returncode == 0
+    rows = {line.split()[0]: line for line in done.stdout.splitlines()[1:] if line}
+    assert rows["none"].rstrip().endswith("*"), "nothing is cheaper"
+    assert set(STRATEGIES) <= set(rows)
+    assert "\x1b[" not in done.stdout
+    assert done.stderr == "", "progress is for terminals"
+
+
+def test_a_share_of_the_peak_is_a_budget_for_a_networkx_file(dag):
+    done = graphsim("plan", dag, "--budget", "1x", "--json")
+    data = json.loads(done.stdout)
+    assert (data["budget_bytes"], data["peak_bytes"], data["base_time"]) == (50, 50, 16)
+    assert data["proved_optimal"]
+    assert data["strategy"] == "none"
+
+
+def test_an_infeasible_budget_gets_a_witness_and_exit_code_1(dag):
+    done = graphsim("plan", dag, "--budget", "39", "--json")
+    assert done.returncode == 1
+    data = json.loads(done.stdout)
+    assert not data["feasible"]
+    assert data["lower_bound"] == 40
+    assert data["witness"]["lower_bound"] == 40
+    assert data["witness"]["op"] == "c"
+    assert {entry["name"]: entry["bytes"] for entry in data["witness"]["pinned_by"]["live"]} == {"b": 20, "c": 20}
+    assert data["witness"]["smallest_peak_bytes"] == data["peak_bytes"] >= 40
+    text = graphsim("plan", dag, "--budget", "39")
+    assert text.returncode == 1
+    assert text.stdout == ""
+    assert len(text.stderr.strip().splitlines()) == 1
+    assert "proved" in text.stderr
+    assert "'c'" in text.stderr
+
+
+def test_costs_can_be_chosen(dag):
+    assert json.loads(graphsim("plan", dag, "--budget", "1x", "--costs", "unit", "--json").stdout)["base_time"] == 5
+    flops = json.loads(graphsim("plan", "lenet5", "--budget", "1x", "--costs", "flops", "--json").stdout)
+    step = gs.training_step(gs.load("lenet5"))
+    assert flops["base_time"] == sum(op.flops for op in step.ops)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("plan", "lenet5"), "--budget"),
+        (("plan", "lenet5", "--budget", "lots"), "not a size"),
+        (("plan", "lenet5", "--budget", "0x"), "at least one byte"),
+        (("plan", "lenet5", "--budget", "1x", "--strategy", "sqr"), "'sqrt'"),
+        (("plan", "lenet5", "--budget", "1x", "--costs", "a100"), "a100-80g"),
+        (("plan", "lenet5", "--budget", "1x", "--set", "batch"), "NAME=VALUE"),
+        (("compare", "nowhere.json"), "No such file"),
+        (("compare", "gpt5"), "gpt2"),
+    ],
+)
+def test_bad_command_lines_get_one_line_and_exit_code_2(arguments, words):
+    done = graphsim(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_graph_file_has_no_params(dag):
+    done = graphsim("plan", dag, "--budget", "1x", "--batch", "3")
+    assert done.returncode == 2
+    assert "no params" in done.stderr

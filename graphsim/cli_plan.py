@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,8 +52,9 @@ Costs = Annotated[
 def plan(
     source: Source,
     budget: Budget = "",
-    strategy: Annotated[
-        str, typer.Option(help="One strategy.", show_default="the cheapest of all whose plan fits")
+    strategy: Annotated[str, typer.Option(help="A name that compare lists; auto searches.")] = "auto",
+    options: Annotated[
+        str, typer.Option(metavar="NAME=VALUE,...", help="Of the strategy: seconds=60,seed=1 (auto), ...")
     ] = "",
     batch: Batch = None,
     seq: Seq = None,
@@ -64,17 +67,19 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Print the cheapest schedule that fits a memory budget; exit code 1 and a witness if none does."""
-    from graphsim.planning import cheapest, plan_as_dict, read_budget, witness
+    from graphsim.options import configure
+    from graphsim.planning import plan_as_dict, read_budget, witness
     from graphsim.strategies import STRATEGIES
+    from graphsim.strategies.auto import Auto
 
-    if not budget and not strategy:
-        raise UsageError("plan needs a --budget, for example 8GiB or 0.8x; or a --strategy")
-    chosen = STRATEGIES.resolve(strategy) if strategy else None
+    chosen = configure(STRATEGIES[strategy], options)
+    if isinstance(chosen, Auto):
+        chosen = replace(chosen, progress=_progress())
     graph = _graph(source, overrides_of(settings, batch=batch, seq=seq), optimizer, precision, target, device, costs)
     limit = read_budget(budget, graph) if budget else None
-    plans = [chosen(graph, budget=limit)] if chosen else _all_plans(graph, limit)
-    best = cheapest(plans)
-    why = witness(graph, plans, limit) if limit is not None and not best.feasible else None
+    best = chosen(graph, budget=limit)
+    _clear()
+    why = witness(graph, [best], limit) if limit is not None and not best.feasible else None
     if as_json:
         answer = plan_as_dict(best) | ({"witness": why.as_dict()} if why else {})
         sys.stdout.write(json.dumps(answer, indent=2) + "\n")
@@ -136,15 +141,24 @@ def _graph(
 def _all_plans(graph: Graph, budget: int | None) -> list[Plan]:
     from graphsim.planning import compare as compare_all
 
-    def show(name: str) -> None:
-        sys.stderr.write(f"\r\x1b[K{name and f'planning: {name}'}")
+    try:
+        return compare_all(graph, budget, progress=_progress())
+    finally:
+        _clear()
+
+
+def _progress() -> Callable[[str], None] | None:
+    """Return what shows one line of progress on a terminal."""
+
+    def show(text: str) -> None:
+        sys.stderr.write(f"\r\x1b[K{text[: width() - 1]}" + ("\n" if text.startswith("skipped") else ""))
         sys.stderr.flush()
 
-    if not sys.stderr.isatty():
-        return compare_all(graph, budget)
-    try:
-        return compare_all(graph, budget, progress=show)
-    finally:
+    return show if sys.stderr.isatty() else None
+
+
+def _clear() -> None:
+    if show := _progress():
         show("")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from graphsim.errors import InfeasibleError, UsageError
+from graphsim.errors import InfeasibleError, MissingExtraError, UsageError
 from graphsim.graph import Graph
 from graphsim.simulation import simulate
 from graphsim.strategies import STRATEGIES, Plan
@@ -37,12 +37,16 @@ def read_budget(text: str, graph: Graph) -> int:
 
 
 def compare(graph: Graph, budget: int | None = None, *, progress: Progress | None = None) -> list[Plan]:
-    """Return the plan of every strategy."""
+    """Return the plan of every strategy; *progress* is told of those that cannot take this graph, or miss an extra."""
     plans = []
     for name in STRATEGIES:
         if progress:
-            progress(name)
-        plans.append(STRATEGIES[name]()(graph, budget=budget))
+            progress(f"planning: {name}")
+        try:
+            plans.append(STRATEGIES[name]()(graph, budget=budget))
+        except (MissingExtraError, UsageError) as error:
+            if progress:
+                progress(f"skipped: {name}: {error}")
     return plans
 
 
@@ -71,6 +75,7 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
         "base_time": plan.base_time,
         "overhead": plan.overhead,
         "lower_bound": plan.lower_bound,
+        "time_bound": plan.time_bound,
         "proved_optimal": plan.proved_optimal,
         "seconds": plan.seconds,
         "schedule_length": len(plan.schedule),

@@ -33,6 +33,8 @@ STRATEGIES = Registry(
         "rotor": "graphsim.strategies.rotor:Rotor",
         "selective": "graphsim.strategies.selective:Selective",
         "dtr": "graphsim.strategies.dtr:Dtr",
+        "moccasin": "graphsim.strategies.moccasin:Moccasin",
+        "auto": "graphsim.strategies.auto:Auto",
     },
 )
 

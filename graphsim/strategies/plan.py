@@ -24,7 +24,8 @@ class Plan:
         peak_bytes: peak live bytes of the schedule.
         time, base_time: cost of the schedule, and of executing every op once (see `op_costs`).
         lower_bound: bytes that no schedule can do without.
-        proved_optimal: no schedule within the budget is cheaper (as no op runs twice).
+        time_bound: what any schedule within the budget costs, if it first runs the ops in program order.
+        proved_optimal: none of these is cheaper.
         seconds: time that the search took.
     """
 
@@ -38,6 +39,7 @@ class Plan:
     lower_bound: int
     proved_optimal: bool
     seconds: float
+    time_bound: float
 
     @property
     def overhead(self) -> float:
@@ -72,6 +74,7 @@ def judge(
         lower_bound=lower_bound(graph),
         proved_optimal=feasible and not schedule.repeats.any(),
         seconds=seconds,
+        time_bound=float(op_costs(graph).sum()),
     )
 
 

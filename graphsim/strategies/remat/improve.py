@@ -17,7 +17,7 @@ from graphsim.strategies.remat.repair import apply, idle_at, plan_drop
 
 Watch = Callable[[Evaluation], None]
 _KEEP = (0.0, 0.3, 1.0, 2.0)
-_WARM, _COLD = 1e-2, 1e-5
+_WARM, _COLD = 1e-3, 1e-5
 """First and last temperature, as shares of the cost of the step without recompute."""
 
 
@@ -115,7 +115,7 @@ class _Annealing:
         moments = np.flatnonzero(above)
         if not len(moments):
             return state
-        moment = int(generator_choice(self.generator, moments))
+        moment = int(moments[self.generator.integers(len(moments))])
         rows, last, before = idle_at(state, moment)
         if not len(rows):
             return None
@@ -123,8 +123,3 @@ class _Annealing:
         keep = _KEEP[int(self.generator.integers(len(_KEEP)))]
         drop = plan_drop(state, self.budget, above, int(rows[chosen]), int(last[chosen]), int(before[chosen]), keep)
         return None if drop is None else apply(state, drop)
-
-
-def generator_choice(generator: np.random.Generator, values: Ints) -> int:
-    """Return one of *values*."""
-    return int(values[generator.integers(len(values))])

@@ -7,8 +7,10 @@ longer there is kept longer, if there is room or it is small beside what is drop
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from itertools import islice
+from math import inf
 
 import numpy as np
 
@@ -35,10 +37,13 @@ class Drop:
     saved: float
 
 
-def repair(state: Evaluation, budget: int) -> Evaluation:
-    """Return a sequence within *budget*; or the last one, if the greedy way does not lead there."""
+def repair(state: Evaluation, budget: int, *, until: float = inf) -> Evaluation:
+    """Return a sequence within *budget*; or the last one, if the greedy way does not lead there.
+
+    It stops when the clock (time.perf_counter) shows *until*.
+    """
     lowest, patience = int(state.excess(budget).sum()), _PATIENCE
-    while state.peak > budget and patience:
+    while state.peak > budget and patience and time.perf_counter() < until:
         step = _best_step(state, budget)
         if step is None:
             break

@@ -1,0 +1,139 @@
+"""Ours: the cheap strategies first, then a search over any recompute of any unit, until it stops to pay.
+
+Starts are the cheapest plan of the span strategies that fits and a greedy repair of program order; rounds
+of simulated annealing follow, each twice as long, from the start or from the best so far, until a round
+brings nothing. The cost is bounded from below by a knapsack at every op (see `remat.bound`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from graphsim.errors import UsageError
+from graphsim.graph import Graph
+from graphsim.schedule import Schedule
+from graphsim.strategies.blocks import Blocks
+from graphsim.strategies.greedy import Greedy
+from graphsim.strategies.plan import Plan, judge
+from graphsim.strategies.remat.bound import extra_cost
+from graphsim.strategies.remat.evaluation import Evaluation, evaluate
+from graphsim.strategies.remat.improve import improve
+from graphsim.strategies.remat.problem import Problem, problem_of
+from graphsim.strategies.remat.repair import repair
+from graphsim.strategies.rotor import Rotor
+from graphsim.strategies.sqrt import Sqrt
+
+Progress = Callable[[str], None]
+_FIRST_ROUND = 0.7
+_ROUNDS = 3
+"""Rounds that are run in any case."""
+
+
+@dataclass(frozen=True, slots=True)
+class Auto:
+    """Searches for the cheapest schedule within the budget; without a budget, the lowest peak of the cheap strategies.
+
+    Attributes:
+        seconds: when to stop at the latest; Ctrl-C stops it with the best so far.
+        seed: of the search.
+        progress: told of every better plan, in words.
+
+    Raises:
+        UsageError: *seconds* is negative.
+    """
+
+    seconds: float = 45.0
+    seed: int = 0
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        if not self.seconds >= 0:
+            raise UsageError(f"seconds must be at least 0, not {self.seconds}")
+
+    def __call__(self, graph: Graph, /, *, budget: int | None = None) -> Plan:
+        """Return the plan; `time_bound` holds for all that first run the ops in program order."""
+        start = time.perf_counter()
+        stored = judge(graph, Schedule.of(graph), strategy="auto", budget=budget, seconds=0.0)
+        if budget is not None and stored.feasible:
+            return replace(stored, seconds=time.perf_counter() - start)
+        cheap = [stored, *(strategy(graph, budget=budget) for strategy in (Blocks(), Sqrt(), Greedy(), Rotor()))]
+        if budget is None:
+            best = min(cheap, key=lambda plan: (plan.peak_bytes, plan.time))
+            return replace(best, strategy="auto", seconds=time.perf_counter() - start)
+        best, bound = self._search(graph, budget, cheap, start)
+        optimal = best.feasible and best.time <= best.base_time + bound * (1 + 1e-9)
+        return replace(
+            best,
+            strategy="auto",
+            time_bound=best.base_time + bound,
+            proved_optimal=optimal,
+            seconds=time.perf_counter() - start,
+        )
+
+    def _search(self, graph: Graph, budget: int, cheap: list[Plan], start: float) -> tuple[Plan, float]:
+        """Return the best plan, and the bound of the extra cost."""
+        problem = problem_of(graph)
+        base = float(problem.cost[: problem.ops].sum())
+        bound = extra_cost(problem, budget)
+        best = min(cheap, key=_preference)
+        search = _Rounds(problem, budget, base + bound, start + self.seconds, self.seed)
+        try:
+            for state in search.run(best.schedule):
+                if self.progress:
+                    fits = "" if state.peak <= budget else ", does not fit yet"
+                    extra = (state.cost / base - 1) if base else 0.0
+                    self.progress(f"auto: {extra:+.3%} compute{fits}; at least {bound / base if base else 0:+.3%}")
+        except KeyboardInterrupt:
+            pass
+        if search.best is not None:
+            found = judge(graph, problem.schedule(search.best.nodes), strategy="auto", budget=budget, seconds=0.0)
+            best = min([best, found], key=_preference)
+        return best, bound
+
+
+def _preference(plan: Plan) -> tuple[bool, float, int]:
+    return (not plan.feasible, plan.time if plan.feasible else plan.peak_bytes, plan.peak_bytes)
+
+
+class _Rounds:
+    """Rounds of annealing until one brings nothing, the bound is met or the time is up."""
+
+    def __init__(self, problem: Problem, budget: int, bound: float, until: float, seed: int) -> None:
+        self.problem, self.budget, self.bound, self.until, self.seed = problem, budget, bound, until, seed
+        self.best: Evaluation | None = None
+
+    def run(self, known: Schedule) -> Iterator[Evaluation]:
+        """Yield the best sequence whenever it changes."""
+        now = time.perf_counter()
+        limit = now + 0.4 * max(0.0, self.until - now)
+        start = repair(evaluate(self.problem, np.arange(self.problem.ops)), self.budget, until=limit)
+        for state in (start, evaluate(self.problem, self.problem.nodes(known))):
+            yield from self._offer(state)
+        length, number, idle = _FIRST_ROUND, 0, 0
+        while time.perf_counter() < self.until and not self._is_optimal() and not (number >= _ROUNDS and idle):
+            assert self.best is not None, "it was offered two"
+            origin = start if number % 2 == 0 else self.best
+            until = min(self.until, time.perf_counter() + length)
+            before = self.best
+            found = improve(origin, self.budget, until=until, seed=self.seed + number, bound=self.bound)
+            yield from self._offer(found)
+            idle = idle + 1 if self.best is before else 0
+            number += 1
+            length *= 1.0 if number == 1 else 2.0
+
+    def _offer(self, state: Evaluation) -> Iterator[Evaluation]:
+        if self.best is None or self._rank(state) < self._rank(self.best):
+            self.best = state
+            yield state
+
+    def _rank(self, state: Evaluation) -> tuple[bool, float]:
+        fits = state.peak <= self.budget
+        return (not fits, state.cost * (1 + 1e-9) if fits else state.peak)
+
+    def _is_optimal(self) -> bool:
+        fits = self.best is not None and self.best.peak <= self.budget
+        return fits and self.best is not None and self.best.cost <= self.bound * (1 + 1e-9)

@@ -72,6 +72,8 @@ def plan(
     from graphsim.strategies import STRATEGIES
     from graphsim.strategies.auto import Auto
 
+    if not budget and strategy == "auto":
+        raise UsageError("plan needs a --budget, for example 8GiB or 0.8x; or a --strategy that has a way of its own")
     chosen = configure(STRATEGIES[strategy], options)
     if isinstance(chosen, Auto):
         chosen = replace(chosen, progress=_progress())

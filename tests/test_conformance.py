@@ -8,6 +8,7 @@ from math import isqrt
 import numpy as np
 import pytest
 from generators import chain
+from quick import quick
 
 import graphsim as gs
 from graphsim.allocators import ALLOCATORS
@@ -35,7 +36,7 @@ def step(request) -> Graph:
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_strategy_returns_a_valid_plan_that_says_what_it_costs(name, step):
-    plan = STRATEGIES[name]()(step, budget=None)
+    plan = quick(name)(step, budget=None)
     run = simulate(step, plan.schedule)
     assert plan.strategy == name
     assert plan.peak_bytes == run.peak
@@ -46,7 +47,7 @@ def test_a_strategy_returns_a_valid_plan_that_says_what_it_costs(name, step):
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_strategy_never_repeats_the_optimizer_or_an_update_of_statistics(name, step):
-    plan = STRATEGIES[name]()(step)
+    plan = quick(name)(step)
     counts = np.bincount(plan.schedule.ops, minlength=len(step.ops))
     residents = {t.name for t in step.tensors.values() if t.role in (gs.Role.PARAMETER, gs.Role.BUFFER)}
     for op, count in zip(step.ops, counts.tolist(), strict=True):
@@ -57,22 +58,22 @@ def test_a_strategy_never_repeats_the_optimizer_or_an_update_of_statistics(name,
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_strategy_says_whether_it_meets_the_budget(name):
     graph = chain(10)
-    peak = STRATEGIES[name]()(graph).peak_bytes
-    assert STRATEGIES[name]()(graph, budget=peak).feasible
+    peak = quick(name)(graph).peak_bytes
+    assert quick(name)(graph, budget=peak).feasible
     for budget in range(2000, peak + 1000, 500):
-        plan = STRATEGIES[name]()(graph, budget=budget)
+        plan = quick(name)(graph, budget=budget)
         assert plan.feasible == (plan.peak_bytes <= budget)
         assert plan.budget == budget
-    assert not STRATEGIES[name]()(graph, budget=plan.lower_bound - 1).feasible
+    assert not quick(name)(graph, budget=plan.lower_bound - 1).feasible
 
 
-STORE_ALL_OF_A_CHAIN = {"none", "selective", "dtr"}
+STORE_ALL_OF_A_CHAIN = {"none", "selective", "dtr", "moccasin"}
 """Without attention there is nothing to select, and without a budget nothing to evict."""
 
 
 @pytest.mark.parametrize("name", sorted(STORE_ALL_OF_A_CHAIN & set(STRATEGIES)))
 def test_a_strategy_that_has_nothing_to_save_says_so(name):
-    plan = STRATEGIES[name]()(chain(16))
+    plan = quick(name)(chain(16))
     assert plan.schedule == Schedule.of(chain(16))
     assert (plan.overhead, plan.proved_optimal) == (0.0, True)
 
@@ -81,7 +82,7 @@ def test_a_strategy_that_has_nothing_to_save_says_so(name):
 @pytest.mark.parametrize("length", [16, 64, 100])
 def test_a_strategy_beats_storing_all_on_a_chain_for_at_most_one_more_forward_pass(name, length):
     graph = chain(length)
-    plan, stored = STRATEGIES[name]()(graph), STRATEGIES["none"]()(graph)
+    plan, stored = quick(name)(graph), STRATEGIES["none"]()(graph)
     assert stored.peak_bytes == (length + 1) * 1000
     assert plan.peak_bytes < stored.peak_bytes
     assert plan.time - plan.base_time <= length
@@ -95,7 +96,7 @@ def test_chens_spans_need_about_twice_the_square_root(length):
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_strategy_takes_a_plain_dag(name):
     dag = Graph([Op("a", "node", (), ("a",)), Op("b", "node", ("a",), ("b",))], [Tensor("a", (5,)), Tensor("b", (3,))])
-    assert STRATEGIES[name]()(dag).schedule == Schedule.of(dag)
+    assert quick(name)(dag).schedule == Schedule.of(dag)
 
 
 # -- allocators and backends ---------------------------------------------------------------------------

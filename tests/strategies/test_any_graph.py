@@ -7,6 +7,7 @@ import pytest
 from generators import graphs, training_steps
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quick import quick
 from reference import interpret
 
 from graphsim.graph import Phase
@@ -19,11 +20,11 @@ SHARES = st.sampled_from([0.0, 0.3, 0.6, 0.8, 0.9, 1.0])
 
 @pytest.mark.parametrize("name", STRATEGIES)
 @given(graph=training_steps(), share=SHARES)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_the_schedule_does_what_program_order_does_and_the_plan_says_what_it_costs(name, graph, share):
     stored = max(interpret(graph, range(len(graph.ops)), "eager").during)
     budget = int(stored * share) if share < 1 else None
-    plan = STRATEGIES[name]()(graph, budget=budget)
+    plan = quick(name)(graph, budget=budget)
     order = plan.schedule.ops.tolist()
     assert plan.peak_bytes == max(interpret(graph, order, "eager").during)
     assert plan.feasible == (budget is None or plan.peak_bytes <= budget)
@@ -32,13 +33,13 @@ def test_the_schedule_does_what_program_order_does_and_the_plan_says_what_it_cos
     counts = np.bincount(order)
     again = {graph.ops[i].phase for i in np.flatnonzero(counts > 1)}
     assert Phase.OPTIMIZER not in again
-    if name != "dtr":
+    if name not in ("dtr", "moccasin", "auto"):  # these may also make a gradient again
         assert again <= {Phase.FORWARD}
 
 
 @pytest.mark.parametrize("name", HEURISTICS)
 @given(graph=graphs(max_ops=20), share=st.sampled_from([0.5, 0.7, 0.8, 0.9]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_every_heuristic_of_dtr_evicts_only_what_can_come_back(name, graph, share):
     stored = max(interpret(graph, range(len(graph.ops)), "eager").during)
     plan = Dtr(name)(graph, budget=int(stored * share))

@@ -1,4 +1,4 @@
-"""Simulated annealing over sequences: add a drop, remove a recompute, or both; what is above the budget has a price.
+"""Simulated annealing over sequences: add a drop, remove or shift a recompute; what is above the budget has a price.
 
 The price of a byte above the budget for one execution rises while sequences do not fit and falls while
 they do, so that the search stays near the border.
@@ -11,14 +11,16 @@ from collections.abc import Callable
 
 import numpy as np
 
-from graphsim.index import Ints
+from graphsim.index import NOTHING, Ints
 from graphsim.strategies.remat.evaluation import Evaluation, evaluate
 from graphsim.strategies.remat.repair import apply, idle_at, plan_drop
 
 Watch = Callable[[Evaluation], None]
 _KEEP = (0.0, 0.3, 1.0, 2.0)
-_WARM, _COLD = 1e-3, 1e-5
-"""First and last temperature, as shares of the cost of the step without recompute."""
+_WARM, _COLD = 1.0, 0.005
+"""First and last temperature, in costs of an average op."""
+_RATE = 1.0005
+"""By how much the price of excess changes with every step."""
 
 
 def without(state: Evaluation, positions: Ints | int) -> Evaluation:
@@ -66,7 +68,7 @@ class _Annealing:
         start = now = time.perf_counter()
         while now < until and not (self.best.peak <= self.budget and self.best.cost <= bound * (1 + 1e-12)):
             progress = (now - start) / max(1e-9, until - start)
-            self._step(self.base * _WARM * (_COLD / _WARM) ** progress)
+            self._step(self.base / max(1, self.problem.ops) * _WARM * (_COLD / _WARM) ** progress)
             if self._is_better(self.current):
                 fits = self.current.peak <= self.budget
                 self.best = prune(self.current, self.budget) if fits else self.current
@@ -91,7 +93,7 @@ class _Annealing:
         worse = proposal.cost - self.current.cost + self.price * float(above.sum() - self.above.sum())
         if worse <= 0 or self.generator.random() < np.exp(-worse / temperature):
             self.current, self.above = proposal, above
-        self.price *= 1.002 if self.above.any() else 0.998
+        self.price *= _RATE if self.above.any() else 1 / _RATE
 
     def _move(self, state: Evaluation) -> None:
         self.current, self.above = state, state.excess(self.budget)
@@ -106,9 +108,34 @@ class _Annealing:
             first = int(generator.integers(len(positions)))
             count = 1 + int(generator.geometric(0.6)) // 2
             return without(state, positions[first : first + count])
+        if kind > 0.92:
+            return self._inserted(state)
+        if len(positions) and kind > 0.8:
+            return self._shifted(state, int(generator.choice(positions)))
         if len(positions) and kind < 0.5:
             state = without(state, int(generator.choice(positions)))
         return self._dropped(state)
+
+    def _inserted(self, state: Evaluation) -> Evaluation | None:
+        """Return the sequence with a unit right before a read of what it makes; what it reads stays for it."""
+        if not len(state.read_at):
+            return None
+        read = int(self.generator.integers(len(state.read_at)))
+        unit, place = self.problem.unit_of[int(state.value[state.read_row[read]])], int(state.read_at[read])
+        if unit == NOTHING or not self.problem.may_run(unit, int(state.next_op[place])):
+            return None
+        return evaluate(self.problem, np.insert(state.nodes, place, self.problem.ops + unit))
+
+    def _shifted(self, state: Evaluation, position: int) -> Evaluation | None:
+        """Return the sequence with one recompute elsewhere, mostly near by."""
+        shorter = np.delete(state.nodes, position)
+        node = int(state.nodes[position])
+        near = position + round(float(self.generator.laplace(0, 1 + 0.02 * len(shorter))))
+        place = min(max(near, 0), len(shorter) - 1)
+        following = shorter[place:][shorter[place:] < self.problem.ops]
+        if not len(following) or not self.problem.may_run(node - self.problem.ops, int(following[0])):
+            return None
+        return evaluate(self.problem, np.insert(shorter, place, node))
 
     def _dropped(self, state: Evaluation) -> Evaluation | None:
         above = state.excess(self.budget)
@@ -121,5 +148,8 @@ class _Annealing:
             return None
         chosen = min(int(self.generator.exponential(len(rows) / 4)), len(rows) - 1)
         keep = _KEEP[int(self.generator.integers(len(_KEEP)))]
-        drop = plan_drop(state, self.budget, above, int(rows[chosen]), int(last[chosen]), int(before[chosen]), keep)
+        until = int(before[chosen])
+        if until > moment + 1 and self.generator.random() < 0.3:  # earlier than its use, where there may be room
+            until = int(self.generator.integers(moment + 1, until))
+        drop = plan_drop(state, self.budget, above, int(rows[chosen]), int(last[chosen]), until, keep)
         return None if drop is None else apply(state, drop)

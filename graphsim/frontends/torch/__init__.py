@@ -1,0 +1,58 @@
+"""Any ``nn.Module``: its whole training step, captured without weights and without running a kernel.
+
+The step runs twice under PyTorch's fake tensors (shapes, strides and storages, no data) while an observer
+records every dispatched op, what it allocates, aliases and overwrites, and when each storage dies.
+The second run is the steady state; the first one creates the optimizer's states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from graphsim.errors import MissingExtraError
+from graphsim.graph import Graph
+
+if TYPE_CHECKING:
+    import torch
+
+Step = Callable[[Any, Any, Any], Any]
+"""``step(model, batch, optimizer)``: one training step in the user's own words."""
+
+
+def from_torch(
+    module: torch.nn.Module | Callable[[], torch.nn.Module],
+    inputs: Any,
+    *,
+    optimizer: Any = "adamw",
+    loss: Callable[..., Any] | None = None,
+    step: Step | None = None,
+    first: bool = False,
+    name: str = "",
+) -> Graph:
+    """Return the graph of one training step of *module*.
+
+    Args:
+        module: a model, or a function that makes one (then nothing is ever allocated for it).
+        inputs: the batch: a tensor, a list or tuple of arguments, a dict of keyword arguments, or a
+            function that makes one of these. Without *step*, they are what the model is called with.
+        optimizer: a name such as 'adamw' or 'sgd', a function of the parameters
+            (``torch.optim.AdamW``, a lambda), an optimizer, or None for no update.
+        loss: a function of the model's output, or of output and batch, that returns the scalar to
+            differentiate. Default: the output's ``loss``, the output itself if it is a scalar, else
+            the mean of its first floating tensor.
+        step: ``step(model, batch, optimizer)``, in place of the usual zero_grad, forward, backward, step.
+        first: return step 1, in which optimizer states are created; else the steady state (step 2).
+        name: of the graph; default: the model's class.
+
+    Raises:
+        MissingExtraError: PyTorch is not installed.
+        CaptureError: the step cannot run without data; the message names module and line.
+    """
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        raise MissingExtraError("torch", "torch") from None
+    from graphsim.frontends.torch.capture import capture
+
+    return capture(module, inputs, optimizer=optimizer, loss=loss, step=step, name=name).graph(first=first)

@@ -1,0 +1,75 @@
+"""Optimizers by name, by class or as they are, over fake parameters."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_map_only
+
+from graphsim.errors import UnknownNameError, UsageError
+from graphsim.frontends.torch.fake import as_fake
+
+OPTIMIZERS: dict[str, Callable[..., Any]] = {
+    "sgd": partial(torch.optim.SGD, lr=1e-3),
+    "momentum": partial(torch.optim.SGD, lr=1e-3, momentum=0.9),
+    "nesterov": partial(torch.optim.SGD, lr=1e-3, momentum=0.9, nesterov=True),
+    "adam": partial(torch.optim.Adam, lr=1e-3),
+    "adamw": partial(torch.optim.AdamW, lr=1e-3),
+    "amsgrad": partial(torch.optim.Adam, lr=1e-3, amsgrad=True),
+    "adagrad": partial(torch.optim.Adagrad, lr=1e-3),
+    "rmsprop": partial(torch.optim.RMSprop, lr=1e-3),
+    "adafactor": partial(torch.optim.Adafactor, lr=1e-3),
+}
+
+
+def make_optimizer(optimizer: Any, model: nn.Module, fakes: Mapping[int, torch.Tensor], fake: FakeTensorMode) -> Any:
+    """Return an optimizer of the fake parameters of *model*.
+
+    Raises:
+        UnknownNameError: no optimizer has that name.
+        UsageError: *optimizer* is none of what `from_torch` takes.
+    """
+    if optimizer is None:
+        return None
+    if isinstance(optimizer, str):
+        if optimizer not in OPTIMIZERS:
+            raise UnknownNameError("optimizer", optimizer, OPTIMIZERS)
+        optimizer = OPTIMIZERS[optimizer]
+    if isinstance(optimizer, torch.optim.Optimizer):
+        return _over_fakes(optimizer, fakes, fake)
+    if not callable(optimizer):
+        raise UsageError(f"optimizer must be a name, a function of the parameters or an optimizer, not {optimizer!r:.60}")
+    trained = [p for p in model.parameters() if p.requires_grad]
+    with fake:
+        return optimizer(trained if trained else list(model.parameters()))
+
+
+def _over_fakes(optimizer: Any, fakes: Mapping[int, torch.Tensor], fake: FakeTensorMode) -> Any:
+    """Return a copy of a user's optimizer over the fakes of its parameters; the user's own is left alone."""
+
+    def one(tensor: torch.Tensor) -> torch.Tensor:
+        return fakes.get(id(tensor)) if id(tensor) in fakes else as_fake(tensor, fake)  # type: ignore[return-value]
+
+    twin = copy.copy(optimizer)
+    twin.param_groups = tree_map_only(torch.Tensor, one, optimizer.param_groups)
+    twin.state = type(optimizer.state)(optimizer.state.default_factory) if hasattr(optimizer.state, "default_factory") else {}
+    for parameter, state in optimizer.state.items():
+        key = one(parameter) if isinstance(parameter, torch.Tensor) else parameter
+        twin.state[key] = tree_map_only(torch.Tensor, lambda t: as_fake(t, fake), state)
+    return twin
+
+
+def states(optimizer: Any, model: nn.Module) -> Iterator[tuple[torch.Tensor, str, str]]:
+    """Yield each tensor in the optimizer's state, its name, and the module of its parameter."""
+    paths = {id(p): path for path, p in model.named_parameters()}
+    for parameter, state in (getattr(optimizer, "state", None) or {}).items():
+        path = paths.get(id(parameter), "optimizer")
+        for key, value in state.items() if isinstance(state, Mapping) else ():
+            if isinstance(value, torch.Tensor):
+                yield value, f"{path}.{key}", path.rpartition(".")[0]

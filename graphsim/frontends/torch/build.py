@@ -81,7 +81,7 @@ class _Builder:
     def _emit(self, position: int, executed: Executed) -> set[int]:
         """Append the op; return the storages that it touches."""
         layer = executed.layer or self._owner(executed)
-        inplace = self._sums_in_place(position, executed)
+        inplace = self._in_place(position, executed)
         kind = f"{executed.kind}_" if inplace else executed.kind
         name = self._unique(_stem(layer, kind, executed.phase))
         self._op_names[position] = name
@@ -143,19 +143,15 @@ class _Builder:
         storage, geometry = operand
         return self._names.get((id(storage), geometry)) or self._base[id(storage)]
 
-    def _sums_in_place(self, position: int, executed: Executed) -> bool:
-        """True if autograd would write the sum over its first summand, were it not observed.
-
-        Source: torch/csrc/autograd/input_buffer.cpp, ``can_accumulate_inplace``: the buffer is the only
-        reference to a dense tensor and its storage (so it dies here), and no dispatch mode is active.
-        """
-        if not executed.summed:
+    def _in_place(self, position: int, executed: Executed) -> bool:
+        """True if the result takes the place of the first operand, which has no other use and dies here."""
+        if not executed.inplace:
             return False
-        (first, geometry), (second, _) = executed.inputs
+        (first, geometry), *others = executed.inputs
         result, result_geometry = executed.outputs[0]
         return (
             first.died == position + 1
-            and first is not second
+            and all(first is not other for other, _ in others)
             and first.nbytes == result.nbytes
             and geometry[0] == result_geometry[0]
         )

@@ -15,11 +15,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
 from graphsim.frontends.torch.build import build_graph
-from graphsim.frontends.torch.fake import build_module, fake_tensors, faked
+from graphsim.frontends.torch.fake import build, fake_tensors, faked, plain_transformers
 from graphsim.frontends.torch.observe import Observer
 from graphsim.frontends.torch.optimizers import make_optimizer, states
 from graphsim.frontends.torch.record import Recording
 from graphsim.frontends.torch.scope import Scope
+from graphsim.frontends.torch.values import Values
 from graphsim.graph import Graph, Role
 
 
@@ -48,17 +49,18 @@ def capture(
 ) -> Capture:
     """Run two steps under observation; see `from_torch`."""
     fake = FakeTensorMode(allow_non_fake_inputs=True)
+    values = Values(fake)
     with ExitStack() as stack:
-        model = module if isinstance(module, nn.Module) else build_module(module, fake)
-        fakes = stack.enter_context(faked(model, fake))
-        with fake:
-            batch = fake_tensors(inputs() if callable(inputs) else inputs, fake)
-        optimize = make_optimizer(optimizer, model, fakes, fake)
+        model = module if isinstance(module, nn.Module) else build(module, values)
+        fakes = stack.enter_context(faked(model, values))
+        batch = build(inputs, values) if callable(inputs) else fake_tensors(inputs, values)
+        optimize = make_optimizer(optimizer, model, fakes, values)
         parameters = {id(p): path for path, p in model.named_parameters(remove_duplicate=False)}
         scope = Scope(model, parameters)
-        observer = Observer(fake, scope)
+        observer = Observer(fake, scope, values)
         _declare(observer, model, batch, optimize)
         run = step or _default_step(loss)
+        stack.enter_context(plain_transformers())
         stack.enter_context(scope.observed())
         stack.enter_context(_quiet_collector())
         with fake, observer:

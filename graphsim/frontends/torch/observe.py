@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, UnsupportedOperatorException
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from graphsim.frontends.torch.kernels import FAKES, WORKSPACE
+from graphsim.errors import CaptureError
+from graphsim.frontends.torch.inplace import unobserved_in_place
+from graphsim.frontends.torch.kernels import WORKSPACE
 from graphsim.frontends.torch.record import BEFORE, Executed, Geometry, Operand, Recording, Reference, Storage
 from graphsim.frontends.torch.scope import Scope
+from graphsim.frontends.torch.values import NEEDS_DATA, Values, as_fake
 from graphsim.graph import Role
 
 aten = torch.ops.aten
+
+_FRAMEWORK = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
 
 SILENT_WRITES = {
     aten.native_batch_norm.default: (3, 4),
@@ -39,9 +46,10 @@ class Observer(TorchDispatchMode):
     the storage, so its end is the end of the bytes. Nothing here may keep a tensor alive.
     """
 
-    def __init__(self, fake: FakeTensorMode, scope: Scope) -> None:
+    def __init__(self, fake: FakeTensorMode, scope: Scope, values: Values) -> None:
         super().__init__()
         self.fake = fake
+        self.values = values
         self.scope = scope
         self.recording = Recording()
         self._live: dict[int, Storage] = {}
@@ -100,7 +108,7 @@ class Observer(TorchDispatchMode):
         mutates: list[int] = []
         if func is not aten.lift_fresh.default:
             self._read(signature, args, kwargs, inputs, mutates, position)
-        result = FAKES.get(func, func)(*args, **kwargs)
+        result = self._run(func, args, kwargs, place.layer)
         outputs = [self._operand(tensor, position) for tensor in _tensors((result,))]
         if not inputs and not outputs:  # marks of the profiler
             return result
@@ -120,12 +128,22 @@ class Observer(TorchDispatchMode):
                 place.layer,
                 place.forward_of,
                 place.parameter,
-                place.engine and func is aten.add.Tensor and not args[0]._is_view() and _dense(args[0]),
+                bool(place.node) and unobserved_in_place(signature.kind, place.node, args),
                 workspace(args, result) if workspace else 0,
                 int(flops(*args, **kwargs, out_val=result)) if flops else None,
             )
         )
         return result
+
+    def _run(self, func: Any, args: Any, kwargs: Any, layer: str) -> Any:
+        if func is aten.lift_fresh.default:
+            result = func(*args)
+            self.values.remember(result, args[0])
+            return result
+        try:
+            return self.values.call(func, args, kwargs)
+        except (*NEEDS_DATA, UnsupportedOperatorException) as error:
+            raise CaptureError(_reason(func, error), layer, python_line()) from error
 
     def _sign(self, func: Any) -> Signature:
         schema = func._schema
@@ -179,9 +197,10 @@ class Observer(TorchDispatchMode):
     def _adopt_one(self, value: Any) -> Any:
         """Replace a real tensor that the code brings along by its fake, which is the same each time."""
         if isinstance(value, torch.Tensor) and not isinstance(value, FakeTensor):
-            fake = self.fake.from_tensor(value)
+            fake = as_fake(value, self.fake)
             if self.find(fake) is None:
                 self._constants.append((value, fake))
+                self.values.remember(fake, value)
                 self.declare(fake, f"constant.{len(self._constants)}", Role.BUFFER)
             return fake
         if isinstance(value, list):
@@ -199,6 +218,23 @@ class Observer(TorchDispatchMode):
         for storage in self.recording.storages:
             storage.ref = None
         self._live.clear()
+
+
+def _reason(func: Any, error: Exception) -> str:
+    if isinstance(error, UnsupportedOperatorException):
+        return f"{func} has no fake kernel, so its result is not known without running it"
+    return f"{func} depends on the values of a tensor, which are not known without running the model"
+
+
+def python_line() -> str:
+    """Return ``file:line`` of the innermost frame outside of PyTorch and this package."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        path = frame.f_code.co_filename
+        if not path.startswith(_FRAMEWORK):
+            return f"{path}:{frame.f_lineno}"
+        frame = frame.f_back  # type: ignore[assignment]
+    return ""
 
 
 def _tensors(values: Sequence[Any]) -> Iterator[torch.Tensor]:
@@ -219,15 +255,3 @@ def _mark_gradient(outputs: list[Operand], parameter: str) -> None:
 
 def _geometry(tensor: torch.Tensor) -> Geometry:
     return (tuple(tensor.shape), tensor.stride(), tensor.storage_offset(), tensor.dtype)
-
-
-def _dense(tensor: torch.Tensor) -> bool:
-    """True if the elements fill a block of memory without gaps and overlaps, in any order of dimensions."""
-    expected = 1
-    for stride, extent in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if extent != 1:
-            if stride != expected:
-                return False
-            expected *= extent
-    return True
-

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
 from graphsim.errors import UnknownNameError, UsageError
-from graphsim.frontends.torch.fake import as_fake
+from graphsim.frontends.torch.fake import valued_fake
+from graphsim.frontends.torch.values import Evaluating, Values
 
 OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "sgd": partial(torch.optim.SGD, lr=1e-3),
@@ -28,7 +28,7 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {
 }
 
 
-def make_optimizer(optimizer: Any, model: nn.Module, fakes: Mapping[int, torch.Tensor], fake: FakeTensorMode) -> Any:
+def make_optimizer(optimizer: Any, model: nn.Module, fakes: Mapping[int, torch.Tensor], values: Values) -> Any:
     """Return an optimizer of the fake parameters of *model*.
 
     Raises:
@@ -42,26 +42,26 @@ def make_optimizer(optimizer: Any, model: nn.Module, fakes: Mapping[int, torch.T
             raise UnknownNameError("optimizer", optimizer, OPTIMIZERS)
         optimizer = OPTIMIZERS[optimizer]
     if isinstance(optimizer, torch.optim.Optimizer):
-        return _over_fakes(optimizer, fakes, fake)
+        return _over_fakes(optimizer, fakes, values)
     if not callable(optimizer):
         raise UsageError(f"optimizer must be a name, a function of the parameters or an optimizer, not {optimizer!r:.60}")
     trained = [p for p in model.parameters() if p.requires_grad]
-    with fake:
+    with values.fake, Evaluating(values):
         return optimizer(trained if trained else list(model.parameters()))
 
 
-def _over_fakes(optimizer: Any, fakes: Mapping[int, torch.Tensor], fake: FakeTensorMode) -> Any:
+def _over_fakes(optimizer: Any, fakes: Mapping[int, torch.Tensor], values: Values) -> Any:
     """Return a copy of a user's optimizer over the fakes of its parameters; the user's own is left alone."""
 
     def one(tensor: torch.Tensor) -> torch.Tensor:
-        return fakes.get(id(tensor)) if id(tensor) in fakes else as_fake(tensor, fake)  # type: ignore[return-value]
+        return fakes.get(id(tensor)) if id(tensor) in fakes else valued_fake(tensor, values)  # type: ignore[return-value]
 
     twin = copy.copy(optimizer)
     twin.param_groups = tree_map_only(torch.Tensor, one, optimizer.param_groups)
     twin.state = type(optimizer.state)(optimizer.state.default_factory) if hasattr(optimizer.state, "default_factory") else {}
     for parameter, state in optimizer.state.items():
         key = one(parameter) if isinstance(parameter, torch.Tensor) else parameter
-        twin.state[key] = tree_map_only(torch.Tensor, lambda t: as_fake(t, fake), state)
+        twin.state[key] = tree_map_only(torch.Tensor, lambda t: valued_fake(t, values), state)
     return twin
 
 

@@ -76,7 +76,7 @@ class Executed:
         mutates: which of *inputs* it overwrites.
         forward_of: the forward op whose autograd node dispatched it, or `BEFORE`.
         gradient_of: the parameter whose ``.grad`` it hands over to the result, if any.
-        summed: True for autograd's own sum of two gradients of a tensor, see `build`.
+        inplace: PyTorch would write the result over the first operand if nobody observed, see `inplace`.
         line: ``file:line`` of the Python code, if asked for.
     """
 
@@ -88,7 +88,7 @@ class Executed:
     layer: str
     forward_of: int
     gradient_of: str = ""
-    summed: bool = False
+    inplace: bool = False
     workspace: int = 0
     flops: int | None = None
     line: str = ""

@@ -21,8 +21,8 @@ class Place(NamedTuple):
     phase: Phase
     layer: str
     forward_of: int
-    parameter: str
-    engine: bool
+    parameter: str = ""
+    node: str = ""
 
 
 class Scope:
@@ -86,14 +86,14 @@ class Scope:
             self.after_backward = True
             place = self._in_backward(position)
         elif self.stepping:
-            place = Place(Phase.OPTIMIZER, "", BEFORE, "", False)
+            place = Place(Phase.OPTIMIZER, "", BEFORE)
         elif self.stack:
-            place = Place(Phase.FORWARD, self.stack[-1], BEFORE, "", False)
+            place = Place(Phase.FORWARD, self.stack[-1], BEFORE)
             self._remember(place.layer, position)
         elif self.after_backward and not torch.is_grad_enabled():
-            place = Place(Phase.OPTIMIZER, "", BEFORE, "", False)  # gradient clipping, averages of the weights
+            place = Place(Phase.OPTIMIZER, "", BEFORE)  # gradient clipping, averages of the weights
         else:
-            place = Place(Phase.FORWARD, "", BEFORE, "", False)
+            place = Place(Phase.FORWARD, "", BEFORE)
             self._remember("", position)
         self._last = place.layer
         return place
@@ -104,15 +104,16 @@ class Scope:
 
     def _in_backward(self, position: int) -> Place:
         node = torch._C._current_autograd_node()
-        if node is None:  # the engine itself, between two nodes
-            return Place(Phase.BACKWARD, self._last, BEFORE, "", not torch.is_grad_enabled())
+        if node is None:
+            return Place(Phase.BACKWARD, self._last, BEFORE)
         layer, forward_of = self._nodes.get(node._sequence_nr(), (self._last, BEFORE))
         if torch.is_grad_enabled():  # checkpointing runs forward code again
             layer = self.stack[-1] if self.stack else layer
             self._remember(layer, position)
-            return Place(Phase.RECOMPUTE, layer, BEFORE, "", False)
+            return Place(Phase.RECOMPUTE, layer, BEFORE)
         parameter = ""
-        if node.name() == "torch::autograd::AccumulateGrad":
+        kind = node.name()
+        if kind == "torch::autograd::AccumulateGrad":
             parameter = self.parameters.get(id(node.variable), "")
             layer, forward_of = parameter.rpartition(".")[0], BEFORE
-        return Place(Phase.BACKWARD, layer, forward_of, parameter, False)
+        return Place(Phase.BACKWARD, layer, forward_of, parameter, kind)

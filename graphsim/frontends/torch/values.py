@@ -1,0 +1,193 @@
+"""Values of small tensors under fake tensors, so that code may look at masks, lengths and counters.
+
+A fake tensor has no data. Model code that asks ``mask.all()`` or ``lengths.tolist()`` would stop there,
+or take another way than in a real step. So what follows from small tensors of known content (the user's
+own token ids and masks, ``arange``, ``ones``, optimizer counters) is computed for real beside the fake.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
+from torch.utils._mode_utils import no_dispatch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from graphsim.frontends.torch.kernels import FAKES
+
+aten = torch.ops.aten
+
+MAX_INTEGERS = 2**20
+"""Elements of a tensor of integers or booleans whose values are kept."""
+
+MAX_FLOATS = 2**12
+"""Elements of a tensor of floats whose values are kept."""
+
+CREATORS = frozenset(
+    packet
+    for name in ("arange", "full", "zeros", "ones", "linspace", "scalar_tensor", "eye", "tril_indices", "triu_indices")
+    if (packet := getattr(aten, name, None))
+)
+"""Ops without operands whose result is known."""
+
+RANDOM_INTEGERS = frozenset({aten.randint, aten.randperm})
+"""Ops whose result is drawn, from a generator of our own."""
+
+CONSTANT = {aten.zeros_like: 0, aten.new_zeros: 0, aten.ones_like: 1, aten.new_ones: 1}
+"""Ops that read of their operand only the shape, and what they fill in."""
+
+NEEDS_DATA = (DataDependentOutputException, DynamicOutputShapeException)
+
+_KEY = "_graphsim_value"
+
+
+class _Value:
+    """The content of a fake tensor: a real one, and a mark that its aliases share."""
+
+    __slots__ = ("mark", "real")
+
+    def __init__(self, real: torch.Tensor, mark: list[bool]) -> None:
+        self.real = real
+        self.mark = mark
+
+
+class Values:
+    """Runs ops on fakes, and on the values of those that have one."""
+
+    def __init__(self, fake: FakeTensorMode) -> None:
+        self.fake = fake
+        self._generator = torch.Generator().manual_seed(0)
+
+    def remember(self, fake: torch.Tensor, real: torch.Tensor) -> None:
+        """Keep a copy of *real* as the value of *fake*, if it is small and no parameter."""
+        if _is_small(real) and not isinstance(real, torch.nn.Parameter) and not isinstance(real, FakeTensor):
+            with no_dispatch():
+                setattr(fake, _KEY, _Value(real.detach().clone(), [True]))
+
+    def call(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Return the fake result of an op.
+
+        Raises:
+            DataDependentOutputException, DynamicOutputShapeException: the result depends on data that
+                is not known.
+        """
+        operands = [leaf for leaf in _leaves(args, kwargs) if isinstance(leaf, torch.Tensor)]
+        values = _values(operands)
+        if values is not None and func is aten._local_scalar_dense.default:
+            with no_dispatch():
+                return values[0].real.item()
+        try:
+            result = FAKES.get(func, func)(*args, **kwargs)
+        except NEEDS_DATA:
+            if values is None or not operands:
+                raise
+            return self._adopt(self._real(func, args, kwargs))
+        if values is None:
+            self._unknown(func, args, result)
+        elif isinstance(result, torch.Tensor | tuple | list):
+            self._evaluate(func, args, kwargs, operands, values, result)
+        return result
+
+    def _evaluate(
+        self, func: Any, args: Any, kwargs: Any, operands: list[Any], values: list[_Value], result: Any
+    ) -> None:
+        fakes = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        if not all(_is_small(fake) for fake in fakes):
+            return
+        packet = func._overloadpacket
+        if operands and torch.Tag.nondeterministic_seeded in func.tags:
+            return self._forget(func, args)
+        if not operands and packet not in CREATORS:
+            if packet not in RANDOM_INTEGERS:
+                return None
+            kwargs = {**kwargs, "generator": self._generator}
+        reals = [leaf for leaf in tree_leaves(self._real(func, args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        marks = {value.real.untyped_storage()._cdata: value.mark for value in values}
+        for fake, real in zip(fakes, reals, strict=True):
+            setattr(fake, _KEY, _Value(real, marks.get(real.untyped_storage()._cdata, [True])))
+        return None
+
+    def _unknown(self, func: Any, args: Any, result: Any) -> None:
+        packet = func._overloadpacket
+        if packet in CONSTANT and _is_small(result):
+            with no_dispatch():
+                real = torch.full(result.shape, CONSTANT[packet], dtype=result.dtype)
+            setattr(result, _KEY, _Value(real, [True]))
+        elif func._schema.is_mutable:
+            self._forget(func, args)
+
+    def _forget(self, func: Any, args: Any) -> None:
+        """Something unknown was written over a tensor: its value, and that of its aliases, is void."""
+        for argument, value in zip(func._schema.arguments, args, strict=False):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                for tensor in tree_leaves(value):
+                    known = getattr(tensor, _KEY, None)
+                    if known is not None:
+                        known.mark[0] = False
+
+    def _real(self, func: Any, args: Any, kwargs: Any) -> Any:
+        args, kwargs = tree_map_only(torch.Tensor, lambda tensor: getattr(tensor, _KEY).real, (args, kwargs))
+        with no_dispatch():
+            return func(*args, **kwargs)
+
+    def _adopt(self, result: Any) -> Any:
+        def one(real: torch.Tensor) -> torch.Tensor:
+            with no_dispatch():
+                fake = self.fake.from_tensor(real)
+            self.remember(fake, real)
+            return fake
+
+        return tree_map_only(torch.Tensor, one, result)
+
+
+class Evaluating(TorchDispatchMode):
+    """Keeps values while a model or a batch is made under fake tensors."""
+
+    def __init__(self, values: Values) -> None:
+        super().__init__()
+        self.values = values
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is aten.lift_fresh.default:
+            result = func(*args)
+            self.values.remember(result, args[0])
+            return result
+        return self.values.call(func, args, kwargs or {})
+
+
+def _leaves(args: Any, kwargs: Any) -> list[Any]:
+    leaves: list[Any] = []
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        if isinstance(value, list | tuple):
+            leaves.extend(value)
+        else:
+            leaves.append(value)
+    return leaves
+
+
+def _values(operands: list[Any]) -> list[_Value] | None:
+    values = []
+    for operand in operands:
+        value = getattr(operand, _KEY, None)
+        if value is None or not value.mark[0]:
+            return None
+        values.append(value)
+    return values
+
+
+def _is_small(tensor: torch.Tensor) -> bool:
+    return tensor.numel() <= (MAX_FLOATS if tensor.is_floating_point() else MAX_INTEGERS)
+
+
+def as_fake(tensor: torch.Tensor, fake: FakeTensorMode) -> torch.Tensor:
+    """Return the fake of *tensor*, the same each time; its storage is shared as the real one's is."""
+    if isinstance(tensor, FakeTensor) and tensor.fake_mode is fake:
+        return tensor
+    return fake.from_tensor(tensor)

@@ -7,6 +7,8 @@ own token ids and masks, ``arange``, ``ones``, optimizer counters) is computed f
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -37,8 +39,8 @@ CREATORS = frozenset(
 )
 """Ops without operands whose result is known."""
 
-RANDOM_INTEGERS = frozenset({aten.randint, aten.randperm})
-"""Ops whose result is drawn, from a generator of our own."""
+RANDOM = frozenset({aten.rand, aten.randn, aten.randint, aten.randperm})
+"""Ops without operands whose result is drawn."""
 
 CONSTANT = {aten.zeros_like: 0, aten.new_zeros: 0, aten.ones_like: 1, aten.new_ones: 1}
 """Ops that read of their operand only the shape, and what they fill in."""
@@ -63,7 +65,7 @@ class Values:
 
     def __init__(self, fake: FakeTensorMode) -> None:
         self.fake = fake
-        self._generator = torch.Generator().manual_seed(0)
+        self._random_state = torch.Generator().manual_seed(0).get_state()
 
     def remember(self, fake: torch.Tensor, real: torch.Tensor) -> None:
         """Keep a copy of *real* as the value of *fake*, if it is small and no parameter."""
@@ -101,18 +103,12 @@ class Values:
         fakes = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
         if not all(_is_small(fake) for fake in fakes):
             return
-        packet = func._overloadpacket
-        if operands and torch.Tag.nondeterministic_seeded in func.tags:
-            return self._forget(func, args)
-        if not operands and packet not in CREATORS:
-            if packet not in RANDOM_INTEGERS:
-                return None
-            kwargs = {**kwargs, "generator": self._generator}
+        if not operands and func._overloadpacket not in CREATORS and func._overloadpacket not in RANDOM:
+            return
         reals = [leaf for leaf in tree_leaves(self._real(func, args, kwargs)) if isinstance(leaf, torch.Tensor)]
         marks = {value.real.untyped_storage()._cdata: value.mark for value in values}
         for fake, real in zip(fakes, reals, strict=True):
             setattr(fake, _KEY, _Value(real, marks.get(real.untyped_storage()._cdata, [True])))
-        return None
 
     def _unknown(self, func: Any, args: Any, result: Any) -> None:
         packet = func._overloadpacket
@@ -134,8 +130,22 @@ class Values:
 
     def _real(self, func: Any, args: Any, kwargs: Any) -> Any:
         args, kwargs = tree_map_only(torch.Tensor, lambda tensor: getattr(tensor, _KEY).real, (args, kwargs))
-        with no_dispatch():
+        with no_dispatch(), self._own_randomness(func):
             return func(*args, **kwargs)
+
+    @contextmanager
+    def _own_randomness(self, func: Any) -> Iterator[None]:
+        """Draw from a sequence of our own: the user's random numbers go on as if nothing had been captured."""
+        if torch.Tag.nondeterministic_seeded not in func.tags:
+            yield
+            return
+        theirs = torch.get_rng_state()
+        torch.set_rng_state(self._random_state)
+        try:
+            yield
+        finally:
+            self._random_state = torch.get_rng_state()
+            torch.set_rng_state(theirs)
 
     def _adopt(self, result: Any) -> Any:
         def one(real: torch.Tensor) -> torch.Tensor:

@@ -389,7 +389,7 @@ TRANSFORMERS |= {
     "mamba": text("MambaForCausalLM", hidden_size=32, num_hidden_layers=2, state_size=4, use_cache=False),
     "mamba2": text("Mamba2ForCausalLM", hidden_size=32, num_hidden_layers=2, state_size=8, num_heads=8, head_dim=8, n_groups=2, chunk_size=4, use_cache=False),
     "rwkv": text("RwkvForCausalLM", hidden_size=32, num_hidden_layers=2, attention_hidden_size=32, use_cache=False),
-    "t5": text("T5ForConditionalGeneration", d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, use_cache=False),
+    "t5": text("T5ForConditionalGeneration", d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, use_cache=False, decoder_start_token_id=0),
     "bart": text("BartForConditionalGeneration", **SEQUENCE),
     "marian": text("MarianMTModel", **SEQUENCE),
     "pegasus": text("PegasusForConditionalGeneration", **SEQUENCE),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import torch
@@ -43,9 +44,62 @@ def _lstm_sizes(args: Any, size: Callable[..., int], **options: Any) -> int:
     return size(x.shape[0], x.shape[1], w_ih.shape[1], w_hh.shape[1], _dtype(x), **options)
 
 
+def _whole_loss(func: Any) -> Callable[..., Any]:
+    """The scalar stands in a storage of the size of the elementwise losses, which is resized, not replaced.
+
+    Source: aten/src/ATen/native/BinaryOps.cpp, TORCH_META_FUNC(mse_loss) and (smooth_l1_loss).
+    """
+
+    def run(x: Any, target: Any, reduction: int = 1, *rest: Any, **kwargs: Any) -> Any:
+        if not reduction:
+            return func(x, target, reduction, *rest, **kwargs)
+        return torch.empty_like(x + target).as_strided((), ())
+
+    return run
+
+
+def _layer_norm(x: Any, shape: Any, weight: Any, bias: Any, eps: float) -> Any:
+    """Mean and inverse deviation have the dtype of the weight (layer_norm.cpp, ``layer_norm_cpu``)."""
+    y, mean, deviation = aten.native_layer_norm.default(x, shape, weight, bias, eps)
+    if weight is not None and weight.dtype != mean.dtype:
+        mean, deviation = (torch.empty_like(t, dtype=weight.dtype) for t in (mean, deviation))
+    return y, mean, deviation
+
+
+def _layer_norm_backward(grad: Any, x: Any, *rest: Any) -> Any:
+    """The gradient of the input is in order, whatever the incoming one is (layer_norm.cpp)."""
+    dx, *others = aten.native_layer_norm_backward.default(grad, x, *rest)
+    if dx is not None:
+        dx = torch.empty_like(x, memory_format=torch.contiguous_format)
+    return (dx, *others)
+
+
+def _softmax_backward(grad: Any, output: Any, dim: int, dtype: Any) -> Any:
+    """The result is in order (SoftMax.cpp, TORCH_META_FUNC(log_softmax_backward_cpu_out))."""
+    return grad.new_empty(grad.shape, dtype=dtype)
+
+
+def _grouped_mm(a: Any, b: Any, offs: Any = None, bias: Any = None, out_dtype: Any = None) -> Any:
+    """A product per group. The fake kernel knows the GPU's rules only; the CPU takes any dtype.
+
+    Source: aten/src/ATen/native/GroupedMMUtils.h, ``create_grouped_gemm_output_tensor``.
+    """
+    rows = (offs.shape[0], a.shape[0]) if a.dim() == b.dim() == 2 else (a.shape[0],) if a.dim() == 2 else a.shape[:2]
+    if a.dim() == 3 and b.dim() == 2:
+        rows = (a.shape[1],)
+    return a.new_empty((*rows, b.shape[-1]), dtype=out_dtype or a.dtype)
+
+
 FAKES: dict[Any, Callable[..., Any]] = {
     aten.mkldnn_rnn_layer.default: _lstm_layer,
     aten.mkldnn_rnn_layer_backward.default: _lstm_layer_backward,
+    aten.mse_loss.default: _whole_loss(aten.mse_loss.default),
+    aten.smooth_l1_loss.default: _whole_loss(aten.smooth_l1_loss.default),
+    aten.native_layer_norm.default: _layer_norm,
+    aten.native_layer_norm_backward.default: _layer_norm_backward,
+    aten._softmax_backward_data.default: _softmax_backward,
+    aten._log_softmax_backward_data.default: _softmax_backward,
+    aten._grouped_mm.default: _grouped_mm,
 }
 """Ops for which something else runs under fake tensors."""
 
@@ -59,6 +113,11 @@ def _dtype(tensor: Any) -> str:
 
 def _bytes(tensor: Any) -> int:
     return int(tensor.numel()) * int(tensor.itemsize)
+
+
+def _copies(*operands: Any) -> int:
+    """Operands that are not in order are copied before the kernel proper runs."""
+    return sum(_bytes(operand) for operand in operands if not operand.is_contiguous())
 
 
 def _tensor(tensor: Any) -> Tensor:
@@ -79,7 +138,7 @@ def _convolution(args: Any, result: Any) -> int:
     x, weight, _, stride, _, _, transposed, _, groups = args
     sizes = _one_dnn(x, weight, result, stride, groups, transposed)
     peak = sizes.backward_data() if transposed else sizes.forward()
-    return max(0, peak - _bytes(result))
+    return max(0, peak - _bytes(result)) + _copies(x, weight)
 
 
 def _convolution_backward(args: Any, result: Any) -> int:
@@ -89,7 +148,7 @@ def _convolution_backward(args: Any, result: Any) -> int:
     data = sizes.forward() if transposed else sizes.backward_data()
     weights = sizes.backward_weights(needs[2]) if any(needs[1:]) else 0
     peak = max(data, _bytes(x) + weights) if needs[0] else weights
-    return max(0, peak - sum(_bytes(tensor) for tensor in result if tensor is not None))
+    return max(0, peak - sum(_bytes(tensor) for tensor in result if tensor is not None)) + _copies(grad, x, weight)
 
 
 def _batch_norm(args: Any, result: Any) -> int:
@@ -109,10 +168,8 @@ def _group_norm_backward(args: Any, result: Any) -> int:
 
 def _layer_norm_backward(args: Any, result: Any) -> int:
     """Gradients of weight and bias are summed per thread. Source: graphsim.ops.layernorm."""
-    width = 1
-    for extent in args[2]:
-        width *= int(extent)
-    return 2 * THREADS * width * 4 if any(args[7][1:]) else 0
+    partial = 2 * THREADS * prod(int(extent) for extent in args[2]) * 4 if any(args[7][1:]) else 0
+    return partial + _copies(*args[:2])
 
 
 def _mse_loss(args: Any, result: Any) -> int:

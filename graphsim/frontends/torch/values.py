@@ -7,7 +7,7 @@ own token ids and masks, ``arange``, ``ones``, optimizer counters) is computed f
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -49,6 +49,46 @@ NEEDS_DATA = (DataDependentOutputException, DynamicOutputShapeException)
 
 _KEY = "_graphsim_value"
 
+Content = Callable[[torch.Tensor], torch.Tensor]
+
+
+def _index(args: Any, content: Content) -> torch.Tensor:
+    """Indexing with masks: each is as many index vectors as it has dimensions."""
+    x, indices = args
+    plain: list[torch.Tensor | None] = []
+    for index in indices:
+        if index is not None and index.dtype in (torch.bool, torch.uint8):
+            with no_dispatch():
+                count = int(content(index).count_nonzero())
+            plain += [x.new_empty(count, dtype=torch.int64) for _ in range(index.dim())]
+        else:
+            plain.append(index)
+    return aten.index.Tensor(x, plain)  # type: ignore[no-any-return]
+
+
+def _masked_select(args: Any, content: Content) -> torch.Tensor:
+    x, mask = args
+    with no_dispatch():
+        count = int(content(mask).expand(torch.broadcast_shapes(x.shape, mask.shape)).count_nonzero())
+    return x.new_empty(count)  # type: ignore[no-any-return]
+
+
+def _ctc_loss(args: Any, content: Content) -> tuple[torch.Tensor, torch.Tensor]:
+    """Source: aten/src/ATen/native/LossCTC.cpp: a cell for each time and each label, blanks between."""
+    scores, _, _, lengths = args[:4]
+    with no_dispatch():
+        longest = int(content(lengths).max())
+    steps, batch = scores.shape[:2]
+    return scores.new_empty(batch), scores.new_empty(batch, steps, 2 * longest + 1)
+
+
+SHAPED: dict[Any, Callable[[Any, Content], Any]] = {
+    aten.index.Tensor: _index,
+    aten.masked_select.default: _masked_select,
+    aten._ctc_loss.Tensor: _ctc_loss,
+}
+"""Ops whose result has a shape that depends on the values of some operands."""
+
 
 class _Value:
     """The content of a fake tensor: a real one, and a mark that its aliases share."""
@@ -88,12 +128,12 @@ class Values:
         try:
             result = FAKES.get(func, func)(*args, **kwargs)
         except NEEDS_DATA:
-            if values is None or not operands:
-                raise
-            return self._adopt(self._real(func, args, kwargs))
+            if values is not None and operands:
+                return self._adopt(self._real(func, args, kwargs))
+            return self._shaped_by_values(func, args)
         if values is None:
             self._unknown(func, args, result)
-        elif isinstance(result, torch.Tensor | tuple | list):
+        elif isinstance(result, torch.Tensor | tuple | list) or func._schema.is_mutable:
             self._evaluate(func, args, kwargs, operands, values, result)
         return result
 
@@ -109,6 +149,24 @@ class Values:
         marks = {value.real.untyped_storage()._cdata: value.mark for value in values}
         for fake, real in zip(fakes, reals, strict=True):
             setattr(fake, _KEY, _Value(real, marks.get(real.untyped_storage()._cdata, [True])))
+
+    def _shaped_by_values(self, func: Any, args: Any) -> Any:
+        """Run an op whose result has a shape that only some operands decide, all of them known."""
+        rule = SHAPED.get(func)
+        if rule is None:
+            raise
+        return rule(args, self._content)
+
+    def _content(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the value of *tensor*.
+
+        Raises:
+            DataDependentOutputException: it is not known.
+        """
+        value = getattr(tensor, _KEY, None)
+        if value is None or not value.mark[0]:
+            raise DataDependentOutputException(aten._local_scalar_dense.default)
+        return value.real  # type: ignore[no-any-return]
 
     def _unknown(self, func: Any, args: Any, result: Any) -> None:
         packet = func._overloadpacket
@@ -149,8 +207,7 @@ class Values:
 
     def _adopt(self, result: Any) -> Any:
         def one(real: torch.Tensor) -> torch.Tensor:
-            with no_dispatch():
-                fake = self.fake.from_tensor(real)
+            fake = self.fake.from_tensor(real)
             self.remember(fake, real)
             return fake
 

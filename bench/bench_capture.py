@@ -64,7 +64,8 @@ def timed(run) -> float:
 
 @pytest.mark.benchmark(group="two training steps of gpt2 without running them")
 def test_capture(benchmark):
-    assert benchmark.pedantic(ours, rounds=5, iterations=1, warmup_rounds=1) == 2_299_819_608
+    # The reference row of gpt2, less its attention mask and its separate labels.
+    assert benchmark.pedantic(ours, rounds=5, iterations=1, warmup_rounds=1) == 2_299_817_560
 
 
 @pytest.mark.benchmark(group="two training steps of gpt2 without running them")

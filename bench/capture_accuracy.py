@@ -25,8 +25,7 @@ BAR = 0.001
 def predict(case: Case) -> dict[str, int]:
     """Return the peaks of *case* as its captured graphs have them, in bytes."""
     import torch
-    from torch_truth import build
-    from torch_truth import resnet50, vgg16
+    from torch_truth import build, resnet50, vgg16
 
     from graphsim.frontends.torch.capture import capture
 

@@ -6,12 +6,15 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
 
 from graphsim.errors import UsageError
 from graphsim.frontends.expression import Value
+from graphsim.graph import Graph
+from graphsim.training import Training
 
 app = typer.Typer(
     name="graphsim",
@@ -39,10 +42,13 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
     epilog="Examples:\n\n"
     "graphsim peak gpt2 --batch 8 --seq 1024 --optimizer adamw\n\n"
     "graphsim peak specs/vgg16.toml --target cpu --json\n\n"
-    "graphsim peak gpt2 --set layers=24 --set width=1024 --set heads=16 --precision amp-bf16"
+    "graphsim peak gpt2 --set layers=24 --set width=1024 --set heads=16 --precision amp-bf16\n\n"
+    "graphsim peak torch:mypackage.models:make_model --batch 8"
 )
 def peak(
-    spec: Annotated[str, typer.Argument(help="A spec file, a shipped spec's name, or a graph's .json file.")],
+    spec: Annotated[
+        str, typer.Argument(help="A spec file, a shipped spec's name, a graph's .json file, or torch:module:function.")
+    ],
     batch: Annotated[int | None, typer.Option(help="Samples per (micro-)batch: param 'batch'.")] = None,
     seq: Annotated[int | None, typer.Option(help="Sequence length: param 'seq'.")] = None,
     settings: Set = None,
@@ -84,7 +90,6 @@ def peak(
     from graphsim.report import peak as peak_report
     from graphsim.report import report_step
     from graphsim.reporters import REPORTERS
-    from graphsim.training import Training
 
     training = Training(
         optimizer=optimizer,
@@ -99,7 +104,10 @@ def peak(
         master_weights=master_weights,
     )
     overrides = _overrides(settings, batch=batch, seq=seq)
-    if spec.endswith(".json"):
+    if spec.startswith("torch:"):
+        first, steady = _captured(spec, training, overrides)
+        report = report_step(steady, first=first, policy=policy, allocator=allocator)  # type: ignore[arg-type]
+    elif spec.endswith(".json"):
         if overrides:
             raise UsageError(f"{spec} is a graph, not a spec: it has no params to set")
         report = report_step(load(spec), policy=policy, allocator=allocator)  # type: ignore[arg-type]
@@ -162,6 +170,22 @@ def ops(
             ("attribute", "type", "default", ""),
             [(a["name"], a["type"], a["default"], a["about"]) for a in entry["attributes"]],
         )
+
+
+def _captured(source: str, training: Training, parameters: dict[str, Value]) -> tuple[Graph, Graph]:
+    """Return step 1 and the steady step of the user's own model.
+
+    Raises:
+        UsageError: an option asks for something that the captured code decides.
+    """
+    from graphsim.frontends.torch import load_steps
+
+    plain = replace(Training(optimizer=training.optimizer, optimizer_impl=training.optimizer_impl), target="cpu")
+    for name, value in replace(training, target="cpu").as_dict().items():
+        if value != getattr(plain, name):
+            raise UsageError(f"{name} = {value!r} is for specs; of {source} the step is captured as your code runs it")
+    implementation = training.optimizer_impl
+    return load_steps(source, optimizer=training.optimizer, implementation=implementation, **parameters)
 
 
 def _overrides(settings: list[str] | None, **named: int | None) -> dict[str, Value]:

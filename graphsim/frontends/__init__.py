@@ -22,6 +22,7 @@ FRONTENDS = Registry(
         "spec": "graphsim.frontends.spec:load_spec",
         "json": "graphsim.frontends.json:load_json",
         "networkx": "graphsim.interchange:from_networkx",
+        "torch": "graphsim.frontends.torch:load_torch",
     },
 )
 
@@ -30,7 +31,8 @@ def load(source: Any, **parameters: Any) -> Graph:
     """Return the graph of *source*.
 
     Args:
-        source: a spec file or the name of a shipped spec, a graph's JSON file, or a networkx DAG.
+        source: a spec file or the name of a shipped spec, a graph's JSON file, a networkx DAG, or
+            ``torch:package.module:factory``, your own function that returns (model, inputs).
         parameters: values for a spec's ``[params]``, for instance ``batch=8``.
 
     Raises:
@@ -38,6 +40,8 @@ def load(source: Any, **parameters: Any) -> Graph:
     """
     if hasattr(source, "adj") and hasattr(source, "nodes"):
         name = "networkx"
+    elif str(source).startswith("torch:"):
+        name = "torch"
     else:
         name = "json" if str(source).endswith(".json") else "spec"
     return FRONTENDS[name](source, **parameters)  # type: ignore[no-any-return]

@@ -360,9 +360,17 @@ DECODER = {**SMALL, "use_cache": False, "max_position_embeddings": 64}
 GROUPED = {**DECODER, "num_key_value_heads": 2}
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 SEQUENCE = {
-    "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "use_cache": False, **SPECIAL, "decoder_start_token_id": 2,
-}  # fmt: skip
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "use_cache": False,
+    **SPECIAL,
+    "decoder_start_token_id": 2,
+}
 
 TRANSFORMERS |= {
     "bert": text("BertForMaskedLM", **SMALL),
@@ -381,27 +389,63 @@ TRANSFORMERS |= {
     "gemma2": text("Gemma2ForCausalLM", head_dim=8, sliding_window=8, **GROUPED),
     "phi3": text("Phi3ForCausalLM", **GROUPED, **SPECIAL),
     "gpt_neox": text("GPTNeoXForCausalLM", **DECODER),
-    "opt": text("OPTForCausalLM", hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=48, use_cache=False),
+    "opt": text(
+        "OPTForCausalLM", hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=48, use_cache=False
+    ),
     "bloom": text("BloomForCausalLM", hidden_size=32, n_layer=2, n_head=4, use_cache=False),
     "falcon": text("FalconForCausalLM", **{**DECODER, "intermediate_size": None}),
     "mixtral": text("MixtralForCausalLM", num_local_experts=4, **GROUPED),
-    "qwen2_moe": text("Qwen2MoeForCausalLM", num_experts=4, moe_intermediate_size=16, shared_expert_intermediate_size=16, **GROUPED),
+    "qwen2_moe": text(
+        "Qwen2MoeForCausalLM", num_experts=4, moe_intermediate_size=16, shared_expert_intermediate_size=16, **GROUPED
+    ),
     "mamba": text("MambaForCausalLM", hidden_size=32, num_hidden_layers=2, state_size=4, use_cache=False),
-    "mamba2": text("Mamba2ForCausalLM", hidden_size=32, num_hidden_layers=2, state_size=8, num_heads=8, head_dim=8, n_groups=2, chunk_size=4, use_cache=False),
+    "mamba2": text(
+        "Mamba2ForCausalLM",
+        hidden_size=32,
+        num_hidden_layers=2,
+        state_size=8,
+        num_heads=8,
+        head_dim=8,
+        n_groups=2,
+        chunk_size=4,
+        use_cache=False,
+    ),
     "rwkv": text("RwkvForCausalLM", hidden_size=32, num_hidden_layers=2, attention_hidden_size=32, use_cache=False),
-    "t5": text("T5ForConditionalGeneration", d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, use_cache=False, decoder_start_token_id=0),
+    "t5": text(
+        "T5ForConditionalGeneration",
+        d_model=32,
+        d_kv=8,
+        d_ff=48,
+        num_layers=2,
+        num_heads=4,
+        use_cache=False,
+        decoder_start_token_id=0,
+    ),
     "bart": text("BartForConditionalGeneration", **SEQUENCE),
     "marian": text("MarianMTModel", **SEQUENCE),
     "pegasus": text("PegasusForConditionalGeneration", **SEQUENCE),
     "vit": image("ViTForImageClassification", image_size=32, patch_size=8, **SMALL),
     "deit": image("DeiTForImageClassification", image_size=32, patch_size=8, **SMALL),
     "beit": image("BeitForImageClassification", image_size=32, patch_size=8, **SMALL),
-    "swin": image("SwinForImageClassification", image_size=32, patch_size=2, embed_dim=16, depths=[2, 2], num_heads=[2, 4], window_size=4),
+    "swin": image(
+        "SwinForImageClassification",
+        image_size=32,
+        patch_size=2,
+        embed_dim=16,
+        depths=[2, 2],
+        num_heads=[2, 4],
+        window_size=4,
+    ),
     "convnext": image("ConvNextForImageClassification", num_stages=2, hidden_sizes=[16, 32], depths=[1, 2]),
     "resnet": image("ResNetForImageClassification", embedding_size=16, hidden_sizes=[16, 32], depths=[1, 2]),
     "mobilenet_v2": image("MobileNetV2ForImageClassification", depth_multiplier=0.25),
-    "segformer": image("SegformerForImageClassification", hidden_sizes=[16, 16, 32, 32], num_attention_heads=[1, 1, 2, 2], depths=[1, 1, 1, 1]),
-}  # fmt: skip
+    "segformer": image(
+        "SegformerForImageClassification",
+        hidden_sizes=[16, 16, 32, 32],
+        num_attention_heads=[1, 1, 2, 2],
+        depths=[1, 1, 1, 1],
+    ),
+}
 
 
 def transformer(build: Callable[[], Case]) -> Callable[[], Case]:
@@ -411,7 +455,9 @@ def transformer(build: Callable[[], Case]) -> Callable[[], Case]:
 
 @transformer
 def whisper() -> Case:
-    model = _build("WhisperForConditionalGeneration", vocab_size=96, num_mel_bins=8, max_source_positions=16, **SEQUENCE)
+    model = _build(
+        "WhisperForConditionalGeneration", vocab_size=96, num_mel_bins=8, max_source_positions=16, **SEQUENCE
+    )
     return model, {"input_features": torch.randn(2, 8, 32), "labels": tokens()}
 
 

@@ -49,10 +49,42 @@ def from_torch(
         MissingExtraError: PyTorch is not installed.
         CaptureError: the step cannot run without data; the message names module and line.
     """
+    _need_torch()
+    from graphsim.frontends.torch.capture import capture
+
+    return capture(module, inputs, optimizer=optimizer, loss=loss, step=step, name=name).graph(first=first)
+
+
+def load_torch(source: str, *, first: bool = False, optimizer: Any = "adamw", **parameters: Any) -> Graph:
+    """Return the step graph of ``torch:package.module:factory``; see `capture_source`.
+
+    Raises:
+        MissingExtraError: PyTorch is not installed.
+        SpecError, UsageError, CaptureError: the source is wrong, or cannot run without data.
+    """
+    _need_torch()
+    from graphsim.frontends.torch.source import capture_source
+
+    return capture_source(source, optimizer=optimizer, **parameters).graph(first=first)
+
+
+def load_steps(source: str, *, optimizer: str, implementation: str = "", **parameters: Any) -> tuple[Graph, Graph]:
+    """Return step 1 and the steady step of ``torch:package.module:factory``, captured once.
+
+    Raises:
+        MissingExtraError: PyTorch is not installed.
+        SpecError, UsageError, UnknownNameError, CaptureError: as `load_torch`.
+    """
+    _need_torch()
+    from graphsim.frontends.torch.optimizers import named
+    from graphsim.frontends.torch.source import capture_source
+
+    captured = capture_source(source, optimizer=named(optimizer, implementation), **parameters)
+    return captured.graph(first=True), captured.graph()
+
+
+def _need_torch() -> None:
     try:
         import torch  # noqa: F401
     except ImportError:
         raise MissingExtraError("torch", "torch") from None
-    from graphsim.frontends.torch.capture import capture
-
-    return capture(module, inputs, optimizer=optimizer, loss=loss, step=step, name=name).graph(first=first)

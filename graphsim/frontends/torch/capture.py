@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from graphsim.frontends.torch.build import build_graph
 from graphsim.frontends.torch.fake import build, fake_tensors, faked, plain_transformers
 from graphsim.frontends.torch.observe import Observer
-from graphsim.frontends.torch.optimizers import make_optimizer, states
+from graphsim.frontends.torch.optimizers import describe, make_optimizer, states
 from graphsim.frontends.torch.record import Recording
 from graphsim.frontends.torch.scope import Scope
 from graphsim.frontends.torch.values import Values
@@ -59,7 +59,7 @@ def capture(
         scope = Scope(model, parameters)
         observer = Observer(fake, scope, values)
         _declare(observer, model, batch, optimize)
-        run = step or _default_step(loss)
+        run = step or default_step(loss)
         stack.enter_context(plain_transformers())
         stack.enter_context(scope.observed())
         stack.enter_context(_quiet_collector())
@@ -67,7 +67,8 @@ def capture(
             for _ in range(2):
                 _run_step(observer, run, model, batch, optimize)
         observer.seal()
-    attributes = {"training": {"target": "cpu"}, "batch": _batch_size(batch)}
+    training = {"target": "cpu", **describe(optimize)}
+    attributes = {"captured": f"torch {torch.__version__}", "training": training, "batch": _batch_size(batch)}
     return Capture(observer.recording, name or type(model).__name__, attributes)
 
 
@@ -99,7 +100,7 @@ def _declare(observer: Observer, model: nn.Module, batch: Any, optimizer: Any) -
             observer.declare(parameter.grad, f"{path}.grad", Role.GRADIENT, path.rpartition(".")[0])
 
 
-def _default_step(loss: Callable[..., Any] | None) -> Any:
+def default_step(loss: Callable[..., Any] | None) -> Any:
     """Return the usual step. The model's output goes when the loss is known; the loss stays to the end."""
     arity = 1 if loss is None else _arity(loss)
 

@@ -66,7 +66,7 @@ def _layer_norm(x: Any, shape: Any, weight: Any, bias: Any, eps: float) -> Any:
     return y, mean, deviation
 
 
-def _layer_norm_backward(grad: Any, x: Any, *rest: Any) -> Any:
+def _ordered_layer_norm_backward(grad: Any, x: Any, *rest: Any) -> Any:
     """The gradient of the input is in order, whatever the incoming one is (layer_norm.cpp)."""
     dx, *others = aten.native_layer_norm_backward.default(grad, x, *rest)
     if dx is not None:
@@ -96,7 +96,7 @@ FAKES: dict[Any, Callable[..., Any]] = {
     aten.mse_loss.default: _whole_loss(aten.mse_loss.default),
     aten.smooth_l1_loss.default: _whole_loss(aten.smooth_l1_loss.default),
     aten.native_layer_norm.default: _layer_norm,
-    aten.native_layer_norm_backward.default: _layer_norm_backward,
+    aten.native_layer_norm_backward.default: _ordered_layer_norm_backward,
     aten._softmax_backward_data.default: _softmax_backward,
     aten._log_softmax_backward_data.default: _softmax_backward,
     aten._grouped_mm.default: _grouped_mm,
@@ -178,6 +178,14 @@ def _mse_loss(args: Any, result: Any) -> int:
     return _bytes(args[0]) if reduction else 0
 
 
+def _lstm_forward(args: Any, result: Any) -> int:
+    return _lstm_sizes(args, lstm_forward_scratch, training=bool(args[-1]))
+
+
+def _lstm_backward(args: Any, result: Any) -> int:
+    return _lstm_sizes(args, lstm_backward_scratch)
+
+
 WORKSPACE: dict[Any, Workspace] = {
     aten.convolution.default: _convolution,
     aten.convolution_backward.default: _convolution_backward,
@@ -186,7 +194,9 @@ WORKSPACE: dict[Any, Workspace] = {
     aten.native_group_norm_backward.default: _group_norm_backward,
     aten.native_layer_norm_backward.default: _layer_norm_backward,
     aten.mse_loss.default: _mse_loss,
-    aten.mkldnn_rnn_layer.default: lambda args, result: _lstm_sizes(args, lstm_forward_scratch, training=bool(args[-1])),
+    aten.mkldnn_rnn_layer.default: lambda args, result: _lstm_sizes(
+        args, lstm_forward_scratch, training=bool(args[-1])
+    ),
     aten.mkldnn_rnn_layer_backward.default: lambda args, result: _lstm_sizes(args, lstm_backward_scratch),
 }
 """Scratch of CPU kernels, as graphsim.ops models it (the sources are named there)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -14,6 +15,14 @@ from torch.utils._pytree import tree_map_only
 from graphsim.errors import UnknownNameError, UsageError
 from graphsim.frontends.torch.fake import valued_fake
 from graphsim.frontends.torch.values import Evaluating, Values
+
+IMPLEMENTATIONS: dict[str, dict[str, Any]] = {
+    "": {},
+    "forloop": {"foreach": False},
+    "foreach": {"foreach": True},
+    "fused": {"fused": True},
+}
+"""Options that choose an implementation."""
 
 OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "sgd": partial(torch.optim.SGD, lr=1e-3),
@@ -38,13 +47,13 @@ def make_optimizer(optimizer: Any, model: nn.Module, fakes: Mapping[int, torch.T
     if optimizer is None:
         return None
     if isinstance(optimizer, str):
-        if optimizer not in OPTIMIZERS:
-            raise UnknownNameError("optimizer", optimizer, OPTIMIZERS)
-        optimizer = OPTIMIZERS[optimizer]
+        optimizer = named(optimizer)
     if isinstance(optimizer, torch.optim.Optimizer):
         return _over_fakes(optimizer, fakes, values)
     if not callable(optimizer):
-        raise UsageError(f"optimizer must be a name, a function of the parameters or an optimizer, not {optimizer!r:.60}")
+        raise UsageError(
+            f"optimizer must be a name, a function of the parameters or an optimizer, not {optimizer!r:.60}"
+        )
     trained = [p for p in model.parameters() if p.requires_grad]
     with values.fake, Evaluating(values):
         return optimizer(trained if trained else list(model.parameters()))
@@ -54,15 +63,42 @@ def _over_fakes(optimizer: Any, fakes: Mapping[int, torch.Tensor], values: Value
     """Return a copy of a user's optimizer over the fakes of its parameters; the user's own is left alone."""
 
     def one(tensor: torch.Tensor) -> torch.Tensor:
-        return fakes.get(id(tensor)) if id(tensor) in fakes else valued_fake(tensor, values)  # type: ignore[return-value]
+        return fakes[id(tensor)] if id(tensor) in fakes else valued_fake(tensor, values)
 
     twin = copy.copy(optimizer)
     twin.param_groups = tree_map_only(torch.Tensor, one, optimizer.param_groups)
-    twin.state = type(optimizer.state)(optimizer.state.default_factory) if hasattr(optimizer.state, "default_factory") else {}
+    twin.state = defaultdict(dict)
     for parameter, state in optimizer.state.items():
         key = one(parameter) if isinstance(parameter, torch.Tensor) else parameter
         twin.state[key] = tree_map_only(torch.Tensor, lambda t: valued_fake(t, values), state)
     return twin
+
+
+def named(name: str, implementation: str = "") -> Callable[..., Any]:
+    """Return the function that makes the optimizer of that name.
+
+    Raises:
+        UnknownNameError: there is no such optimizer or implementation.
+    """
+    if name not in OPTIMIZERS:
+        raise UnknownNameError("optimizer of torch.optim", name, OPTIMIZERS)
+    if implementation not in IMPLEMENTATIONS:
+        raise UnknownNameError("optimizer implementation", implementation, list(IMPLEMENTATIONS)[1:])
+    return partial(OPTIMIZERS[name], **IMPLEMENTATIONS[implementation])
+
+
+def describe(optimizer: Any) -> dict[str, str]:
+    """Return the fields of `Training` that say which optimizer it is, as far as they can."""
+    options = getattr(optimizer, "defaults", {})
+    name = type(optimizer).__name__.lower()
+    if name == "sgd" and options.get("momentum"):
+        name = "nesterov" if options.get("nesterov") else "momentum"
+    if name == "adam" and options.get("amsgrad"):
+        name = "amsgrad"
+    if name not in OPTIMIZERS:
+        return {}
+    form = "fused" if options.get("fused") else "foreach" if options.get("foreach") else "forloop"
+    return {"optimizer": name, "optimizer_impl": form}
 
 
 def states(optimizer: Any, model: nn.Module) -> Iterator[tuple[torch.Tensor, str, str]]:

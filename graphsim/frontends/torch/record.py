@@ -64,6 +64,7 @@ class Reference(weakref.ref):  # type: ignore[type-arg]
     def __new__(cls, target: Any, callback: Any, storage: Storage, key: int) -> Reference:
         return super().__new__(cls, target, callback)
 
+
 Operand = tuple[Storage, Geometry]
 
 

@@ -463,8 +463,18 @@ def whisper() -> Case:
 
 @transformer
 def wav2vec2() -> Case:
-    model = _build("Wav2Vec2ForCTC", vocab_size=30, conv_dim=[16, 16], conv_stride=[5, 2], conv_kernel=[10, 3],
-                   num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4, mask_time_prob=0.0, layerdrop=0.0, **SMALL)  # fmt: skip
+    model = _build(
+        "Wav2Vec2ForCTC",
+        vocab_size=30,
+        conv_dim=[16, 16],
+        conv_stride=[5, 2],
+        conv_kernel=[10, 3],
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=4,
+        mask_time_prob=0.0,
+        layerdrop=0.0,
+        **SMALL,
+    )
     return model, {"input_values": torch.randn(2, 400), "labels": torch.randint(1, 30, (2, 5))}
 
 

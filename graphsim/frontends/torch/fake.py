@@ -58,7 +58,9 @@ def faked(module: nn.Module, values: Values) -> Iterator[dict[int, torch.Tensor]
     Parameters, buffers and tensors that are plain attributes; no data is copied, and the module is
     as before afterwards.
     """
-    tables = [table for part in module.modules() for table in (part._parameters, part._buffers, part.__dict__)]
+    tables: list[dict[str, Any]] = []
+    for part in module.modules():
+        tables += [part._parameters, part._buffers, part.__dict__]
     replaced: list[tuple[dict[str, Any], str, torch.Tensor]] = []
     fakes: dict[int, torch.Tensor] = {}
     try:

@@ -39,7 +39,7 @@ class Signature(NamedTuple):
     writes_by_name: tuple[str, ...]
 
 
-class Observer(TorchDispatchMode):
+class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records what is dispatched under a `FakeTensorMode` entered before it.
 
     Storages are watched by weak references: torch keeps one Python object per storage alive as long as
@@ -47,7 +47,7 @@ class Observer(TorchDispatchMode):
     """
 
     def __init__(self, fake: FakeTensorMode, scope: Scope, values: Values) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.fake = fake
         self.values = values
         self.scope = scope
@@ -85,7 +85,9 @@ class Observer(TorchDispatchMode):
         return storage
 
     def _watch(self, actual: Any, storage: Storage, key: int) -> None:
-        storage.ref = Reference(actual, self._gone, storage, key)
+        reference = Reference(actual, self._gone)
+        reference.storage, reference.key = storage, key
+        storage.ref = reference
         self._live[key] = storage
         self.recording.storages.append(storage)
 
@@ -254,4 +256,4 @@ def _mark_gradient(outputs: list[Operand], parameter: str) -> None:
 
 
 def _geometry(tensor: torch.Tensor) -> Geometry:
-    return (tuple(tensor.shape), tensor.stride(), tensor.storage_offset(), tensor.dtype)
+    return (tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()), tensor.dtype)

@@ -53,16 +53,12 @@ class Storage:
 
 
 class Reference(weakref.ref):  # type: ignore[type-arg]
-    """A weak reference to torch's storage object that knows our record of it."""
+    """A weak reference to torch's storage object that knows our record of it; *key* is its address."""
 
     __slots__ = ("key", "storage")
 
-    def __init__(self, target: Any, callback: Any, storage: Storage, key: int) -> None:
-        super().__init__(target, callback)
-        self.storage, self.key = storage, key
-
-    def __new__(cls, target: Any, callback: Any, storage: Storage, key: int) -> Reference:
-        return super().__new__(cls, target, callback)
+    key: int
+    storage: Storage
 
 
 Operand = tuple[Storage, Geometry]

@@ -100,7 +100,7 @@ class Scope:
 
     def _remember(self, layer: str, position: int) -> None:
         """An autograd node takes its number right before its op is dispatched."""
-        self._nodes.setdefault(torch.autograd._get_sequence_nr() - 1, (layer, position))
+        self._nodes.setdefault(torch._C._autograd._get_sequence_nr() - 1, (layer, position))
 
     def _in_backward(self, position: int) -> Place:
         node = torch._C._current_autograd_node()
@@ -114,6 +114,6 @@ class Scope:
         parameter = ""
         kind = node.name()
         if kind == "torch::autograd::AccumulateGrad":
-            parameter = self.parameters.get(id(node.variable), "")
+            parameter = self.parameters.get(id(getattr(node, "variable", None)), "")
             layer, forward_of = parameter.rpartition(".")[0], BEFORE
         return Place(Phase.BACKWARD, layer, forward_of, parameter, kind)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from graphsim.errors import SpecError, UsageError, suggest
@@ -54,8 +54,9 @@ def _find(source: str) -> Callable[..., Any]:
     module_name, _, attribute = source.removeprefix(PREFIX).partition(":")
     if not module_name or not attribute:
         raise SpecError("write torch:package.module:function", source)
-    if os.getcwd() not in sys.path:  # as ``python -m`` does
-        sys.path.insert(0, os.getcwd())
+    here = str(Path.cwd())
+    if here not in sys.path:  # as ``python -m`` does
+        sys.path.insert(0, here)
     try:
         found: Any = import_module(module_name)
         for part in attribute.split("."):

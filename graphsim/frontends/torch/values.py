@@ -68,8 +68,9 @@ def _index(args: Any, content: Content) -> torch.Tensor:
 
 def _masked_select(args: Any, content: Content) -> torch.Tensor:
     x, mask = args
+    shape = (x + mask).shape
     with no_dispatch():
-        count = int(content(mask).expand(torch.broadcast_shapes(x.shape, mask.shape)).count_nonzero())
+        count = int(content(mask).expand(shape).count_nonzero())
     return x.new_empty(count)  # type: ignore[no-any-return]
 
 
@@ -214,11 +215,11 @@ class Values:
         return tree_map_only(torch.Tensor, one, result)
 
 
-class Evaluating(TorchDispatchMode):
+class Evaluating(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps values while a model or a batch is made under fake tensors."""
 
     def __init__(self, values: Values) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.values = values
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
 from graphsim.frontends.torch.build import build_graph
-from graphsim.frontends.torch.fake import build, fake_tensors, faked, plain_transformers
+from graphsim.frontends.torch.fake import build, guarded, hollow_tensors, hollowed
 from graphsim.frontends.torch.observe import Observer
 from graphsim.frontends.torch.optimizers import describe, make_optimizer, states
 from graphsim.frontends.torch.record import Recording
@@ -52,18 +52,18 @@ def capture(
     values = Values(fake)
     with ExitStack() as stack:
         model = module if isinstance(module, nn.Module) else build(module, values)
-        fakes = stack.enter_context(faked(model, values))
-        batch = build(inputs, values) if callable(inputs) else fake_tensors(inputs, values)
+        fakes = stack.enter_context(hollowed(model, values))
+        batch = build(inputs, values) if callable(inputs) else hollow_tensors(inputs, values)
         optimize = make_optimizer(optimizer, model, fakes, values)
         parameters = {id(p): path for path, p in model.named_parameters(remove_duplicate=False)}
         scope = Scope(model, parameters)
-        observer = Observer(fake, scope, values)
+        observer = Observer(scope, values)
         _declare(observer, model, batch, optimize)
         run = step or default_step(loss)
-        stack.enter_context(plain_transformers())
+        stack.enter_context(guarded(values))
         stack.enter_context(scope.observed())
         stack.enter_context(_quiet_collector())
-        with fake, observer:
+        with observer:
             for _ in range(2):
                 _run_step(observer, run, model, batch, optimize)
         observer.seal()

@@ -1,18 +1,18 @@
-"""Models and batches without bytes: built under fake tensors, or real ones whose tensors are exchanged for fakes."""
+"""Models and batches without bytes: built of hollow tensors, or real ones whose tensors are exchanged for hollow ones."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensor
+from torch.storage import _StorageBase
 from torch.utils._pytree import tree_map_only
 
-from graphsim.frontends.torch.values import Evaluating, Values, as_fake
+from graphsim.errors import CaptureError
+from graphsim.frontends.torch.values import NEEDS_DATA, Evaluating, Values, python_line
 
 
 @contextmanager
@@ -33,27 +33,19 @@ def without_initialization() -> Iterator[None]:
 
 
 def build(factory: Callable[..., Any], values: Values, **parameters: Any) -> Any:
-    """Return what *factory* makes, its tensors fake."""
-    with values.fake, Evaluating(values), without_initialization():
+    """Return what *factory* makes, its tensors hollow."""
+    with Evaluating(values), guarded(values), without_initialization():
         return factory(**parameters)
 
 
-def fake_tensors(given: Any, values: Values) -> Any:
-    """Return *given* (nested lists, tuples, dicts) with every real tensor replaced by a fake one."""
-    return tree_map_only(torch.Tensor, lambda tensor: valued_fake(tensor, values), given)
-
-
-def valued_fake(tensor: torch.Tensor, values: Values) -> torch.Tensor:
-    """Return the fake of *tensor*, the same each time, with its content if that is small."""
-    fake = as_fake(tensor, values.fake)
-    if fake is not tensor:
-        values.remember(fake, tensor)
-    return fake
+def hollow_tensors(given: Any, values: Values) -> Any:
+    """Return *given* (nested lists, tuples, dicts) with every real tensor replaced by a hollow one."""
+    return tree_map_only(torch.Tensor, values.adopt, given)
 
 
 @contextmanager
-def faked(module: nn.Module, values: Values) -> Iterator[dict[int, torch.Tensor]]:
-    """Exchange the tensors of *module* for fakes inside; yield the fakes by the id of the tensor they replace.
+def hollowed(module: nn.Module, values: Values) -> Iterator[dict[int, torch.Tensor]]:
+    """Exchange the tensors of *module* for hollow ones inside; yield these by the id of the tensor they replace.
 
     Parameters, buffers and tensors that are plain attributes; no data is copied, and the module is
     as before afterwards.
@@ -66,9 +58,9 @@ def faked(module: nn.Module, values: Values) -> Iterator[dict[int, torch.Tensor]
     try:
         for table in tables:
             for name, value in list(table.items()):
-                if isinstance(value, torch.Tensor) and not isinstance(value, FakeTensor):
+                if isinstance(value, torch.Tensor) and not values.hollows.is_hollow(value):
                     replaced.append((table, name, value))
-                    fakes[id(value)] = table[name] = valued_fake(value, values)
+                    fakes[id(value)] = table[name] = values.adopt(value)
         yield fakes
     finally:
         for table, name, value in replaced:
@@ -76,18 +68,40 @@ def faked(module: nn.Module, values: Values) -> Iterator[dict[int, torch.Tensor]
 
 
 @contextmanager
-def plain_transformers() -> Iterator[None]:
-    """Let transformers take the way of a real step: it builds other masks if it sees fake tensors.
+def guarded(values: Values) -> Iterator[None]:
+    """Keep Python from reading memory that is not there, where PyTorch does so without dispatching an op."""
+    storage_copy = _StorageBase.__deepcopy__
 
-    Source: transformers/utils/import_utils.py, ``is_tracing``.
-    """
-    module = sys.modules.get("transformers.utils.import_utils")
-    original = getattr(module, "is_fake_tensor", None)
-    if module is None or original is None:
-        yield
-        return
-    module.is_fake_tensor = lambda tensor: False  # type: ignore[attr-defined]
+    def tolist(tensor: torch.Tensor) -> Any:
+        return original["tolist"](_content(tensor, values))
+
+    def numpy(tensor: torch.Tensor, **options: Any) -> Any:
+        return original["numpy"](_content(tensor, values), **options)
+
+    def deepcopy(storage: Any, memo: Any) -> Any:
+        twin = values.hollows.storage_twin(storage)
+        if twin is None:
+            return storage_copy(storage, memo)
+        with values.fake:
+            copy = torch.empty(storage.nbytes(), dtype=torch.uint8, device="cpu")
+        return values.hollows.hollow(copy).untyped_storage()
+
+    original = {"tolist": torch.Tensor.tolist, "numpy": torch.Tensor.numpy}
+    torch.Tensor.tolist = tolist  # type: ignore[method-assign]
+    torch.Tensor.numpy = numpy  # type: ignore[method-assign, assignment]
+    _StorageBase.__deepcopy__ = deepcopy  # type: ignore[method-assign]
     try:
         yield
     finally:
-        module.is_fake_tensor = original  # type: ignore[attr-defined]
+        _StorageBase.__deepcopy__ = storage_copy  # type: ignore[method-assign]
+        del torch.Tensor.tolist, torch.Tensor.numpy  # those of the base class
+
+
+def _content(tensor: torch.Tensor, values: Values) -> torch.Tensor:
+    if not values.hollows.is_hollow(tensor):
+        return tensor
+    try:
+        return values.content(tensor)
+    except NEEDS_DATA as error:
+        reason = "the values of a tensor are read, which are not known without running the model"
+        raise CaptureError(reason, "", python_line()) from error

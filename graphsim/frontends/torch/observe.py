@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, UnsupportedOperatorException
+from torch._subclasses.fake_tensor import UnsupportedOperatorException
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -17,12 +15,10 @@ from graphsim.frontends.torch.inplace import unobserved_in_place
 from graphsim.frontends.torch.kernels import WORKSPACE
 from graphsim.frontends.torch.record import BEFORE, Executed, Geometry, Operand, Recording, Reference, Storage
 from graphsim.frontends.torch.scope import Scope
-from graphsim.frontends.torch.values import NEEDS_DATA, Values, as_fake
+from graphsim.frontends.torch.values import NEEDS_DATA, Values, python_line
 from graphsim.graph import Role
 
 aten = torch.ops.aten
-
-_FRAMEWORK = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
 
 SILENT_WRITES = {
     aten.native_batch_norm.default: (3, 4),
@@ -40,21 +36,20 @@ class Signature(NamedTuple):
 
 
 class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Records what is dispatched under a `FakeTensorMode` entered before it.
+    """Records what is dispatched, and runs it on hollow tensors.
 
     Storages are watched by weak references: torch keeps one Python object per storage alive as long as
     the storage, so its end is the end of the bytes. Nothing here may keep a tensor alive.
     """
 
-    def __init__(self, fake: FakeTensorMode, scope: Scope, values: Values) -> None:
+    def __init__(self, scope: Scope, values: Values) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.fake = fake
         self.values = values
         self.scope = scope
         self.recording = Recording()
         self._live: dict[int, Storage] = {}
         self._signatures: dict[Any, Signature] = {}
-        self._constants: list[Any] = []
+        self._constants = 0
 
     # -- storages ------------------------------------------------------------------------------
 
@@ -99,8 +94,6 @@ class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func.namespace == "prim":
-            return func(*args, **kwargs)
         if func is not aten.lift_fresh.default:
             args, kwargs = self._adopt(args), {name: self._adopt_one(value) for name, value in kwargs.items()}
         position = len(self.recording.ops)
@@ -139,11 +132,9 @@ class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _run(self, func: Any, args: Any, kwargs: Any, layer: str) -> Any:
         if func is aten.lift_fresh.default:
-            result = func(*args)
-            self.values.remember(result, args[0])
-            return result
+            return self.values.lift(args[0])
         try:
-            return self.values.call(func, args, kwargs)
+            return self.values.run(func, args, kwargs)
         except (*NEEDS_DATA, UnsupportedOperatorException) as error:
             raise CaptureError(_reason(func, error), layer, python_line()) from error
 
@@ -197,14 +188,13 @@ class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return tuple(self._adopt_one(value) for value in args)
 
     def _adopt_one(self, value: Any) -> Any:
-        """Replace a real tensor that the code brings along by its fake, which is the same each time."""
-        if isinstance(value, torch.Tensor) and not isinstance(value, FakeTensor):
-            fake = as_fake(value, self.fake)
-            if self.find(fake) is None:
-                self._constants.append((value, fake))
-                self.values.remember(fake, value)
-                self.declare(fake, f"constant.{len(self._constants)}", Role.BUFFER)
-            return fake
+        """Replace a real tensor that the code brings along by its hollow, which is the same each time."""
+        if isinstance(value, torch.Tensor) and not self.values.hollows.is_hollow(value):
+            hollow = self.values.adopt(value)
+            if self.find(hollow) is None:
+                self._constants += 1
+                self.declare(hollow, f"constant.{self._constants}", Role.BUFFER)
+            return hollow
         if isinstance(value, list):
             return [self._adopt_one(entry) for entry in value]
         return value
@@ -226,17 +216,6 @@ def _reason(func: Any, error: Exception) -> str:
     if isinstance(error, UnsupportedOperatorException):
         return f"{func} has no fake kernel, so its result is not known without running it"
     return f"{func} depends on the values of a tensor, which are not known without running the model"
-
-
-def python_line() -> str:
-    """Return ``file:line`` of the innermost frame outside of PyTorch and this package."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        path = frame.f_code.co_filename
-        if not path.startswith(_FRAMEWORK):
-            return f"{path}:{frame.f_lineno}"
-        frame = frame.f_back  # type: ignore[assignment]
-    return ""
 
 
 def _tensors(values: Sequence[Any]) -> Iterator[torch.Tensor]:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils._pytree import tree_map_only
 
 from graphsim.errors import UnknownNameError, UsageError
-from graphsim.frontends.torch.fake import valued_fake
+from graphsim.frontends.torch.fake import guarded
 from graphsim.frontends.torch.values import Evaluating, Values
 
 IMPLEMENTATIONS: dict[str, dict[str, Any]] = {
@@ -55,7 +55,7 @@ def make_optimizer(optimizer: Any, model: nn.Module, fakes: Mapping[int, torch.T
             f"optimizer must be a name, a function of the parameters or an optimizer, not {optimizer!r:.60}"
         )
     trained = [p for p in model.parameters() if p.requires_grad]
-    with values.fake, Evaluating(values):
+    with Evaluating(values), guarded(values):
         return optimizer(trained if trained else list(model.parameters()))
 
 
@@ -63,14 +63,14 @@ def _over_fakes(optimizer: Any, fakes: Mapping[int, torch.Tensor], values: Value
     """Return a copy of a user's optimizer over the fakes of its parameters; the user's own is left alone."""
 
     def one(tensor: torch.Tensor) -> torch.Tensor:
-        return fakes[id(tensor)] if id(tensor) in fakes else valued_fake(tensor, values)
+        return fakes[id(tensor)] if id(tensor) in fakes else values.adopt(tensor)
 
     twin = copy.copy(optimizer)
     twin.param_groups = tree_map_only(torch.Tensor, one, optimizer.param_groups)
     twin.state = defaultdict(dict)
     for parameter, state in optimizer.state.items():
         key = one(parameter) if isinstance(parameter, torch.Tensor) else parameter
-        twin.state[key] = tree_map_only(torch.Tensor, lambda t: valued_fake(t, values), state)
+        twin.state[key] = tree_map_only(torch.Tensor, values.adopt, state)
     return twin
 
 

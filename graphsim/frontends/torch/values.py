@@ -7,21 +7,23 @@ own token ids and masks, ``arange``, ``ones``, optimizer counters) is computed f
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
-    FakeTensor,
     FakeTensorMode,
 )
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from graphsim.frontends.torch.hollow import Hollows
 from graphsim.frontends.torch.kernels import FAKES
 
 aten = torch.ops.aten
@@ -106,13 +108,57 @@ class Values:
 
     def __init__(self, fake: FakeTensorMode) -> None:
         self.fake = fake
+        self.hollows = Hollows(fake)
+        self._adopted: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._random_state = torch.Generator().manual_seed(0).get_state()
 
     def remember(self, fake: torch.Tensor, real: torch.Tensor) -> None:
         """Keep a copy of *real* as the value of *fake*, if it is small and no parameter."""
-        if _is_small(real) and not isinstance(real, torch.nn.Parameter) and not isinstance(real, FakeTensor):
+        if _is_small(real) and not isinstance(real, torch.nn.Parameter):
             with no_dispatch():
                 setattr(fake, _KEY, _Value(real.detach().clone(), [True]))
+
+    # -- hollow tensors ------------------------------------------------------------------------
+
+    def adopt(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the hollow tensor that stands for a real one, the same each time; its content is kept if small."""
+        if self.hollows.is_hollow(tensor):
+            return tensor
+        known = self._adopted.get(id(tensor))
+        if known is None:
+            known = self._adopted[id(tensor)] = (tensor, self._hollow(tensor))
+        return known[1]
+
+    def lift(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the hollow tensor of one that Python code has just made of numbers."""
+        return tensor if self.hollows.is_hollow(tensor) else self._hollow(tensor)
+
+    def _hollow(self, tensor: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            twin = self.fake.from_tensor(tensor.detach())
+            self.remember(twin, tensor)
+            hollow = self.hollows.hollow(twin)
+        if isinstance(tensor, torch.nn.Parameter):
+            hollow = torch.nn.Parameter(hollow, tensor.requires_grad)
+        elif tensor.requires_grad:
+            hollow.requires_grad_()
+        if tensor.grad is not None:
+            hollow.grad = self.adopt(tensor.grad)
+        return hollow
+
+    def content(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the content of a hollow tensor.
+
+        Raises:
+            DataDependentOutputException: it is not known.
+        """
+        return self._content(self.hollows.twin(tensor))
+
+    def run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Return the hollow result of an op on hollow operands; raises as `call`."""
+        return self.hollows.call(self.call, func, args, kwargs)
+
+    # -- fake twins ----------------------------------------------------------------------------
 
     def call(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Return the fake result of an op.
@@ -216,7 +262,7 @@ class Values:
 
 
 class Evaluating(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Keeps values while a model or a batch is made under fake tensors."""
+    """Hollow tensors, and values of the small ones, while a model or a batch is made."""
 
     def __init__(self, values: Values) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -224,10 +270,10 @@ class Evaluating(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is aten.lift_fresh.default:
-            result = func(*args)
-            self.values.remember(result, args[0])
-            return result
-        return self.values.call(func, args, kwargs or {})
+            return self.values.lift(args[0])
+        adopt = self.values.adopt
+        args, kwargs = tree_map_only(torch.Tensor, adopt, (args, kwargs or {}))
+        return self.values.run(func, args, kwargs)
 
 
 def _leaves(args: Any, kwargs: Any) -> list[Any]:
@@ -254,8 +300,15 @@ def _is_small(tensor: torch.Tensor) -> bool:
     return tensor.numel() <= (MAX_FLOATS if tensor.is_floating_point() else MAX_INTEGERS)
 
 
-def as_fake(tensor: torch.Tensor, fake: FakeTensorMode) -> torch.Tensor:
-    """Return the fake of *tensor*, the same each time; its storage is shared as the real one's is."""
-    if isinstance(tensor, FakeTensor) and tensor.fake_mode is fake:
-        return tensor
-    return fake.from_tensor(tensor)
+_FRAMEWORK = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
+
+
+def python_line() -> str:
+    """Return ``file:line`` of the innermost frame outside of PyTorch and this package."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        path = frame.f_code.co_filename
+        if not path.startswith(_FRAMEWORK):
+            return f"{path}:{frame.f_lineno}"
+        frame = frame.f_back  # type: ignore[assignment]
+    return ""

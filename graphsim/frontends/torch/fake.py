@@ -1,4 +1,4 @@
-"""Models and batches without bytes: built of hollow tensors, or real ones whose tensors are exchanged for hollow ones."""
+"""Models and batches without bytes: made of hollow tensors, or real ones whose tensors are exchanged for them."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class Hollows:
         return hasattr(tensor, _TWIN) or hasattr(tensor.untyped_storage(), _TWIN)
 
     def twin(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return the fake twin of a hollow tensor; made anew if autograd or ``.data`` has made or changed the tensor."""
+        """Return the fake twin of a hollow tensor; made anew if autograd made the tensor or ``.data`` changed it."""
         known = getattr(tensor, _TWIN, None)
         base = getattr(tensor.untyped_storage(), _TWIN, None)
         if known is not None and _same(known, tensor, base):
@@ -70,21 +70,21 @@ class Hollows:
     def call(self, run: Callable[..., Any], func: Any, args: Any, kwargs: Any) -> Any:
         """Return the hollow result of ``run(func, args, kwargs)`` on the twins of the operands."""
         pairs: dict[int, torch.Tensor] = {}
-
-        def twin(value: Any) -> Any:
-            if isinstance(value, torch.Tensor):
-                found = self.twin(value)
-                pairs[id(found)] = value
-                return found
-            if isinstance(value, list | tuple):
-                return [twin(entry) for entry in value]
-            return value
-
-        args = [twin(value) for value in args]
-        kwargs = {name: twin(value) for name, value in kwargs.items()}
+        args = [self._twins(value, pairs) for value in args]
+        kwargs = {name: self._twins(value, pairs) for name, value in kwargs.items()}
         with self.fake:
             result = run(func, args, kwargs)
         return self._result(result, pairs)
+
+    def _twins(self, value: Any, pairs: dict[int, torch.Tensor]) -> Any:
+        """No closure: one that calls itself is a cycle, and would keep the operands until it is collected."""
+        if isinstance(value, torch.Tensor):
+            twin = self.twin(value)
+            pairs[id(twin)] = value
+            return twin
+        if isinstance(value, list | tuple):
+            return [self._twins(entry, pairs) for entry in value]
+        return value
 
     def _result(self, result: Any, pairs: dict[int, torch.Tensor]) -> Any:
         if isinstance(result, torch.Tensor):

@@ -15,9 +15,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
 from graphsim.frontends.torch.build import build_graph
-from graphsim.frontends.torch.fake import build, guarded, hollow_tensors, hollowed
 from graphsim.frontends.torch.observe import Observer
 from graphsim.frontends.torch.optimizers import describe, make_optimizer, states
+from graphsim.frontends.torch.prepare import build, guarded, hollow_tensors, hollowed
 from graphsim.frontends.torch.record import Recording
 from graphsim.frontends.torch.scope import Scope
 from graphsim.frontends.torch.values import Values

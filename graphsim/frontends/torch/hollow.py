@@ -47,9 +47,14 @@ class Hollows:
             self._storages[actual._cdata] = storage
         return storage
 
-    def storage_twin(self, storage: Any) -> torch.Tensor | None:
-        """Return a fake tensor over the twin of a hollow storage; None for a real storage."""
-        return getattr(storage, _TWIN, None)
+    def empty(self, nbytes: int) -> torch.Tensor:
+        """Return a new hollow tensor of *nbytes* bytes."""
+        with self.fake:
+            return self.hollow(torch.empty(nbytes, dtype=torch.uint8, device=_CPU))
+
+    def is_hollow_storage(self, storage: Any) -> bool:
+        """True if *storage* has a size and no memory."""
+        return hasattr(storage, _TWIN)
 
     def is_hollow(self, tensor: torch.Tensor) -> bool:
         """True if *tensor* has a size and no memory."""
@@ -58,7 +63,7 @@ class Hollows:
     def twin(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the fake twin of a hollow tensor; made anew if autograd made the tensor or ``.data`` changed it."""
         known = getattr(tensor, _TWIN, None)
-        base = getattr(tensor.untyped_storage(), _TWIN, None)
+        base: Any = getattr(tensor.untyped_storage(), _TWIN, None)
         if known is not None and _same(known, tensor, base):
             return known  # type: ignore[no-any-return]
         with self.fake, torch.no_grad():

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils._pytree import tree_map_only
 
 from graphsim.errors import UnknownNameError, UsageError
-from graphsim.frontends.torch.fake import guarded
+from graphsim.frontends.torch.prepare import guarded
 from graphsim.frontends.torch.values import Evaluating, Values
 
 IMPLEMENTATIONS: dict[str, dict[str, Any]] = {

@@ -70,31 +70,27 @@ def hollowed(module: nn.Module, values: Values) -> Iterator[dict[int, torch.Tens
 @contextmanager
 def guarded(values: Values) -> Iterator[None]:
     """Keep Python from reading memory that is not there, where PyTorch does so without dispatching an op."""
-    storage_copy = _StorageBase.__deepcopy__
+    storages: Any = _StorageBase
+    tensors: Any = torch.Tensor
+    copy_storage, to_list, to_numpy = storages.__deepcopy__, tensors.tolist, tensors.numpy
 
     def tolist(tensor: torch.Tensor) -> Any:
-        return original["tolist"](_content(tensor, values))
+        return to_list(_content(tensor, values))
 
     def numpy(tensor: torch.Tensor, **options: Any) -> Any:
-        return original["numpy"](_content(tensor, values), **options)
+        return to_numpy(_content(tensor, values), **options)
 
     def deepcopy(storage: Any, memo: Any) -> Any:
-        twin = values.hollows.storage_twin(storage)
-        if twin is None:
-            return storage_copy(storage, memo)
-        with values.fake:
-            copy = torch.empty(storage.nbytes(), dtype=torch.uint8, device="cpu")
-        return values.hollows.hollow(copy).untyped_storage()
+        if not values.hollows.is_hollow_storage(storage):
+            return copy_storage(storage, memo)
+        return values.hollows.empty(storage.nbytes()).untyped_storage()
 
-    original = {"tolist": torch.Tensor.tolist, "numpy": torch.Tensor.numpy}
-    torch.Tensor.tolist = tolist  # type: ignore[method-assign]
-    torch.Tensor.numpy = numpy  # type: ignore[method-assign, assignment]
-    _StorageBase.__deepcopy__ = deepcopy  # type: ignore[method-assign]
+    tensors.tolist, tensors.numpy, storages.__deepcopy__ = tolist, numpy, deepcopy
     try:
         yield
     finally:
-        _StorageBase.__deepcopy__ = storage_copy  # type: ignore[method-assign]
-        del torch.Tensor.tolist, torch.Tensor.numpy  # those of the base class
+        storages.__deepcopy__ = copy_storage
+        del tensors.tolist, tensors.numpy  # the base class has its own
 
 
 def _content(tensor: torch.Tensor, values: Values) -> torch.Tensor:

@@ -57,6 +57,7 @@ def capture(
         optimize = make_optimizer(optimizer, model, fakes, values)
         parameters = {id(p): path for path, p in model.named_parameters(remove_duplicate=False)}
         scope = Scope(model, parameters)
+        values.layer = scope.layer
         observer = Observer(scope, values)
         _declare(observer, model, batch, optimize)
         run = step or default_step(loss)

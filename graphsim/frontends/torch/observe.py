@@ -6,16 +6,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch._subclasses.fake_tensor import UnsupportedOperatorException
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from graphsim.errors import CaptureError
 from graphsim.frontends.torch.inplace import unobserved_in_place
 from graphsim.frontends.torch.kernels import WORKSPACE
 from graphsim.frontends.torch.record import BEFORE, Executed, Geometry, Operand, Recording, Reference, Storage
 from graphsim.frontends.torch.scope import Scope
-from graphsim.frontends.torch.values import NEEDS_DATA, Values, python_line
+from graphsim.frontends.torch.values import Values
 from graphsim.graph import Role
 
 aten = torch.ops.aten
@@ -103,7 +101,8 @@ class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         mutates: list[int] = []
         if func is not aten.lift_fresh.default:
             self._read(signature, args, kwargs, inputs, mutates, position)
-        result = self._run(func, args, kwargs, place.layer)
+        created = func is aten.lift_fresh.default
+        result = self.values.lift(args[0]) if created else self.values.run(func, args, kwargs)
         outputs = [self._operand(tensor, position) for tensor in _tensors((result,))]
         if not inputs and not outputs:  # marks of the profiler
             return result
@@ -129,14 +128,6 @@ class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             )
         )
         return result
-
-    def _run(self, func: Any, args: Any, kwargs: Any, layer: str) -> Any:
-        if func is aten.lift_fresh.default:
-            return self.values.lift(args[0])
-        try:
-            return self.values.run(func, args, kwargs)
-        except (*NEEDS_DATA, UnsupportedOperatorException) as error:
-            raise CaptureError(_reason(func, error), layer, python_line()) from error
 
     def _sign(self, func: Any) -> Signature:
         schema = func._schema
@@ -210,12 +201,6 @@ class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for storage in self.recording.storages:
             storage.ref = None
         self._live.clear()
-
-
-def _reason(func: Any, error: Exception) -> str:
-    if isinstance(error, UnsupportedOperatorException):
-        return f"{func} has no fake kernel, so its result is not known without running it"
-    return f"{func} depends on the values of a tensor, which are not known without running the model"
 
 
 def _tensors(values: Sequence[Any]) -> Iterator[torch.Tensor]:

@@ -21,7 +21,9 @@ def without_initialization() -> Iterator[None]:
 
     There is nothing to fill, and some (``trunc_normal_``) look at values, which fake tensors do not have.
     """
-    names = [name for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")]
+    public = [name for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")]
+    inner = [name for name in dir(nn.init) if name.startswith("_no_grad_")]  # for who holds the public ones
+    names = public + inner
     originals = {name: getattr(nn.init, name) for name in names}
     for name in names:
         setattr(nn.init, name, lambda tensor, *args, **kwargs: tensor)
@@ -100,4 +102,4 @@ def _content(tensor: torch.Tensor, values: Values) -> torch.Tensor:
         return values.content(tensor)
     except NEEDS_DATA as error:
         reason = "the values of a tensor are read, which are not known without running the model"
-        raise CaptureError(reason, "", python_line()) from error
+        raise CaptureError(reason, values.layer(), python_line()) from error

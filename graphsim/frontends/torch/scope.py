@@ -75,6 +75,10 @@ class Scope:
     def _step(self, change: int) -> None:
         self.stepping += change
 
+    def layer(self) -> str:
+        """Return the path of the module that is being called."""
+        return self.stack[-1] if self.stack else ""
+
     def begin_step(self) -> None:
         """Forget what belongs to the step before."""
         self.after_backward = False

@@ -18,11 +18,13 @@ from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
     FakeTensorMode,
+    UnsupportedOperatorException,
 )
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from graphsim.errors import CaptureError
 from graphsim.frontends.torch.hollow import Hollows
 from graphsim.frontends.torch.kernels import FAKES
 
@@ -109,6 +111,7 @@ class Values:
     def __init__(self, fake: FakeTensorMode) -> None:
         self.fake = fake
         self.hollows = Hollows(fake)
+        self.layer: Callable[[], str] = str
         self._adopted: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._random_state = torch.Generator().manual_seed(0).get_state()
 
@@ -155,8 +158,15 @@ class Values:
         return self._content(self.hollows.twin(tensor))
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Return the hollow result of an op on hollow operands; raises as `call`."""
-        return self.hollows.call(self.call, func, args, kwargs)
+        """Return the hollow result of an op on hollow operands.
+
+        Raises:
+            CaptureError: the result depends on data that is not known, or the op has no fake kernel.
+        """
+        try:
+            return self.hollows.call(self.call, func, args, kwargs)
+        except (*NEEDS_DATA, UnsupportedOperatorException) as error:
+            raise CaptureError(_reason(func, error), self.layer(), python_line()) from error
 
     # -- fake twins ----------------------------------------------------------------------------
 
@@ -301,6 +311,12 @@ def _is_small(tensor: torch.Tensor) -> bool:
 
 
 _FRAMEWORK = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
+
+
+def _reason(func: Any, error: Exception) -> str:
+    if isinstance(error, UnsupportedOperatorException):
+        return f"{func} has no fake kernel, so its result is not known without running it"
+    return f"{func} depends on the values of a tensor, which are not known without running the model"
 
 
 def python_line() -> str:

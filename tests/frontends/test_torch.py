@@ -67,6 +67,7 @@ def check(case: Case, optimizer: Any = adam, step: Any = None) -> None:
         trained = [p for p in model.parameters() if p.requires_grad]
         existing = [*model.parameters(), *model.buffers(), *batch_tensors(batch)]
         used = optimizer(trained)
+        existing += [t for state in used.state.values() for t in state.values() if isinstance(t, torch.Tensor)]
         real = count(lambda: (step or plain_step)(model, batch, used), existing)
     for first, expected in zip((True, False), real, strict=True):
         compare(boundaries(captured.graph(first=first)), expected)

@@ -42,6 +42,12 @@ def keep_gradients(model, batch, optimizer):
     optimizer.zero_grad(set_to_none=False)
 
 
+def log(model, batch, optimizer):
+    plain_step(model, batch, optimizer)
+    norm = sum(p.grad.norm().item() for p in model.parameters() if p.grad is not None)
+    assert f"{norm:.3f} {2 * norm}"
+
+
 def zero_late(model, batch, optimizer):
     loss = model(*batch)
     optimizer.zero_grad()
@@ -62,7 +68,7 @@ class Averaged:
                 mean.lerp_(parameter, 0.01)
 
 
-@pytest.mark.parametrize("step", [accumulate, clip, keep_gradients, zero_late])
+@pytest.mark.parametrize("step", [accumulate, clip, keep_gradients, log, zero_late])
 @pytest.mark.parametrize("name", ["mlp", "cnn", "tied_and_frozen"])
 def test_steps_of_the_user_are_exact(name, step):
     check(PLAIN[name](), step=step)
@@ -207,7 +213,13 @@ class Branch(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "how", [lambda y: y.max() > 0, lambda y: y.tolist(), lambda y: y.detach().numpy(), lambda y: len(y[y > 0])]
+    "how",
+    [
+        lambda y: y.max() > 0,
+        lambda y: y.tolist(),
+        lambda y: y.detach().numpy(),
+        lambda y: len(y[y > 0]),
+    ],
 )
 def test_control_flow_on_data_names_module_and_line(how):
     with pytest.raises(CaptureError) as caught:
@@ -215,6 +227,11 @@ def test_control_flow_on_data_names_module_and_line(how):
     assert "module '0'" in str(caught.value)
     assert "test_torch_steps.py:" in caught.value.line
     assert torch.ones(2).tolist() == [1.0, 1.0]
+
+
+def test_a_decision_by_a_number_that_was_read_names_the_line():
+    with pytest.raises(CaptureError, match=r"test_torch_steps\.py:\d+"):
+        gs.from_torch(nn.Sequential(Branch(lambda y: y.max().item() > 0)), torch.randn(2, 4))
 
 
 def test_wrong_optimizers():

@@ -56,7 +56,7 @@ def capture(
         batch = build(inputs, values) if callable(inputs) else hollow_tensors(inputs, values)
         optimize = make_optimizer(optimizer, model, fakes, values)
         parameters = {id(p): path for path, p in model.named_parameters(remove_duplicate=False)}
-        scope = Scope(model, parameters)
+        scope = Scope(model, parameters, values)
         values.layer = scope.layer
         observer = Observer(scope, values)
         _declare(observer, model, batch, optimize)

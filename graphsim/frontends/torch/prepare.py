@@ -12,7 +12,7 @@ from torch.storage import _StorageBase
 from torch.utils._pytree import tree_map_only
 
 from graphsim.errors import CaptureError
-from graphsim.frontends.torch.values import NEEDS_DATA, Evaluating, Values, python_line
+from graphsim.frontends.torch.values import NEEDS_DATA, Evaluating, Unknown, Values, python_line
 
 
 @contextmanager
@@ -74,7 +74,15 @@ def guarded(values: Values) -> Iterator[None]:
     """Keep Python from reading memory that is not there, where PyTorch does so without dispatching an op."""
     storages: Any = _StorageBase
     tensors: Any = torch.Tensor
-    copy_storage, to_list, to_numpy = storages.__deepcopy__, tensors.tolist, tensors.numpy
+    copy_storage, to_list, to_numpy, to_item = storages.__deepcopy__, tensors.tolist, tensors.numpy, tensors.item
+
+    def item(tensor: torch.Tensor) -> Any:
+        values.reading, values.read_unknown = values.reading + 1, False
+        try:
+            number = to_item(tensor)
+        finally:
+            values.reading -= 1
+        return Unknown("nan") if values.read_unknown and not values.reading else number
 
     def tolist(tensor: torch.Tensor) -> Any:
         return to_list(_content(tensor, values))
@@ -87,12 +95,12 @@ def guarded(values: Values) -> Iterator[None]:
             return copy_storage(storage, memo)
         return values.hollows.empty(storage.nbytes()).untyped_storage()
 
-    tensors.tolist, tensors.numpy, storages.__deepcopy__ = tolist, numpy, deepcopy
+    tensors.tolist, tensors.numpy, tensors.item, storages.__deepcopy__ = tolist, numpy, item, deepcopy
     try:
         yield
     finally:
         storages.__deepcopy__ = copy_storage
-        del tensors.tolist, tensors.numpy  # the base class has its own
+        del tensors.tolist, tensors.numpy, tensors.item  # the base class has its own
 
 
 def _content(tensor: torch.Tensor, values: Values) -> torch.Tensor:

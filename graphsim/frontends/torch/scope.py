@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from graphsim.frontends.torch.record import BEFORE
+from graphsim.frontends.torch.values import Values
 from graphsim.graph import Phase
 
 
@@ -31,9 +32,11 @@ class Scope:
     Args:
         model: the module whose paths name the layers.
         parameters: names of parameters by the id of their tensor.
+        values: told when an optimizer steps.
     """
 
-    def __init__(self, model: nn.Module, parameters: Mapping[int, str]) -> None:
+    def __init__(self, model: nn.Module, parameters: Mapping[int, str], values: Values) -> None:
+        self.values = values
         self.paths = {id(module): name for name, module in model.named_modules()}
         self.parameters = parameters
         self.stack: list[str] = []
@@ -74,6 +77,7 @@ class Scope:
 
     def _step(self, change: int) -> None:
         self.stepping += change
+        self.values.reading += change  # an optimizer reads numbers (norms, counters), and only computes with them
 
     def layer(self) -> str:
         """Return the path of the module that is being called."""

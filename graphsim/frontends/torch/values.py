@@ -112,6 +112,8 @@ class Values:
         self.fake = fake
         self.hollows = Hollows(fake)
         self.layer: Callable[[], str] = str
+        self.reading = 0
+        self.read_unknown = False
         self._adopted: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._random_state = torch.Generator().manual_seed(0).get_state()
 
@@ -182,6 +184,9 @@ class Values:
         if values is not None and func is aten._local_scalar_dense.default:
             with no_dispatch():
                 return values[0].real.item()
+        if func is aten._local_scalar_dense.default and self.reading and operands[0].is_floating_point():
+            self.read_unknown = True
+            return 1.0
         try:
             result = FAKES.get(func, func)(*args, **kwargs)
         except NEEDS_DATA:
@@ -269,6 +274,17 @@ class Values:
             return fake
 
         return tree_map_only(torch.Tensor, one, result)
+
+
+class Unknown(float):
+    """A number read from a tensor without known values: good for a log, an error where code decides by it."""
+
+    def _decide(self, *_: object) -> bool:
+        reason = "code decides by a number of a tensor, which is not known without running the model"
+        raise CaptureError(reason, "", python_line())
+
+    __bool__ = __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = _decide
+    __hash__ = float.__hash__
 
 
 class Evaluating(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -184,6 +184,12 @@ def test_recompute_is_a_phase(name):
     assert {op.layer for op in again} >= {f"blocks.{i}.{j}" for i in range(3) for j in range(3)}
 
 
+def test_the_line_of_an_op_on_request():
+    graph = gs.from_torch(*PLAIN["unet"](), lines=True)
+    lines = {op.kind: op.attributes["line"] for op in graph.ops if op.phase is gs.Phase.FORWARD and op.kind != "hold"}
+    assert "architectures.py:" in lines["upsample_nearest2d"]
+
+
 def test_a_captured_graph_is_an_ordinary_graph():
     graph = gs.from_torch(*PLAIN["cnn"](), optimizer="adam")
     assert gs.Graph.from_json(graph.to_json()) == graph

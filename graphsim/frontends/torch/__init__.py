@@ -29,6 +29,7 @@ def from_torch(
     step: Step | None = None,
     first: bool = False,
     name: str = "",
+    lines: bool = False,
 ) -> Graph:
     """Return the graph of one training step of *module*.
 
@@ -44,6 +45,7 @@ def from_torch(
         step: ``step(model, batch, optimizer)``, in place of the usual zero_grad, forward, backward, step.
         first: return step 1, in which optimizer states are created; else the steady state (step 2).
         name: of the graph; default: the model's class.
+        lines: note the Python line of each op in its attribute ``line``.
 
     Raises:
         MissingExtraError: PyTorch is not installed.
@@ -52,7 +54,7 @@ def from_torch(
     _need_torch()
     from graphsim.frontends.torch.capture import capture
 
-    return capture(module, inputs, optimizer=optimizer, loss=loss, step=step, name=name).graph(first=first)
+    return capture(module, inputs, optimizer=optimizer, loss=loss, step=step, name=name, lines=lines).graph(first=first)
 
 
 def load_torch(source: str, *, first: bool = False, optimizer: Any = "adamw", **parameters: Any) -> Graph:

@@ -46,6 +46,7 @@ def capture(
     loss: Callable[..., Any] | None,
     step: Any,
     name: str = "",
+    lines: bool = False,
 ) -> Capture:
     """Run two steps under observation; see `from_torch`."""
     fake = FakeTensorMode(allow_non_fake_inputs=True)
@@ -58,7 +59,7 @@ def capture(
         parameters = {id(p): path for path, p in model.named_parameters(remove_duplicate=False)}
         scope = Scope(model, parameters, values)
         values.layer = scope.layer
-        observer = Observer(scope, values)
+        observer = Observer(scope, values, lines=lines)
         _declare(observer, model, batch, optimize)
         run = step or default_step(loss)
         stack.enter_context(guarded(values))

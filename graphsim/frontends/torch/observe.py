@@ -13,7 +13,7 @@ from graphsim.frontends.torch.inplace import unobserved_in_place
 from graphsim.frontends.torch.kernels import WORKSPACE
 from graphsim.frontends.torch.record import BEFORE, Executed, Geometry, Operand, Recording, Reference, Storage
 from graphsim.frontends.torch.scope import Scope
-from graphsim.frontends.torch.values import Values
+from graphsim.frontends.torch.values import Values, python_line
 from graphsim.graph import Role
 
 aten = torch.ops.aten
@@ -40,9 +40,10 @@ class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     the storage, so its end is the end of the bytes. Nothing here may keep a tensor alive.
     """
 
-    def __init__(self, scope: Scope, values: Values) -> None:
+    def __init__(self, scope: Scope, values: Values, *, lines: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.values = values
+        self.lines = lines
         self.scope = scope
         self.recording = Recording()
         self._live: dict[int, Storage] = {}
@@ -125,6 +126,7 @@ class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 bool(place.node) and unobserved_in_place(signature.kind, place.node, args),
                 workspace(args, result) if workspace else 0,
                 int(flops(*args, **kwargs, out_val=result)) if flops else None,
+                python_line() if self.lines else "",
             )
         )
         return result

@@ -11,10 +11,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from architectures import PLAIN, Case  # noqa: E402
+from architectures_hf import TRANSFORMERS  # noqa: E402
+from live_storages import Boundary, count  # noqa: E402
+
 import graphsim as gs  # noqa: E402
 from graphsim.frontends.torch.capture import capture  # noqa: E402
-from tests.frontends.architectures import PLAIN, TRANSFORMERS, Case  # noqa: E402
-from tests.frontends.live_storages import Boundary, count  # noqa: E402
 
 
 def boundaries(graph: gs.Graph) -> list[Boundary]:

@@ -12,13 +12,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from architectures import PLAIN  # noqa: E402
+from test_torch import adam, boundaries, check, compare, count, plain_step, sgd  # noqa: E402
 from torch import nn  # noqa: E402
 
 import graphsim as gs  # noqa: E402
 from graphsim.errors import CaptureError, MissingExtraError, SpecError, UnknownNameError, UsageError  # noqa: E402
 from graphsim.frontends.torch.capture import capture  # noqa: E402
-from tests.frontends.architectures import PLAIN  # noqa: E402
-from tests.frontends.test_torch import adam, boundaries, check, compare, count, plain_step, sgd  # noqa: E402
 
 
 def accumulate(model, batch, optimizer):
@@ -123,7 +123,9 @@ def test_an_optimizer_object_is_captured_and_left_alone():
 def test_a_factory_gives_the_graph_of_the_real_model():
     def model():
         layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
-        return nn.Sequential(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.BatchNorm1d(5))
+        return nn.Sequential(
+            nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), copy.deepcopy(nn.BatchNorm1d(5))
+        )
 
     made = gs.from_torch(model, lambda: torch.randn(4, 5, 32), optimizer="adam")
     real = gs.from_torch(model(), torch.randn(4, 5, 32), optimizer="adam")
@@ -161,6 +163,41 @@ def test_roles_layers_and_names():
     assert (backward.layer, backward.forward_of) == ("body.5", "body.5.native_group_norm")
     run = gs.simulate(graph)
     assert sum(run.by_role(run.peak_execution).values()) == run.peak
+
+
+def test_batch_norm_can_run_again_without_updating_its_statistics_again():
+    graph = gs.from_torch(*PLAIN["cnn"](), optimizer="sgd")
+    (normalize,) = (op for op in graph.ops if op.kind == "native_batch_norm")
+    (update,) = (op for op in graph.ops if op.kind == "update_running_stats")
+    assert not normalize.mutates
+    assert update.mutates == ("body.1.running_mean", "body.1.running_var")
+    assert not any(op.kind == "update_running_stats" for op in gs.from_torch(evaluated(), torch.randn(2, 4)).ops)
+
+
+def evaluated():
+    return nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)).eval()
+
+
+def test_sums_of_gradients_are_in_place_as_they_are_without_an_observer():
+    graph = gs.from_torch(*PLAIN["checkpoint_reentrant"](), optimizer="sgd")
+    sums = [op for op in graph.ops if op.kind == "add_" and op.phase is gs.Phase.BACKWARD]
+    assert sums
+    assert all(op.mutates == op.inputs[:1] for op in sums)
+
+
+def test_attention_adds_its_mask_in_place():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(8, 8)
+
+        def forward(self, x):
+            q = self.linear(x)
+            return nn.functional.scaled_dot_product_attention(q, q, q, dropout_p=0.1, is_causal=True).mean()
+
+    graph = gs.from_torch(Attention(), torch.randn(1, 2, 5, 8))
+    before = {after.kind: op for op, after in zip(graph.ops, graph.ops[1:], strict=False)}
+    assert before["_safe_softmax"].kind == "add_"
 
 
 def test_a_perfect_planner_needs_less_than_eager():

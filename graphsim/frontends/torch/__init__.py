@@ -1,8 +1,9 @@
 """Any ``nn.Module``: its whole training step, captured without weights and without running a kernel.
 
-The step runs twice under PyTorch's fake tensors (shapes, strides and storages, no data) while an observer
-records every dispatched op, what it allocates, aliases and overwrites, and when each storage dies.
-The second run is the steady state; the first one creates the optimizer's states.
+The step runs twice on hollow tensors (shapes, strides and storages without memory; PyTorch's fake tensors
+say what each op returns) while an observer records every dispatched op, what it allocates, aliases and
+overwrites, and when each storage dies. The second run is the steady state; the first one creates the
+optimizer's states.
 """
 
 from __future__ import annotations

@@ -36,6 +36,8 @@ class _Builder:
         for position in range(self.begin, self.end):
             executed = self.recording.ops[position]
             read = self._emit(position, executed)
+            if executed.kind == "native_batch_norm" and executed.statistics:
+                self._update_statistics(executed)
             self._hold(executed.phase, executed.layer, deaths.get(position + 1, ()), read)
         return Graph(self.ops, self.tensors.values(), outputs=self._kept(), name=name, attributes=attributes)
 
@@ -112,6 +114,26 @@ class _Builder:
         )
         return {id(storage) for storage, _ in (*executed.inputs, *executed.outputs)}
 
+    def _update_statistics(self, executed: Executed) -> None:
+        """Batch norm in training overwrites its running statistics, which its schema does not say.
+
+        An op of its own, as in graphsim.ops.norm: a recompute must not update the statistics again.
+        """
+        batch = [self._name(operand) for operand in executed.outputs[1:]]
+        running = [self._name(operand) for operand in executed.inputs[-2:]]
+        name = self._unique(_stem(executed.layer, "update_running_stats", executed.phase))
+        self.ops.append(
+            Op(
+                name,
+                "update_running_stats",
+                (*batch, *running),
+                (),
+                executed.phase,
+                executed.layer,
+                mutates=tuple(running),
+            )
+        )
+
     def _outputs(self, name: str, position: int, executed: Executed, inputs: list[str]) -> list[str]:
         """Name the results; those over storages that the op did not allocate are aliases."""
         outputs: list[str] = []
@@ -145,7 +167,7 @@ class _Builder:
 
     def _in_place(self, position: int, executed: Executed) -> bool:
         """True if the result takes the place of the first operand, which has no other use and dies here."""
-        if not executed.inplace:
+        if not (executed.inplace or self._masks_scores(position, executed)):
             return False
         (first, geometry), *others = executed.inputs
         result, result_geometry = executed.outputs[0]
@@ -155,6 +177,17 @@ class _Builder:
             and first.nbytes == result.nbytes
             and geometry[0] == result_geometry[0]
         )
+
+    def _masks_scores(self, position: int, executed: Executed) -> bool:
+        """True for the mask that attention adds to its scores, in place unless observed.
+
+        Source: aten/src/ATen/native/transformers/attention.cpp, ``_scaled_dot_product_attention_math``,
+        the only user of ``_safe_softmax``.
+        """
+        if executed.kind != "add" or position + 1 >= self.end or len(executed.inputs) != 2:
+            return False
+        following = self.recording.ops[position + 1]
+        return following.kind == "_safe_softmax" and following.inputs[0][0] is executed.outputs[0][0]
 
     def _owner(self, executed: Executed) -> str:
         """Return the module of the parameters that an op of the optimizer works on, if it is one."""

@@ -87,6 +87,8 @@ class Hollows:
             twin = self.twin(value)
             pairs[id(twin)] = value
             return twin
+        if isinstance(value, torch.UntypedStorage) and self.is_hollow_storage(value):
+            return getattr(value, _TWIN).untyped_storage()
         if isinstance(value, list | tuple):
             return [self._twins(entry, pairs) for entry in value]
         return value
@@ -100,10 +102,11 @@ class Hollows:
         return result
 
     def _refit(self, operand: torch.Tensor, twin: torch.Tensor) -> torch.Tensor:
-        """Follow an op that resized or restrided its operand."""
-        if twin.shape != operand.shape or twin.untyped_storage().nbytes() != operand.untyped_storage().nbytes():
+        """Follow an op that gave its operand another shape or storage."""
+        storage = self._storage(twin)
+        if twin.shape != operand.shape or storage._cdata != operand.untyped_storage()._cdata:
             with no_dispatch(), torch.no_grad():
-                operand.set_(self._storage(twin), twin.storage_offset(), twin.shape, twin.stride())
+                operand.set_(storage, twin.storage_offset(), twin.shape, twin.stride())
         return operand
 
 

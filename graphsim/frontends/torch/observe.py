@@ -18,12 +18,6 @@ from graphsim.graph import Role
 
 aten = torch.ops.aten
 
-SILENT_WRITES = {
-    aten.native_batch_norm.default: (3, 4),
-    aten.cudnn_batch_norm.default: (3, 4),
-}
-"""Arguments that are overwritten though the schema does not say so (running statistics, in training)."""
-
 
 class Signature(NamedTuple):
     """What the schema of an op says."""
@@ -127,6 +121,7 @@ class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 workspace(args, result) if workspace else 0,
                 int(flops(*args, **kwargs, out_val=result)) if flops else None,
                 python_line() if self.lines else "",
+                func is aten.native_batch_norm.default and bool(args[5]) and args[3] is not None,
             )
         )
         return result
@@ -141,7 +136,7 @@ class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         positions = tuple(number for number, argument in written if not argument.kwarg_only)
         names = tuple(argument.name for _, argument in written)
         kind = schema.name.removeprefix("aten::")
-        signature = Signature(kind, positions + SILENT_WRITES.get(func, ()), names)
+        signature = Signature(kind, positions, names)
         self._signatures[func] = signature
         return signature
 

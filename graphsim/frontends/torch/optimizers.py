@@ -1,4 +1,4 @@
-"""Optimizers by name, by class or as they are, over fake parameters."""
+"""Optimizers by name, by class or as they are, over hollow parameters."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {
 
 
 def make_optimizer(optimizer: Any, model: nn.Module, fakes: Mapping[int, torch.Tensor], values: Values) -> Any:
-    """Return an optimizer of the fake parameters of *model*.
+    """Return an optimizer of the hollow parameters of *model*.
 
     Raises:
         UnknownNameError: no optimizer has that name.
@@ -60,7 +60,7 @@ def make_optimizer(optimizer: Any, model: nn.Module, fakes: Mapping[int, torch.T
 
 
 def _over_fakes(optimizer: Any, fakes: Mapping[int, torch.Tensor], values: Values) -> Any:
-    """Return a copy of a user's optimizer over the fakes of its parameters; the user's own is left alone."""
+    """Return a copy of a user's optimizer over the hollow ones of its parameters; the user's own is left alone."""
 
     def one(tensor: torch.Tensor) -> torch.Tensor:
         return fakes[id(tensor)] if id(tensor) in fakes else values.adopt(tensor)

@@ -73,6 +73,7 @@ class Executed:
         mutates: which of *inputs* it overwrites.
         forward_of: the forward op whose autograd node dispatched it, or `BEFORE`.
         gradient_of: the parameter whose ``.grad`` it hands over to the result, if any.
+        statistics: batch norm that updates its running statistics, the last two inputs.
         inplace: PyTorch would write the result over the first operand if nobody observed, see `inplace`.
         line: ``file:line`` of the Python code, if asked for.
     """
@@ -89,6 +90,7 @@ class Executed:
     workspace: int = 0
     flops: int | None = None
     line: str = ""
+    statistics: bool = False
 
 
 @dataclass(slots=True)

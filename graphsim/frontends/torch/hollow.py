@@ -47,11 +47,6 @@ class Hollows:
             self._storages[actual._cdata] = storage
         return storage
 
-    def empty(self, nbytes: int) -> torch.Tensor:
-        """Return a new hollow tensor of *nbytes* bytes."""
-        with self.fake:
-            return self.hollow(torch.empty(nbytes, dtype=torch.uint8, device=_CPU))
-
     def is_hollow_storage(self, storage: Any) -> bool:
         """True if *storage* has a size and no memory."""
         return hasattr(storage, _TWIN)

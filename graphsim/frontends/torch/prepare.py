@@ -93,7 +93,7 @@ def guarded(values: Values) -> Iterator[None]:
     def deepcopy(storage: Any, memo: Any) -> Any:
         if not values.hollows.is_hollow_storage(storage):
             return copy_storage(storage, memo)
-        return values.hollows.empty(storage.nbytes()).untyped_storage()
+        return torch.empty(storage.nbytes(), dtype=torch.uint8).untyped_storage()
 
     tensors.tolist, tensors.numpy, tensors.item, storages.__deepcopy__ = tolist, numpy, item, deepcopy
     try:

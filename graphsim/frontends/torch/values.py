@@ -49,6 +49,9 @@ RANDOM = frozenset({aten.rand, aten.randn, aten.randint, aten.randperm})
 CONSTANT = {aten.zeros_like: 0, aten.new_zeros: 0, aten.ones_like: 1, aten.new_ones: 1}
 """Ops that read of their operand only the shape, and what they fill in."""
 
+REPLACES_STORAGE = frozenset({aten.set_.source_Storage, aten.set_.source_Storage_storage_offset})
+"""Ops after which a tensor has other content, which is not known."""
+
 NEEDS_DATA = (DataDependentOutputException, DynamicOutputShapeException)
 
 _KEY = "_graphsim_value"
@@ -180,7 +183,7 @@ class Values:
                 is not known.
         """
         operands = [leaf for leaf in _leaves(args, kwargs) if isinstance(leaf, torch.Tensor)]
-        values = _values(operands)
+        values = None if func in REPLACES_STORAGE else _values(operands)
         if values is not None and func is aten._local_scalar_dense.default:
             with no_dispatch():
                 return values[0].real.item()

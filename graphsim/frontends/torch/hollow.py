@@ -23,6 +23,18 @@ _CPU = torch.device("cpu")
 _TWIN = "_graphsim_twin"
 
 
+class _Twin:
+    """Holds the twin of a tensor; a copy of the tensor, which copies its attributes, has a twin of its own."""
+
+    __slots__ = ("fake",)
+
+    def __init__(self, fake: torch.Tensor | None) -> None:
+        self.fake = fake
+
+    def __deepcopy__(self, memo: object) -> _Twin:
+        return _Twin(None)
+
+
 class Hollows:
     """Pairs of hollow tensors and their fake twins."""
 
@@ -35,7 +47,7 @@ class Hollows:
         with no_dispatch(), torch.no_grad():
             tensor = torch.empty(0, dtype=twin.dtype)
             tensor.set_(self._storage(twin), twin.storage_offset(), twin.shape, twin.stride())
-        setattr(tensor, _TWIN, twin)
+        setattr(tensor, _TWIN, _Twin(twin))
         return tensor
 
     def _storage(self, twin: torch.Tensor) -> Any:
@@ -57,14 +69,15 @@ class Hollows:
 
     def twin(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the fake twin of a hollow tensor; made anew if autograd made the tensor or ``.data`` changed it."""
-        known = getattr(tensor, _TWIN, None)
+        holder = getattr(tensor, _TWIN, None)
+        known = None if holder is None else holder.fake
         base: Any = getattr(tensor.untyped_storage(), _TWIN, None)
         if known is not None and _same(known, tensor, base):
             return known  # type: ignore[no-any-return]
         with self.fake, torch.no_grad():
             known = torch.empty(0, dtype=tensor.dtype)
             known.set_(base.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
-        setattr(tensor, _TWIN, known)
+        setattr(tensor, _TWIN, _Twin(known))
         return known
 
     def call(self, run: Callable[..., Any], func: Any, args: Any, kwargs: Any) -> Any:

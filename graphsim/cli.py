@@ -26,6 +26,7 @@ from graphsim.cli_shared import (
     Spec,
     TargetName,
     ZeroGrad,
+    captured_steps,
     color,
     is_step,
     load_source,
@@ -58,7 +59,8 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
     "graphsim peak gpt2 --batch 8 --seq 1024 --optimizer adamw\n\n"
     "graphsim peak specs/vgg16.toml --target cpu --json\n\n"
     "graphsim peak gpt2 --set layers=24 --set width=1024 --set heads=16 --precision amp-bf16\n\n"
-    "graphsim peak gpt2 --allocator torch --allocator-options limit=16GiB,expandable_segments:True"
+    "graphsim peak gpt2 --allocator torch --allocator-options limit=16GiB,expandable_segments:True\n\n"
+    "graphsim peak torch:mypackage.models:make_model --batch 8"
 )
 def peak(
     spec: Spec,
@@ -104,8 +106,12 @@ def peak(
     )
     overrides = overrides_of(settings, batch=batch, seq=seq)
     answer: dict[str, Any] = {"policy": policy, "allocator": allocator, "allocator_options": allocator_options}
-    graph = load_source(spec, overrides)
-    report = report_step(graph, **answer) if is_step(spec) else peak_report(graph, training, **answer)
+    if spec.startswith("torch:"):
+        first, steady = captured_steps(spec, training, overrides)
+        report = report_step(steady, first=first, **answer)
+    else:
+        graph = load_source(spec, overrides)
+        report = report_step(graph, **answer) if is_step(spec) else peak_report(graph, training, **answer)
     reporter = REPORTERS["json"]() if as_json else REPORTERS["text"](width=width(), color=color())
     sys.stdout.write(reporter(report))
 

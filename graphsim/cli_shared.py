@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,8 +17,11 @@ from graphsim.frontends.expression import Value
 
 if TYPE_CHECKING:
     from graphsim.graph import Graph
+    from graphsim.training import Training
 
-Spec = Annotated[str, typer.Argument(help="A spec file, a shipped spec's name, or a graph's .json file.")]
+Spec = Annotated[
+    str, typer.Argument(help="A spec file, a shipped spec's name, a graph's .json file, or torch:module:function.")
+]
 Batch = Annotated[int | None, typer.Option(help="Samples per (micro-)batch: param 'batch'.")]
 Seq = Annotated[int | None, typer.Option(help="Sequence length: param 'seq'.")]
 OptimizerName = Annotated[
@@ -103,11 +107,31 @@ def is_step(source: str) -> bool:
 
 
 def step_of(source: str, overrides: dict[str, Value], first: bool, **training: Any) -> Graph:
-    """Return the training step of a spec, or the graph of a file as it stands."""
+    """Return the training step of a spec or of the user's own model, or the graph of a file as it stands."""
     from graphsim.training import Training, training_step
 
+    if source.startswith("torch:"):
+        steps = captured_steps(source, Training(**training), overrides)
+        return steps[0] if first else steps[1]
     graph = load_source(source, overrides)
     return graph if is_step(source) else training_step(graph, Training(**training), first=first)
+
+
+def captured_steps(source: str, training: Training, parameters: dict[str, Value]) -> tuple[Graph, Graph]:
+    """Return step 1 and the steady step of the user's own model.
+
+    Raises:
+        UsageError: an option asks for something that the captured code decides.
+    """
+    from graphsim.frontends.torch import load_steps
+    from graphsim.training import Training
+
+    plain = Training(optimizer=training.optimizer, optimizer_impl=training.optimizer_impl, target="cpu")
+    for name, value in replace(training, target="cpu").as_dict().items():
+        if value != getattr(plain, name):
+            raise UsageError(f"{name} = {value!r} is for specs; of {source} the step is captured as your code runs it")
+    implementation = training.optimizer_impl
+    return load_steps(source, optimizer=training.optimizer, implementation=implementation, **parameters)
 
 
 def write_file(path: Path, content: bytes) -> None:

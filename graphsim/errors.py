@@ -2,6 +2,7 @@
 
 GraphSimError
 ├─ SpecError            a spec is wrong: file, layer path, reason
+├─ CaptureError         a PyTorch step cannot be captured: module, line, reason
 ├─ UsageError           an option of a call or a command is wrong
 ├─ GraphError           not a DAG, a tensor read before it is written, or written twice
 ├─ ScheduleError        an op runs before its inputs exist, or reads a mutated value
@@ -29,6 +30,18 @@ class SpecError(GraphSimError):
         self.reason = _printable(reason)
         self.where = _printable(where)
         super().__init__(f"{self.where}: {self.reason}" if where else self.reason)
+
+
+class CaptureError(GraphSimError):
+    """A PyTorch step cannot run without data; ``layer`` is the module, ``line`` the place in the code."""
+
+    def __init__(self, reason: str, layer: str = "", line: str = "") -> None:
+        self.reason = _printable(reason)
+        self.layer = _printable(layer)
+        self.line = _printable(line)
+        where = [f"module '{self.layer}'"] if layer else []
+        where += [self.line] if line else []
+        super().__init__(f"{', '.join(where)}: {self.reason}" if where else self.reason)
 
 
 class UsageError(GraphSimError):

@@ -130,11 +130,22 @@ def peak(
     return _report(graph, chosen, (first, steady), allocator, allocator_options)
 
 
-def report_step(graph: Graph, *, policy: Policy = "eager", allocator: str = "", allocator_options: str = "") -> Report:
-    """Return the report of a *graph* that is a whole step already, simulated as it stands."""
+def report_step(
+    graph: Graph,
+    *,
+    first: Graph | None = None,
+    policy: Policy = "eager",
+    allocator: str = "",
+    allocator_options: str = "",
+) -> Report:
+    """Return the report of a *graph* that is a whole step already, simulated as it stands.
+
+    *first* is the graph of step 1, if that is another.
+    """
     run = simulate(graph, policy=policy)
+    before = run if first is None else simulate(first, policy=policy)
     options = {**Training().as_dict(), **dict(graph.attributes.get("training", {}))}
-    return _report(graph, Training(**options), (run, run), allocator, allocator_options)
+    return _report(graph, Training(**options), (before, run), allocator, allocator_options)
 
 
 def _report(

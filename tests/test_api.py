@@ -21,6 +21,7 @@ def test_the_public_names_are_these():
         "Simulation",
         "Tensor",
         "Training",
+        "from_torch",
         "load",
         "peak",
         "simulate",

@@ -23,6 +23,7 @@ FRONTENDS = Registry(
         "dtr": "graphsim.frontends.dtr:load_dtr",
         "json": "graphsim.frontends.json:load_json",
         "networkx": "graphsim.interchange:from_networkx",
+        "torch": "graphsim.frontends.torch:load_torch",
     },
 )
 
@@ -31,8 +32,9 @@ def load(source: Any, **parameters: Any) -> Graph:
     """Return the graph of *source*.
 
     Args:
-        source: a spec file or the name of a shipped spec, a graph's JSON file, a networkx DAG, or a DTR
-            operator log (.log or .jsonl).
+        source: a spec file or the name of a shipped spec, a graph's JSON file, a networkx DAG, a DTR
+            operator log (.log or .jsonl), or ``torch:package.module:factory``, your own function that
+            returns (model, inputs).
         parameters: values for a spec's ``[params]``, for instance ``batch=8``; ``mutations`` of a log.
 
     Raises:
@@ -40,6 +42,8 @@ def load(source: Any, **parameters: Any) -> Graph:
     """
     if hasattr(source, "adj") and hasattr(source, "nodes"):
         name = "networkx"
+    elif str(source).startswith("torch:"):
+        name = "torch"
     else:
         suffix = str(source).rpartition(".")[2]
         name = {"json": "json", "jsonl": "dtr", "log": "dtr"}.get(suffix, "spec")

@@ -413,3 +413,6 @@ def _width() -> int:
 
 def _color() -> bool:
     return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+
+from graphsim import cli_report  # noqa: E402, F401  # its commands register themselves

@@ -19,7 +19,7 @@ from graphsim.units import parse_bytes
 if TYPE_CHECKING:
     from graphsim.graph import Graph
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="graphsim",
     help="How much memory does training this model take, and what is alive at the peak? Exact, before anything is run.",
     no_args_is_help=True,
@@ -92,12 +92,15 @@ def peak(
     set_to_none: SetToNone = True,
     master_weights: MasterWeights = False,
     as_json: AsJson = False,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Also draw it: a .png, .svg or .pdf file (extra 'plot').")
+    ] = None,
 ) -> None:
     """Print the peak memory of a training step: how much, where, and what is live there."""
     from graphsim.report import peak as peak_report
     from graphsim.report import report_step
     from graphsim.reporters import REPORTERS
-    from graphsim.training import Training
+    from graphsim.training import Training, training_step
 
     training = Training(
         optimizer=optimizer,
@@ -116,6 +119,8 @@ def peak(
     graph = _load(spec, overrides)
     report = report_step(graph, **answer) if _is_step(spec) else peak_report(graph, training, **answer)
     reporter = REPORTERS["json"]() if as_json else REPORTERS["text"](width=_width(), color=_color())
+    if plot is not None:
+        cli_report.write_picture(plot, graph if _is_step(spec) else training_step(graph, training), policy)
     sys.stdout.write(reporter(report))
 
 
@@ -415,4 +420,4 @@ def _color() -> bool:
     return sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 
-from graphsim import cli_report  # noqa: E402, F401  # its commands register themselves
+from graphsim import cli_report  # noqa: E402  # its commands register themselves

@@ -98,15 +98,26 @@ def _plans(graph: Graph, limits: list[int], policy: str) -> list[PlanPoint]:
 
 def _facts(run: Simulation, first: bool, strategy: str, asked: dict[str, Any]) -> dict[str, str]:
     """Return what the head of the page says: what a graph knows of its own training, else what was asked."""
+    from graphsim.training import Training
+
     training = {**asked, **dict(run.graph.attributes.get("training", {}))}
+    chosen = Training(**training)
     facts = {
         "batch": str(run.graph.attributes.get("batch", "")),
-        "optimizer": f"{training['optimizer']} ({training['optimizer_impl']})".removesuffix(" ()"),
-        "precision": str(training["precision"]),
-        "target": str(training["target"]),
-        "mode": str(training["mode"]),
-        "micro-batches": str(training["accumulation"]) if training["accumulation"] != 1 else "",
-        "step": "1, which creates the optimizer states" if first else "2 and later",
+        "optimizer": f"{chosen.optimizer} ({chosen.implementation})" if chosen.mode == "train" else "",
+        "precision": chosen.precision,
+        "target": chosen.target,
+        "mode": chosen.mode,
+        "micro-batches": str(chosen.accumulation) if chosen.accumulation != 1 else "",
+        "step": ("1, which creates the optimizer states" if first else "2 and later") if chosen.mode == "train" else "",
         "strategy": strategy,
     }
     return {label: text for label, text in facts.items() if text}
+
+
+def write_picture(path: Path, graph: Graph, policy: str) -> None:
+    """Draw a step, simulated in program order, into a file whose suffix chooses the format."""
+    from graphsim.reporters.plot import picture
+    from graphsim.simulation import simulate
+
+    cli._write(path, picture(simulate(graph, policy=policy), path.suffix.lower()))  # type: ignore[arg-type]

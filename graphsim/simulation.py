@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from graphsim.errors import UnknownNameError
 from graphsim.graph import Graph, Op, Phase, Role
-from graphsim.index import NOTHING, Ints
+from graphsim.index import Ints
 from graphsim.liveness import POLICIES, LiveRanges, Policy, live_ranges
 from graphsim.schedule import Schedule
 from graphsim.trace import Trace, trace

@@ -6,7 +6,7 @@ function drawMoment() {
   const at = moment.hovered ?? moment.pinned;
   const op = opAt(at);
   const rows = liveAt(at);
-  const heading = at === DATA.peak.execution ? "At the peak" : moment.hovered === null ? "Pinned" : "Here";
+  const heading = at === DATA.peak.execution ? "At the peak" : moment.hovered === null ? "Pinned" : "At the pointer";
   const facts = [
     ["op", `${op.name} (${op.kind})`], ["layer", op.layer || "none"],
     ["phase", `${op.phase}, op ${formatInteger(at + 1)} of ${formatInteger(STEPS)}`],

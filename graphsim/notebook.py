@@ -51,5 +51,6 @@ def _row(role: str, size: int, total: int) -> str:
     color = ROLE_COLORS.get(role, "#8c8c8c")
     return (
         f'<tr><th style="text-align:left"><span style="color:{color}">&#9632;</span> {escape(role.replace("_", " "))}'
-        f"</th><td>{format_bytes(size)}</td><td>{size / max(1, total):.1%}</td></tr>"
+        f'</th><td style="text-align:right">{format_bytes(size)}</td>'
+        f'<td style="text-align:right">{size / max(1, total):.1%}</td></tr>'
     )

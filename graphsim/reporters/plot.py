@@ -87,7 +87,7 @@ def draw_timeline(axes: Axes, run: Simulation) -> None:
     axes.set_title(f"{_plain(run.graph.name)}: live bytes while each op runs", loc="left", fontsize=11)
     axes.set_xlabel("op, in order of execution")
     _byte_axis(axes, "y")
-    axes.legend(loc="upper left", fontsize=8, ncols=2, framealpha=0.9)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), fontsize=8, ncols=len(ROLE_COLORS), frameon=False)
 
 
 def _shade_phases(axes: Axes, run: Simulation) -> None:
@@ -137,7 +137,7 @@ def _byte_axis(axes: Axes, which: Literal["x", "y"]) -> None:
     step = 2 ** max(0, int(np.ceil(np.log2(max(1.0, (high - low) / 6)))))
     ticks = np.arange(np.ceil(max(0.0, low) / step) * step, high, step)
     axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_ticks(ticks, [format_bytes(int(tick)) for tick in ticks])
+    axis.set_ticks(ticks, [format_bytes(int(tick)).replace(".00 ", " ") for tick in ticks])
     axes.grid(axis=which, alpha=0.3)
 
 

@@ -52,7 +52,9 @@ def browser_path() -> str | None:
 def hostile_graph() -> Graph:
     """Two ops, every name of which tries to be more than a name."""
     names = [f"{HOSTILE}{i}" for i in range(3)]
-    tensors = [Tensor(name, (256,), role=role) for name, role in zip(names, [Role.INPUT, *[Role.ACTIVATION] * 2])]
+    tensors = [
+        Tensor(name, (256,), role=role) for name, role in zip(names, [Role.INPUT, *[Role.ACTIVATION] * 2], strict=True)
+    ]
     ops = [
         Op(f"op{HOSTILE}", HOSTILE, (names[0],), (names[1],), layer=f"a.{HOSTILE}"),
         Op(f"back{HOSTILE}", HOSTILE, (names[1],), (names[2],), Phase.BACKWARD, layer=HOSTILE, workspace=64),

@@ -244,8 +244,10 @@ def test_the_keyboard_reaches_everything(visit, html, run):
     low, high = page.evaluate(VIEW)
     assert high - low == len(run.schedule) / 4
     assert low <= run.peak_execution < high
+    page.keyboard.press("[")
+    assert page.evaluate(VIEW)[0] == low - (high - low) / 4
     page.keyboard.press("]")
-    assert page.evaluate(VIEW)[0] == low + (high - low) / 4
+    assert page.evaluate(VIEW) == [low, high]
     page.keyboard.press("0")
     assert page.evaluate(VIEW) == [0, len(run.schedule)]
 
@@ -370,5 +372,4 @@ def test_20_000_events_are_drawn_in_2_seconds_and_zoom_smoothly(visit):
         return times;
     }""")
     median = statistics.median(frames)
-    print(f"\n{run.trace.events_count:,} events: drawn in {ready:.0f} ms, a zoomed frame in {median:.0f} ms (median)")
     assert median < 100, f"a frame takes {median:.0f} ms"

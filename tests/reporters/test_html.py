@@ -121,7 +121,7 @@ def test_the_allocator_is_seen_while_each_op_runs(run, name):
 def test_segments_are_those_of_pytorchs_allocator_itself(run):
     event = int(moments(run)[run.peak_execution])
     pool, live = TorchPool(TorchCaching()), {}
-    for number, change in [pair for pair in zip(*run.trace.stream, strict=True)][: event + 1]:
+    for number, change in list(zip(*run.trace.stream, strict=True))[: event + 1]:
         if change > 0:
             live[number] = pool.malloc(int(change))
         else:
@@ -137,7 +137,8 @@ def test_moments_are_where_the_trace_says(run):
     trace, moment = run.trace, moments(run)
     live = np.cumsum(trace.stream[1])
     assert np.array_equal(live[moment], run.timeline)
-    last = {int(at): int(event) for at, event in sorted(zip(trace.execution, trace.malloc, strict=True)) if at != NOTHING}
+    mallocs = sorted(zip(trace.execution.tolist(), trace.malloc.tolist(), strict=True))
+    last = {at: event for at, event in mallocs if at != NOTHING}
     assert all(moment[at] == event for at, event in last.items())
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from graphsim import cli_plan, cli_run
+from graphsim import cli_plan, cli_report, cli_run
 from graphsim.cli_shared import (
     Accumulation,
     AsJson,
@@ -85,12 +86,15 @@ def peak(
     set_to_none: SetToNone = True,
     master_weights: MasterWeights = False,
     as_json: AsJson = False,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Also draw it: a .png, .svg or .pdf file (extra 'plot').")
+    ] = None,
 ) -> None:
     """Print the peak memory of a training step: how much, where, and what is live there."""
     from graphsim.report import peak as peak_report
     from graphsim.report import report_step
     from graphsim.reporters import REPORTERS
-    from graphsim.training import Training
+    from graphsim.training import Training, training_step
 
     training = Training(
         optimizer=optimizer,
@@ -107,17 +111,24 @@ def peak(
     overrides = overrides_of(settings, batch=batch, seq=seq)
     answer: dict[str, Any] = {"policy": policy, "allocator": allocator, "allocator_options": allocator_options}
     if spec.startswith("torch:"):
-        first, steady = captured_steps(spec, training, overrides)
-        report = report_step(steady, first=first, **answer)
+        first, step = captured_steps(spec, training, overrides)
+        report = report_step(step, first=first, **answer)
+    elif is_step(spec):
+        step = load_source(spec, overrides)
+        report = report_step(step, **answer)
     else:
         graph = load_source(spec, overrides)
-        report = report_step(graph, **answer) if is_step(spec) else peak_report(graph, training, **answer)
+        report = peak_report(graph, training, **answer)
+        step = training_step(graph, training) if plot else graph
+    if plot is not None:
+        cli_report.write_picture(plot, step, policy)
     reporter = REPORTERS["json"]() if as_json else REPORTERS["text"](width=width(), color=color())
     sys.stdout.write(reporter(report))
 
 
 app.command(epilog=cli_plan.PLAN_EXAMPLES)(cli_plan.plan)
 app.command(epilog=cli_plan.COMPARE_EXAMPLES)(cli_plan.compare)
+app.command(epilog=cli_report.REPORT_EXAMPLES)(cli_report.report)
 app.command(epilog=cli_run.REPLAY_EXAMPLES)(cli_run.replay)
 app.command(epilog=cli_run.EXPORT_EXAMPLES)(cli_run.export)
 app.command(epilog=cli_run.PACK_EXAMPLES)(cli_run.pack)

@@ -16,11 +16,12 @@ from graphsim.graph import Graph, Phase, Role
 from graphsim.index import NOTHING
 from graphsim.layout import Layout
 from graphsim.liveness import Policy
+from graphsim.notebook import summary_html
 from graphsim.ops import kinds
 from graphsim.options import configure
 from graphsim.simulation import LiveTensor, Simulation, simulate
 from graphsim.training import Training, chosen_training, training_step
-from graphsim.units import FLOATING
+from graphsim.units import FLOATING, format_bytes
 from graphsim.version import __version__
 
 SCHEMA = "graphsim-report/1"
@@ -99,6 +100,19 @@ class Report:
         for step in ("first", "steady"):
             data[step]["largest"] = [tensor._asdict() for tensor in getattr(self, step).largest]
         return json.dumps({"schema": SCHEMA, **data}, indent=2)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the peak, the timeline as a sparkline, the composition as a table."""
+        step = self.steady
+        setting = [f"batch {self.batch}", self.optimizer if self.mode == "train" else self.mode]
+        where = f"reached in {step.peak_phase}, by {step.peak_op}" if step.peak_op else "nothing is executed"
+        return summary_html(
+            f"{self.spec}: peak {format_bytes(step.peak_bytes)} ({step.peak_bytes:,} bytes)",
+            [" · ".join([*setting, self.precision, self.target, f"{self.policy} release"]), where],
+            step.by_role_at_peak,
+            step.timeline,
+            step.timeline_phase,
+        )
 
 
 def peak(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from graphsim.devices import DEVICES, device_of, op_seconds
 from graphsim.errors import UnknownNameError
 from graphsim.graph import HOLD, Graph, Op, Phase, Role
-from graphsim.index import NOTHING, Ints
+from graphsim.index import Ints
 from graphsim.liveness import POLICIES, LiveRanges, Policy, live_ranges
 from graphsim.schedule import Schedule
 from graphsim.trace import Trace, trace
@@ -128,31 +128,41 @@ class Simulation:
 
     def live_at(self, execution: int) -> list[LiveTensor]:
         """Return what is live while *execution* runs, largest first (workspace included)."""
-        ranges, names = self.live_ranges, list(self.graph.tensors)
-        live = []
-        for row in ranges.live_at(execution).tolist():
-            number = int(ranges.tensor[row])
-            producer = NOTHING if ranges.source[row] else int(self.schedule.ops[ranges.begin[row]])
-            op = None if producer == NOTHING else self.graph.ops[producer]
-            name = self._display_names.get(names[number], names[number])
-            live.append(
-                LiveTensor(
-                    name,
-                    int(ranges.nbytes[row]),
-                    self.tensor_roles[number],
-                    op.name if op else "",
-                    op.layer if op else name.rpartition(".")[0],
-                )
-            )
+        ranges = self.live_ranges
+        live = [self.storages[row] for row in ranges.live_at(execution).tolist()]
         if len(ranges.workspace) and ranges.workspace[execution]:
             op = self.op_at(execution)
             live.append(LiveTensor("workspace", int(ranges.workspace[execution]), "workspace", op.name, op.layer))
         return sorted(live, key=lambda tensor: -tensor.nbytes)
 
     @cached_property
+    def storages(self) -> list[LiveTensor]:
+        """What each row of the live ranges is: its name, its role, the op and the layer that made it."""
+        ranges, names = self.live_ranges, list(self.graph.tensors)
+        layers = {op.layer for op in self.graph.ops}
+        maker = self.schedule.ops[ranges.begin] if len(self.schedule) else ranges.begin
+        columns = (ranges.tensor, ranges.nbytes, ranges.source, maker)
+        made = []
+        for number, nbytes, source, producer in zip(*(column.tolist() for column in columns), strict=True):
+            op = None if source else self.graph.ops[producer]
+            name = self._display_names.get(names[number], names[number])
+            layer = op.layer if op else _owner(name, layers)
+            made.append(LiveTensor(name, nbytes, self.tensor_roles[number], op.name if op else "", layer))
+        return made
+
+    @cached_property
     def _display_names(self) -> dict[str, str]:
         """A gradient is best known by its alias ``<parameter>.grad``."""
         return {t.storage: t.name for t in self.graph.tensors.values() if t.role is Role.GRADIENT and t.storage}
+
+
+def _owner(name: str, layers: set[str]) -> str:
+    """Return the layer to which a source belongs: the longest part of its name that is one, else all but the last."""
+    outer = name.rpartition(".")[0]
+    layer = outer
+    while layer and layer not in layers:
+        layer = layer.rpartition(".")[0]
+    return layer or outer
 
 
 def op_costs(graph: Graph) -> npt.NDArray[np.float64]:

@@ -2,7 +2,8 @@
 
 Starts are the cheapest plan of the span strategies that fits and a greedy repair of program order; rounds
 of simulated annealing follow, each twice as long, from the start or from the best so far, until a round
-brings nothing. The cost is bounded from below by a knapsack at every op (see `remat.bound`).
+brings nothing. On a graph that CP-SAT can take (extra `solver`), retention intervals start from the best of
+that. The cost is bounded from below by a knapsack at every op (see `remat.bound`).
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 
-from graphsim.errors import UsageError
+from graphsim.errors import MissingExtraError, UsageError
 from graphsim.graph import Graph
 from graphsim.schedule import Schedule
 from graphsim.strategies.blocks import Blocks
@@ -22,15 +24,18 @@ from graphsim.strategies.plan import Plan, judge
 from graphsim.strategies.remat.bound import extra_cost
 from graphsim.strategies.remat.evaluation import Evaluation, evaluate
 from graphsim.strategies.remat.improve import improve
+from graphsim.strategies.remat.intervals import solve
 from graphsim.strategies.remat.problem import Problem, problem_of
 from graphsim.strategies.remat.repair import repair
 from graphsim.strategies.rotor import Rotor
 from graphsim.strategies.sqrt import Sqrt
 
 Progress = Callable[[str], None]
-_FIRST_ROUND = 0.7
+_FIRST_ROUND = 0.5
 _ROUNDS = 3
 """Rounds that are run in any case."""
+_SOLVED, _SOLVER_SECONDS = 600, 2.0
+"""Ops up to which the solver has its turn, and for how long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +87,7 @@ class Auto:
         best = min(cheap, key=_preference)
         search = _Rounds(problem, budget, base + bound, start + self.seconds, self.seed)
         try:
-            for state in search.run(best.schedule):
+            for state in chain(search.run(best.schedule), search.solve()):
                 if self.progress:
                     fits = "" if state.peak <= budget else ", does not fit yet"
                     extra = (state.cost / base - 1) if base else 0.0
@@ -124,6 +129,19 @@ class _Rounds:
             idle = idle + 1 if self.best is before else 0
             number += 1
             length *= 1.0 if number == 1 else 2.0
+
+    def solve(self) -> Iterator[Evaluation]:
+        """Yield what CP-SAT makes of the best sequence, if it is installed and the graph is small."""
+        seconds = min(_SOLVER_SECONDS, self.until - time.perf_counter())
+        if self.best is None or self._is_optimal() or self.problem.ops > _SOLVED or seconds < 0.5:
+            return
+        try:
+            hint = self.best.nodes if self.best.peak <= self.budget else None
+            answer = solve(self.problem, self.budget, seconds=seconds, seed=self.seed, hint=hint)
+        except MissingExtraError:
+            return
+        if answer.nodes is not None:
+            yield from self._offer(evaluate(self.problem, answer.nodes))
 
     def _offer(self, state: Evaluation) -> Iterator[Evaluation]:
         if self.best is None or self._rank(state) < self._rank(self.best):

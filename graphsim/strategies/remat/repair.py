@@ -114,6 +114,7 @@ class _Planner:
         self.state, self.budget, self.excess, self.keep = state, budget, excess, keep
         self.problem = state.problem
         self.units: list[int] = []
+        self.begun: set[int] = set()
         self.made: set[int] = set()
         self.longer: dict[int, int] = {}
 
@@ -141,8 +142,9 @@ class _Planner:
         """Plan to run *unit* before execution *before*, after what it needs; False if that cannot be."""
         state, problem = self.state, self.problem
         node = problem.ops + unit
-        if len(self.units) >= _DEEP or not problem.may_run(unit, next_op):
+        if unit in self.begun or len(self.begun) >= _DEEP or not problem.may_run(unit, next_op):
             return False
+        self.begun.add(unit)
         for value in problem.reads[node]:
             if value in self.made:
                 continue

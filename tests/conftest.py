@@ -7,7 +7,8 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "ops")]  # oracle, reference, generators
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE / room) for room in (".", "ops", "strategies/remat")]  # oracles, reference, generators
 
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("default")

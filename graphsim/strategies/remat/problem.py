@@ -232,6 +232,10 @@ class _Units:
             return 0
         if any(not self.writes[op] <= own for op in members):
             return 0
+        if any(
+            self.unit[op] != unit and self.made[op] for op in members
+        ):  # a view that also makes another unit's values
+            return 0
         changes = [
             mutators[at]
             for member in members

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from graphsim import cli_plan, cli_report, cli_run
+from graphsim import cli_fit, cli_plan, cli_report, cli_run
 from graphsim.cli_shared import (
     Accumulation,
     AsJson,
@@ -126,6 +126,7 @@ def peak(
     sys.stdout.write(reporter(report))
 
 
+app.command(epilog=cli_fit.FIT_EXAMPLES)(cli_fit.fit)
 app.command(epilog=cli_plan.PLAN_EXAMPLES)(cli_plan.plan)
 app.command(epilog=cli_plan.COMPARE_EXAMPLES)(cli_plan.compare)
 app.command(epilog=cli_report.REPORT_EXAMPLES)(cli_report.report)

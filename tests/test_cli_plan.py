@@ -79,7 +79,8 @@ def test_a_share_of_the_peak_is_a_budget_for_a_networkx_file(dag):
     data = json.loads(done.stdout)
     assert (data["budget_bytes"], data["peak_bytes"], data["base_time"]) == (50, 50, 16)
     assert data["proved_optimal"]
-    assert data["strategy"] == "none"
+    assert data["strategy"] == "auto"
+    assert data["overhead"] == 0
 
 
 def test_an_infeasible_budget_gets_a_witness_and_exit_code_1(dag):

@@ -93,7 +93,8 @@ def test_a_plain_dag_frees_each_output_after_its_last_reader(dag):
     wanted = [sum(dag.nodes[n]["bytes"] for n in order if order.index(n) <= t <= last[n]) for t in range(len(order))]
     graph = Graph.from_networkx(dag)
     assert gs.simulate(graph).timeline.tolist() == wanted
-    assert gs.simulate(graph).time == sum(dag.nodes[n]["time"] for n in dag)
+    total = sum(dag.nodes[n]["time"] for n in dag)
+    assert gs.simulate(graph).time == (total or len(dag))  # without any time, every node costs 1
 
 
 def test_a_graph_with_a_cycle_or_without_bytes_is_refused():

@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text as Styled
 
+from graphsim.fit import Fit
 from graphsim.folk import FORMULAS
 from graphsim.replay import Replay
 from graphsim.report import Report, StepReport
@@ -87,6 +88,28 @@ def replay_text(result: Replay) -> str:
             f"in use {miss.predicted_used:,} predicted, {miss.measured_used:,} measured; "
             f"held {miss.predicted_total:,} and {miss.measured_total:,}",
         ]
+    return "\n".join(lines) + "\n"
+
+
+def fit_text(answer: Fit) -> str:
+    """Return the answer to 'will it fit?' in a few lines."""
+    least, most = (format_bytes(size) for size in answer.context_bytes)
+    verdict = "fits" if answer.fits else ("may fit" if answer.perhaps else "does not fit")
+    lines = [
+        f"{answer.spec}: {verdict} in {format_bytes(answer.memory_bytes)}",
+        f"  {format_bytes(answer.need_bytes):>11}  held by PyTorch's caching allocator at its peak",
+        f"  {least} to {most}  CUDA context and library handles: unknown, depends on driver and versions",
+        f"  {format_bytes(answer.margin_bytes):>11}  left, with the most of that",
+        f"  largest batch that fits: {answer.max_batch:,}"
+        + (f"; largest sequence: {answer.max_seq:,}" if answer.max_seq is not None else ""),
+    ]
+    if answer.measures:
+        lines += ["", "What would save memory:"]
+    for measure in answer.measures:
+        stacked = (
+            "" if measure.stacked_need_bytes is None else f"; then {format_bytes(measure.stacked_need_bytes)} in all"
+        )
+        lines.append(f"  {format_bytes(measure.saved_bytes):>11}  {measure.name}, {measure.time:+.0%} time{stacked}")
     return "\n".join(lines) + "\n"
 
 

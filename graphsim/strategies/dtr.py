@@ -14,14 +14,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from graphsim.errors import UnknownNameError, UsageError
+from graphsim.errors import ScheduleError, UnknownNameError, UsageError
 from graphsim.graph import Graph
 from graphsim.schedule import Schedule
 from graphsim.simulation import op_costs
 from graphsim.strategies.dtr_program import Program
 from graphsim.strategies.dtr_scores import HEURISTICS, Local
 from graphsim.strategies.plan import Plan, judge
-from graphsim.strategies.search import Search
+from graphsim.strategies.search import Candidate, Search
 
 TRIALS = 4
 """Larger internal budgets that are tried when DTR thrashes within the one asked for."""
@@ -66,15 +66,23 @@ class Dtr:
         low, high, limit = budget, search.stored.peak, budget
         for _ in range(TRIALS):
             outcome = run(program, limit, self.heuristic, most=self.most)
-            if outcome.finished:
-                found.append(search.judge(Schedule(np.array(outcome.order, dtype=np.int64))))
-                if found[-1].peak <= budget:
+            candidate = self._judged(search, outcome) if outcome.finished else None
+            if candidate is None:
+                low = limit
+            else:
+                found.append(candidate)
+                if candidate.peak <= budget:
                     break
                 high = limit
-            else:
-                low = limit
             limit = (low + high) // 2
         return search.pick(found, budget).schedule
+
+    def _judged(self, search: Search, outcome: Outcome) -> Candidate | None:
+        """Return the run as a schedule; None if it overwrote something before its turn in program order."""
+        try:
+            return search.judge(Schedule(np.array(outcome.order, dtype=np.int64)))
+        except ScheduleError:
+            return None
 
 
 class Outcome(NamedTuple):

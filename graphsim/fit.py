@@ -1,0 +1,272 @@
+"""Will it fit? The need of a step beside a GPU's memory, the largest batch, and what would make it fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from graphsim.allocators.torch import TorchCaching
+from graphsim.errors import GraphSimError, SpecError
+from graphsim.graph import Graph
+from graphsim.simulation import Simulation, op_costs, simulate
+from graphsim.strategies import STRATEGIES
+from graphsim.training import Training, training_step
+
+CONTEXT = (135 * 2**20, 1536 * 2**20)
+"""Bytes that the CUDA context, loaded kernels and library handles take: no rule is known. The least is a
+T4 under CUDA 12.8 with lazy loading, the most what has been seen on V100 and A100 under CUDA 11."""
+_LARGEST = 2**24
+
+Load = Callable[[Mapping[str, Any]], Graph]
+"""Returns the forward graph of a spec with these params set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A change that saves memory. Bytes; `time` is the share of the step's roofline time that it adds.
+
+    Attributes:
+        need_bytes: with this change alone.
+        stacked_need_bytes: with it and all that stand before it in the list; None where it is not taken.
+    """
+
+    name: str
+    need_bytes: int
+    saved_bytes: int
+    time: float
+    stacked_need_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """The answer.
+
+    Attributes:
+        fits: the need fits into the memory, with the context at its largest.
+        perhaps: it fits only if the context is smaller than that.
+        memory_bytes: of the GPU; or what PyTorch may use, if that was asked about.
+        need_bytes: what PyTorch's allocator holds from the device at most, in step 1 and any later one.
+        context_bytes: (least, most) beside it: unknown within this range; zero where the memory is PyTorch's.
+        margin_bytes: what is left with the context at its largest; negative if it does not fit.
+        max_batch: largest batch that fits, where the next one does not; 0 if none does.
+        max_seq: the same for the sequence, if the model has one; else None.
+        simulations: settings that were simulated for the largest batch.
+        measures: what saves memory, first those taken until it fits, then the rest by bytes saved.
+    """
+
+    spec: str
+    fits: bool
+    perhaps: bool
+    memory_bytes: int
+    need_bytes: int
+    context_bytes: tuple[int, int]
+    margin_bytes: int
+    max_batch: int
+    max_seq: int | None
+    simulations: int
+    measures: tuple[Measure, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return asdict(self)
+
+
+def fit(
+    load: Load, params: Mapping[str, Any], training: Training, *, memory: int, context: tuple[int, int] = CONTEXT
+) -> Fit:
+    """Return whether a step fits into *memory* bytes, and what would change that.
+
+    Args:
+        load: makes the forward graph for params.
+        params: the params to begin with, such as ``batch``.
+        training: how it is trained.
+        memory: bytes of the GPU.
+        context: least and most bytes that are taken outside of PyTorch's allocator.
+
+    Raises:
+        GraphSimError: the model cannot be loaded or trained.
+    """
+    room = memory - context[1]
+
+    def held(**changed: int) -> int:
+        return need_of(load({**params, **changed}), training)
+
+    def held_by_length(seq: int) -> int:
+        try:
+            return held(seq=seq)
+        except SpecError:  # longer than the model's positions
+            return room + 1
+
+    graph = load(params)
+    need = need_of(graph, training)
+    has = dict(graph.attributes.get("params", {}))
+    batch, simulations = largest(lambda size: held(batch=size), start=int(has.get("batch", 1)), room=room)
+    sequence = None
+    if "seq" in has:
+        sequence, _ = largest(held_by_length, start=int(has["seq"]), room=room)
+    return Fit(
+        spec=graph.name,
+        fits=need <= room,
+        perhaps=room < need <= memory - context[0],
+        memory_bytes=memory,
+        need_bytes=need,
+        context_bytes=context,
+        margin_bytes=room - need,
+        max_batch=batch,
+        max_seq=sequence,
+        simulations=simulations,
+        measures=tuple(_measures(load, params, training, need, room)),
+    )
+
+
+def need_of(graph: Graph, training: Training, strategy: str = "") -> int:
+    """Return the bytes that PyTorch's allocator holds at most, in step 1 and any later one.
+
+    Short of memory it gives cached segments back and tries again, which takes time: a step may get by
+    with a little less.
+    """
+    firsts = (True, False) if training.mode == "train" else (False,)
+    runs = (_simulate(graph, training, first, strategy) for first in firsts)
+    return max(TorchCaching()(run.trace).reserved_peak for run in runs)
+
+
+def _simulate(graph: Graph, training: Training, first: bool, strategy: str) -> Simulation:
+    # From the third micro-batch on, each does to memory what the second did.
+    short = replace(training, accumulation=min(training.accumulation, 3))
+    step = training_step(graph, short, first=first)
+    return simulate(step, STRATEGIES[strategy]()(step).schedule if strategy else None)
+
+
+def largest(held: Callable[[int], int], *, start: int, room: int) -> tuple[int, int]:
+    """Return (the largest size that fits, calls): what is *held* for it fits *room*, for the next larger one not.
+
+    Bytes grow almost linearly with the size: a line through the ends of the bracket tells where they pass
+    the room, and looking a little beyond it closes the bracket from the other side. Sizes beyond
+    `_LARGEST` are not tried.
+    """
+    seen: dict[int, int] = {}
+    low, high = 0, _LARGEST + 1  # nothing always fits
+    guess = max(1, start)
+    while high - low > 1:
+        seen[guess] = held(guess)
+        if seen[guess] <= room:
+            low = guess
+        else:
+            high = guess
+        guess = _next_guess(seen, low, high, room)
+    return low, len(seen)
+
+
+def _next_guess(seen: Mapping[int, int], low: int, high: int, room: int) -> int:
+    """Return a size inside the bracket: by the line through its ends, a little to either side, or the middle."""
+    if low == 0 or high > _LARGEST:
+        return max(low + 1, min(high - 1, _beyond(seen, low, high, room)))
+    border = low + (high - low) * (room - seen[low]) // (seen[high] - seen[low])
+    if len(seen) > 9:
+        border = (low + high) // 2
+    elif border - low < high - border:  # near the lower end: look above it, so that the bracket closes there
+        border += max(1, (border - low) // 2, (high - low) // 64)
+    else:
+        border -= max(0, (high - border) // 2, (high - low) // 64)
+    return max(low + 1, min(high - 1, border))
+
+
+def _beyond(seen: Mapping[int, int], low: int, high: int, room: int) -> int:
+    """Return where one end of the bracket may be, while only the other is known."""
+    known = low or high
+    if len(seen) == 1:
+        return known * room // max(1, seen[known])
+    near = sorted(seen, key=lambda size: abs(seen[size] - room))[:2]
+    slope = (seen[near[1]] - seen[near[0]]) / (near[1] - near[0])
+    border = int(near[0] + (room - seen[near[0]]) / slope) if slope > 0 else 2 * known if low else known // 2
+    reach = max(1, known >> 7) << max(0, len(seen) - 3)
+    return max(border, low + reach) if low else min(border, high - reach)
+
+
+def _measures(load: Load, params: Mapping[str, Any], training: Training, need: int, room: int) -> list[Measure]:
+    """Return each change alone, and the largest savers stacked until the step fits."""
+    base = _seconds(load(params), training, "")
+    alone = []
+    for name, setting in _settings(load, params, training).items():
+        try:
+            changed, time = _evaluate(load, setting, base)
+        except GraphSimError:  # the model does not allow it
+            continue
+        if changed < need:
+            alone.append((Measure(name, changed, need - changed, time), setting))
+    alone.sort(key=lambda item: (-item[0].saved_bytes, item[0].time))
+    taken: list[Measure] = []
+    rest: list[Measure] = []
+    current, now = _Setting(dict(params), training), need
+    for measure, setting in alone:
+        stacked = None
+        if now > room:
+            try:
+                merged = current.merge(setting, _Setting(dict(params), training))
+                candidate, _ = _evaluate(load, merged, base)
+            except GraphSimError:  # the two do not go together
+                candidate = now
+            if candidate < now:
+                current, now, stacked = merged, candidate, candidate
+        (taken if stacked is not None else rest).append(replace(measure, stacked_need_bytes=stacked))
+    return taken + rest
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    params: dict[str, Any]
+    training: Training
+    strategy: str = ""
+
+    def merge(self, other: _Setting, base: _Setting) -> _Setting:
+        """Return this setting with what *other* changes of *base*."""
+        params = {**self.params, **{k: v for k, v in other.params.items() if base.params.get(k) != v}}
+        changed = {
+            name: getattr(other.training, name)
+            for name in other.training.as_dict()
+            if getattr(other.training, name) != getattr(base.training, name)
+        }
+        return _Setting(params, replace(self.training, **changed), other.strategy or self.strategy)
+
+
+def _evaluate(load: Load, setting: _Setting, base: float) -> tuple[int, float]:
+    graph = load(setting.params)
+    seconds = _seconds(graph, setting.training, setting.strategy)
+    return need_of(graph, setting.training, setting.strategy), seconds / base - 1 if base else 0.0
+
+
+def _seconds(graph: Graph, training: Training, strategy: str) -> float:
+    run = _simulate(graph, training, False, strategy)
+    again = training.accumulation / min(training.accumulation, 3)
+    return float(op_costs(run.graph)[run.schedule.ops].sum()) * again
+
+
+def _settings(load: Load, params: Mapping[str, Any], training: Training) -> dict[str, _Setting]:
+    """Return what can be changed, by name."""
+    has = {**dict(load(params).attributes.get("params", {})), **params}
+    base = _Setting(dict(params), training)
+    found: dict[str, _Setting] = {}
+    if training.precision == "fp32":
+        found["bfloat16 autocast (--precision amp-bf16)"] = replace(
+            base, training=replace(training, precision="amp-bf16")
+        )
+    if training.mode == "train":
+        if training.implementation != "fused":
+            fused = replace(training, optimizer_impl="fused")
+            found["fused optimizer (--optimizer-impl fused)"] = replace(base, training=fused)
+        if training.optimizer in ("adam", "adamw"):
+            light = replace(training, optimizer="adam8bit", optimizer_impl="")
+            found["8-bit Adam (--optimizer adam8bit)"] = replace(base, training=light)
+        if not training.set_to_none:
+            found["release gradients (--set-to-none)"] = replace(base, training=replace(training, set_to_none=True))
+        for strategy in ("selective", "sqrt"):
+            found[f"recompute (plan --strategy {strategy})"] = replace(base, strategy=strategy)
+        batch = has.get("batch")
+        if isinstance(batch, int) and batch > 1 and batch % 2 == 0:
+            half = replace(training, accumulation=2 * training.accumulation)
+            name = f"micro-batches (--batch {batch // 2} --accumulation {half.accumulation})"
+            found[name] = replace(base, params={**params, "batch": batch // 2}, training=half)
+    if has.get("attention") in ("math", "eager"):
+        found["fused attention (--set attention=sdpa)"] = replace(base, params={**params, "attention": "sdpa"})
+    return found

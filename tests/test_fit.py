@@ -1,0 +1,119 @@
+"""Will it fit: the largest batch is that of a search through all, and every measure is what it says."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_cli import graphsim
+
+import graphsim as gs
+from graphsim.fit import CONTEXT, fit, largest, need_of
+from graphsim.frontends.spec import shipped_specs
+from graphsim.training import Training
+
+GIB = 2**30
+SMALL = {"llama3_8b": {"layers": 1}, "mixtral_8x7b": {"layers": 1}, "bert_large": {"layers": 4}}
+
+
+def loader(name: str):
+    return lambda params: gs.load(name, **{**SMALL.get(name, {}), **params})
+
+
+@pytest.mark.parametrize("name", shipped_specs())
+def test_the_largest_batch_fits_and_one_more_does_not(name):
+    load, room = loader(name), (GIB if name == "lenet5" else 24 * GIB)  # its batch would pass 300,000
+    answer = fit(load, {}, Training(optimizer="sgd"), memory=room, context=(0, 0))
+    needs = [need_of(load({"batch": answer.max_batch + more}), Training(optimizer="sgd")) for more in (0, 1)]
+    assert needs[0] <= room < needs[1]
+    assert answer.simulations <= 12
+    assert answer.need_bytes == need_of(load({}), Training(optimizer="sgd"))
+    assert answer.fits == (answer.need_bytes <= room)
+    if answer.max_seq is not None:
+        assert need_of(load({"seq": answer.max_seq}), Training(optimizer="sgd")) <= room
+
+
+def test_the_search_agrees_with_trying_every_batch():
+    load, training = loader("lenet5"), Training(optimizer="adam")
+    needs = {batch: need_of(load({"batch": batch}), training) for batch in range(1, 400)}
+    for room in range(4 * 2**20, 30 * 2**20, 3 * 2**20):
+        found, _ = largest(lambda batch: needs.get(batch, 2**60), start=32, room=room)
+        assert found == 0 or needs[found] <= room
+        assert needs[found + 1] > room
+
+
+@given(
+    slope=st.integers(1, 10**7),
+    constant=st.integers(0, 10**8),
+    grain=st.sampled_from([1, 512, 2**21]),
+    size=st.integers(0, 10**5),
+    start=st.integers(1, 10**4),
+)
+def test_nearly_linear_needs_take_few_simulations(slope, constant, grain, size, start):
+    def held(batch: int) -> int:
+        return -(-(constant + slope * batch) // grain) * grain
+
+    room = held(size) if size else max(0, held(1) - 1)
+    found, calls = largest(held, start=start, room=room)
+    assert found == 0 or held(found) <= room
+    assert held(found + 1) > room
+    assert calls <= 40
+
+
+def test_measures_are_simulated_alone_and_stacked():
+    load = loader("gpt2")
+    params, training = {"batch": 8, "seq": 512, "layers": 4}, Training()
+    answer = fit(load, params, training, memory=4 * GIB)
+    assert not answer.fits
+    by_name = {measure.name: measure for measure in answer.measures}
+    halved = by_name["micro-batches (--batch 4 --accumulation 2)"]
+    assert halved.need_bytes == need_of(load({**params, "batch": 4}), Training(accumulation=2))
+    assert halved.saved_bytes == answer.need_bytes - halved.need_bytes > 0
+    light = by_name["8-bit Adam (--optimizer adam8bit)"]
+    assert light.need_bytes == need_of(load(params), Training(optimizer="adam8bit"))
+    stacked = [m.stacked_need_bytes for m in answer.measures if m.stacked_need_bytes is not None]
+    assert stacked == sorted(stacked, reverse=True)
+    assert all(m.saved_bytes > 0 for m in answer.measures)
+
+
+def test_the_context_is_a_range_and_decides_whether_it_may_fit():
+    load = loader("resnet18")
+    need = need_of(load({}), Training())
+    extras = (CONTEXT[0] - 1, *CONTEXT)
+    answers = [fit(load, {}, Training(), memory=need + extra) for extra in extras]
+    assert [(a.fits, a.perhaps) for a in answers] == [(False, False), (False, True), (True, False)]
+    assert [a.margin_bytes for a in answers] == [
+        extra - CONTEXT[1] for extra in (CONTEXT[0] - 1, CONTEXT[0], CONTEXT[1])
+    ]
+
+
+def test_the_command_answers_people_and_machines():
+    done = graphsim("fit", "lenet5", "--memory", "2GiB", "--json")
+    data = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert data["fits"]
+    assert {"memory_bytes", "need_bytes", "max_batch", "simulations", "measures"} <= set(data)
+    text = graphsim("fit", "gpt2", "--gpu", "t4", "--batch", "32", "--set", "layers=4")
+    assert text.returncode == 1
+    assert "does not fit in 16.00 GiB" in text.stdout
+    assert "largest batch that fits" in text.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("lenet5",), "either --gpu NAME or --memory SIZE"),
+        (("lenet5", "--gpu", "t4", "--memory", "4GiB"), "either --gpu NAME or --memory SIZE"),
+        (("lenet5", "--gpu", "t44"), "'t4'"),
+        (("lenet5", "--memory", "much"), "is not a size"),
+        (("lenet5", "--memory", "0"), "at least one byte"),
+        (("graph.json", "--memory", "1GiB"), "is a graph"),
+        (("lenet6", "--memory", "1GiB"), "lenet5"),
+    ],
+)
+def test_bad_questions_get_one_message_and_exit_code_2(arguments, words):
+    done = graphsim("fit", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in " ".join(done.stderr.split())

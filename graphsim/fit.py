@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from graphsim.allocators.torch import TorchCaching
+from graphsim.allocators.torch import ROUND_LARGE, TorchCaching
 from graphsim.errors import GraphSimError, SpecError
 from graphsim.graph import Graph
 from graphsim.simulation import Simulation, op_costs, simulate
@@ -162,13 +162,15 @@ def _next_guess(seen: Mapping[int, int], low: int, high: int, room: int) -> int:
     """Return a size inside the bracket: by the line through its ends, a little to either side, or the middle."""
     if low == 0 or high > _LARGEST:
         return max(low + 1, min(high - 1, _beyond(seen, low, high, room)))
-    border = low + (high - low) * (room - seen[low]) // (seen[high] - seen[low])
-    if len(seen) > 9:
+    rise = seen[high] - seen[low]
+    border = low + (high - low) * (room - seen[low]) // rise
+    grain = 1 + (high - low) * ROUND_LARGE // rise  # sizes that one step of the allocator's rounding covers
+    if len(seen) > 8 or high - low <= 2 * grain:
         border = (low + high) // 2
     elif border - low < high - border:  # near the lower end: look above it, so that the bracket closes there
-        border += max(1, (border - low) // 2, (high - low) // 64)
+        border += grain
     else:
-        border -= max(0, (high - border) // 2, (high - low) // 64)
+        border -= grain
     return max(low + 1, min(high - 1, border))
 
 

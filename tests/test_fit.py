@@ -24,7 +24,7 @@ def loader(name: str):
 
 @pytest.mark.parametrize("name", shipped_specs())
 def test_the_largest_batch_fits_and_one_more_does_not(name):
-    load, room = loader(name), (GIB if name == "lenet5" else 24 * GIB)  # its batch would pass 300,000
+    load, room = loader(name), 24 * GIB
     answer = fit(load, {}, Training(optimizer="sgd"), memory=room, context=(0, 0))
     needs = [need_of(load({"batch": answer.max_batch + more}), Training(optimizer="sgd")) for more in (0, 1)]
     assert needs[0] <= room < needs[1]

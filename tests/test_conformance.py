@@ -67,7 +67,7 @@ def test_a_strategy_says_whether_it_meets_the_budget(name):
     assert not quick(name)(graph, budget=plan.lower_bound - 1).feasible
 
 
-STORE_ALL_OF_A_CHAIN = {"none", "selective", "dtr", "moccasin"}
+STORE_ALL_OF_A_CHAIN = {"none", "selective", "dtr", "checkmate", "checkmate_lp", "moccasin"}
 """Without attention there is nothing to select, and without a budget nothing to evict."""
 
 

@@ -230,7 +230,7 @@ class Model:
 
     def _limit_workspace(self) -> None:
         """What units use as scratch has room beside what is live; that of ops is taken from their bounds."""
-        space = self.problem.workspace[self.problem.ops + self.run_unit] * self.bytes
+        space: Floats = self.problem.workspace[self.problem.ops + self.run_unit].astype(np.float64) * self.bytes
         columns = np.flatnonzero(space > 0)
         first = self._rows.count
         self._rows.add(len(columns), (self.live[columns], 1.0), (columns, space[columns]), upper=_BYTES)

@@ -148,6 +148,6 @@ def finish(
     return replace(
         plan,
         time_bound=plan.base_time + max(bound, proved),
-        proved_optimal=plan.feasible and plan.time <= (plan.base_time + proved) * (1 + 1e-9),
+        proved_optimal=plan.feasible and plan.time <= (plan.base_time + proved) * (1 + 1e-9),  # *proved* needs no form
         seconds=time.perf_counter() - start,
     )

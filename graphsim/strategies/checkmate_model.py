@@ -300,24 +300,20 @@ class Model:
         return matrix
 
     def solution(self, nodes: Ints) -> Floats | None:
-        """Return R and S of a sequence, or None if it is not of the program's form."""
-        problem, state = self.problem, evaluate(self.problem, nodes)
-        unit = nodes - problem.ops
-        again = np.flatnonzero(unit >= 0)
+        """Return R and S of a sequence, its units in the program's order; None if one runs twice in a stage."""
+        unit, next_op = nodes - self.problem.ops, evaluate(self.problem, nodes).next_op
         x = np.zeros(self.runs + len(self.keep_value))
-        for at in again.tolist():
-            run = int(self.run(int(unit[at]), state.next_op[at : at + 1])[0])
+        for at in np.flatnonzero(unit >= 0).tolist():
+            run = int(self.run(int(unit[at]), next_op[at : at + 1])[0])
             if self.windows.rank[unit[at]] == NOTHING or run == NOTHING or x[run]:
                 return None
             x[run] = 1.0
-        if not np.array_equal(self.nodes(x), nodes):
-            return None
-        ends = np.flatnonzero(unit < 0)
+        state = evaluate(self.problem, self.nodes(x))
+        ends = np.flatnonzero(state.nodes < self.problem.ops)
         begins = np.concatenate([[0], ends + 1])  # of each stage, and the end
         for value, born, last in zip(state.value.tolist(), state.born.tolist(), state.last.tolist(), strict=True):
-            stages = np.arange(*np.searchsorted(begins, [born + 1, last + 1]))
-            column = self.keep(value, stages)
-            x[column[column != NOTHING]] = 1.0
+            kept = self.keep(value, np.arange(*np.searchsorted(begins, [born + 1, last + 1])))
+            x[kept[kept != NOTHING]] = 1.0
         return x
 
 

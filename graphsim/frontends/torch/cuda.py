@@ -1,0 +1,104 @@
+"""CUDA tensors on a machine without a GPU: plain tensors of that device over storages without memory.
+
+What PyTorch does on CUDA is mostly decided by the dispatch keys and the device of a tensor: which ops
+autocast casts, that dropout is one kernel, which attention kernel is asked for, what autograd saves. A
+plain tensor of the device, whose ops an observer intercepts, therefore shows what a step would do there.
+A CPU build of PyTorch can make such tensors, with three things missing that are supplied here: a first
+tensor (by DLPack), a device guard (the one that does nothing, of the device ``meta``), and the answers of
+``torch.cuda`` to code that asks what device there is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+
+from graphsim.devices import Device
+
+CUDA = torch.device("cuda", 0)
+
+_CPU = torch.device("cpu")
+_DLPACK_CUDA = 2
+"""``kDLCUDA`` in dlpack.h."""
+
+_GUARDS = "_ZN3c104impl26device_guard_impl_registryE"
+"""``c10::impl::device_guard_impl_registry``: an array of pointers by device type (c10/core/DeviceType.h)."""
+
+_CUDA_TYPE, _META_TYPE, _TYPES = 1, 14, 21
+
+_seeds: dict[torch.dtype, torch.Tensor] = {}
+
+
+def plain(storage: Any, dtype: torch.dtype, offset: int, shape: Any, stride: Any) -> torch.Tensor:
+    """Return a plain tensor over a CUDA *storage*; sizes, strides and offset in elements.
+
+    No CUDA kernel is there to set them; the CPU's does, for a tensor with the dispatch keys of the CPU.
+    """
+    tensor = torch.Tensor._make_subclass(torch.Tensor, _seed(dtype), device_for_backend_keys=_CPU)
+    tensor.set_(storage, offset, shape, stride)
+    return torch.Tensor._make_subclass(torch.Tensor, tensor, device_for_backend_keys=CUDA)
+
+
+def refit(tensor: torch.Tensor, storage: Any, offset: int, shape: Any, stride: Any) -> None:
+    """Give *tensor* another storage or shape, in place."""
+    tensor.data = plain(storage, tensor.dtype, offset, shape, stride)
+
+
+def _seed(dtype: torch.dtype) -> torch.Tensor:
+    """Return an empty CUDA tensor: a CPU tensor whose DLPack capsule says otherwise."""
+    if dtype not in _seeds:
+        capsule = torch.utils.dlpack.to_dlpack(torch.empty(0, dtype=dtype))
+        pointer = ctypes.pythonapi.PyCapsule_GetPointer
+        pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+        address = pointer(capsule, b"dltensor")
+        device = (ctypes.c_int32 * 2).from_address(address + ctypes.sizeof(ctypes.c_void_p))
+        device[0], device[1] = _DLPACK_CUDA, 0
+        _seeds[dtype] = torch._C._from_dlpack(capsule)  # type: ignore[attr-defined]
+    return _seeds[dtype]
+
+
+@contextmanager
+def pretended(device: Device) -> Iterator[None]:
+    """Make PyTorch work with CUDA tensors inside as it would on a machine with *device*.
+
+    Backward runs in the calling thread: the dispatch mode and the device's worker thread do not meet.
+    """
+    capability = device.capability
+    answers: dict[str, Any] = {
+        "is_available": lambda: True,
+        "is_initialized": lambda: True,
+        "_lazy_init": lambda: None,
+        "device_count": lambda: 1,
+        "current_device": lambda: 0,
+        "get_device_capability": lambda *_: capability,
+        "get_device_name": lambda *_: device.name,
+        "is_bf16_supported": lambda including_emulation=True: including_emulation or capability >= (8, 0),
+        "synchronize": lambda *_: None,
+        "empty_cache": lambda: None,
+    }
+    with ExitStack() as stack:
+        for name, answer in answers.items():
+            stack.enter_context(patch.object(torch.cuda, name, answer))
+        stack.enter_context(_guarded())
+        stack.enter_context(torch.autograd.set_multithreading_enabled(False))
+        yield
+
+
+@contextmanager
+def _guarded() -> Iterator[None]:
+    """Supply the device guard that autograd asks for, where PyTorch has none for CUDA."""
+    library = ctypes.CDLL(str(next((Path(torch.__file__).parent / "lib").glob("*c10.*"))))
+    guards = (ctypes.c_void_p * _TYPES).in_dll(library, _GUARDS)
+    original = guards[_CUDA_TYPE]
+    if not original:
+        guards[_CUDA_TYPE] = guards[_META_TYPE]
+    try:
+        yield
+    finally:
+        guards[_CUDA_TYPE] = original

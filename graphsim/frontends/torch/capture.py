@@ -14,6 +14,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
+from graphsim.devices import Device
+from graphsim.frontends.torch import cuda
 from graphsim.frontends.torch.build import build_graph
 from graphsim.frontends.torch.observe import Observer
 from graphsim.frontends.torch.optimizers import describe, make_optimizer, states
@@ -47,14 +49,17 @@ def capture(
     step: Any,
     name: str = "",
     lines: bool = False,
+    device: Device | None = None,
 ) -> Capture:
-    """Run two steps under observation; see `from_torch`."""
+    """Run two steps under observation, on a *device* of the catalogue or where the model is; see `from_torch`."""
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    values = Values(fake)
+    values = Values(fake, cuda.CUDA if device else None)
     with ExitStack() as stack:
+        if device:
+            stack.enter_context(cuda.pretended(device))
         model = module if isinstance(module, nn.Module) else build(module, values)
         fakes = stack.enter_context(hollowed(model, values))
-        batch = build(inputs, values) if callable(inputs) else hollow_tensors(inputs, values)
+        batch = hollow_tensors(build(inputs, values) if callable(inputs) else inputs, values)
         optimize = make_optimizer(optimizer, model, fakes, values)
         parameters = {id(p): path for path, p in model.named_parameters(remove_duplicate=False)}
         scope = Scope(model, parameters, values)
@@ -69,7 +74,7 @@ def capture(
             for _ in range(2):
                 _run_step(observer, run, model, batch, optimize)
         observer.seal()
-    training = {"target": "cpu", **describe(optimize)}
+    training = {"target": "cuda" if device else "cpu", "device": device.name if device else "", **describe(optimize)}
     attributes = {"captured": f"torch {torch.__version__}", "training": training, "batch": _batch_size(batch)}
     return Capture(observer.recording, name or type(model).__name__, attributes)
 

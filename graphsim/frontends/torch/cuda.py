@@ -18,6 +18,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from torch._subclasses import fake_tensor
 
 from graphsim.devices import Device
 
@@ -30,7 +31,21 @@ _DLPACK_CUDA = 2
 _GUARDS = "_ZN3c104impl26device_guard_impl_registryE"
 """``c10::impl::device_guard_impl_registry``: an array of pointers by device type (c10/core/DeviceType.h)."""
 
-_CUDA_TYPE, _META_TYPE, _TYPES = 1, 14, 21
+_CUDA_TYPE, _PYTHON_TYPE, _TYPES = 1, 20, 21
+
+_HOOKS = "_ZN2at6detail12getCUDAHooksEv"
+_SLOTS, _IS_BUILT, _HAS_CONTEXT = 64, 2, 4
+_Answer = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p)
+_YES, _NO = _Answer(lambda _: True), _Answer(lambda _: False)
+
+class _Guard(torch._C._acc.DeviceGuard):  # type: ignore[misc, name-defined]
+    """A device guard that does nothing: one device, one stream, events that have always happened."""
+
+    def type_(self) -> Any:
+        return torch._C._autograd.DeviceType.CUDA
+
+
+_guard = _Guard()
 
 _seeds: dict[torch.dtype, torch.Tensor] = {}
 
@@ -40,7 +55,7 @@ def plain(storage: Any, dtype: torch.dtype, offset: int, shape: Any, stride: Any
 
     No CUDA kernel is there to set them; the CPU's does, for a tensor with the dispatch keys of the CPU.
     """
-    tensor = torch.Tensor._make_subclass(torch.Tensor, _seed(dtype), device_for_backend_keys=_CPU)
+    tensor = torch.Tensor._make_subclass(torch.Tensor, _seed(dtype).data, device_for_backend_keys=_CPU)
     tensor.set_(storage, offset, shape, stride)
     return torch.Tensor._make_subclass(torch.Tensor, tensor, device_for_backend_keys=CUDA)
 
@@ -85,7 +100,9 @@ def pretended(device: Device) -> Iterator[None]:
     with ExitStack() as stack:
         for name, answer in answers.items():
             stack.enter_context(patch.object(torch.cuda, name, answer))
+        stack.enter_context(patch.object(fake_tensor, "init_gpu_context", lambda _: None))
         stack.enter_context(_guarded())
+        stack.enter_context(_built())
         stack.enter_context(torch.autograd.set_multithreading_enabled(False))
         yield
 
@@ -93,12 +110,41 @@ def pretended(device: Device) -> Iterator[None]:
 @contextmanager
 def _guarded() -> Iterator[None]:
     """Supply the device guard that autograd asks for, where PyTorch has none for CUDA."""
-    library = ctypes.CDLL(str(next((Path(torch.__file__).parent / "lib").glob("*c10.*"))))
-    guards = (ctypes.c_void_p * _TYPES).in_dll(library, _GUARDS)
+    guards = (ctypes.c_void_p * _TYPES).in_dll(_library("c10"), _GUARDS)
     original = guards[_CUDA_TYPE]
     if not original:
-        guards[_CUDA_TYPE] = guards[_META_TYPE]
+        before = guards[_PYTHON_TYPE]
+        torch._C._acc.register_python_privateuseone_device_guard(_guard)  # type: ignore[attr-defined]
+        guards[_CUDA_TYPE], guards[_PYTHON_TYPE] = guards[_PYTHON_TYPE], before
     try:
         yield
     finally:
         guards[_CUDA_TYPE] = original
+
+
+@contextmanager
+def _built() -> Iterator[None]:
+    """Let the engine find that CUDA is the accelerator (at::accelerator::getAccelerator), as a CUDA build does.
+
+    It asks a virtual function of the CUDA hooks, which no Python name reaches: inside, their table is a
+    copy in which the first function after the destructors (AcceleratorHooksInterface::isBuilt) says yes.
+    """
+    if torch._C._accelerator_getAccelerator() is not None:  # type: ignore[attr-defined]
+        yield
+        return
+    find = getattr(_library("torch_cpu"), _HOOKS)
+    find.restype = ctypes.c_void_p
+    table = ctypes.c_void_p.from_address(find())
+    original = table.value or 0
+    copy = (ctypes.c_void_p * _SLOTS).from_buffer_copy((ctypes.c_void_p * _SLOTS).from_address(original))
+    copy[_IS_BUILT] = ctypes.cast(_YES, ctypes.c_void_p)
+    copy[_HAS_CONTEXT] = ctypes.cast(_NO, ctypes.c_void_p)
+    table.value = ctypes.addressof(copy)
+    try:
+        yield
+    finally:
+        table.value = original
+
+
+def _library(name: str) -> ctypes.CDLL:
+    return ctypes.CDLL(str(next((Path(torch.__file__).parent / "lib").glob(f"*{name}.*"))))

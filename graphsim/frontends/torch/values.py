@@ -109,15 +109,22 @@ class _Value:
 
 
 class Values:
-    """Runs ops on fakes, and on the values of those that have one."""
+    """Runs ops on fakes, and on the values of those that have one.
 
-    def __init__(self, fake: FakeTensorMode) -> None:
+    Args:
+        fake: the mode of the fakes.
+        device: where model and batch are moved to; None: they stay where they are.
+    """
+
+    def __init__(self, fake: FakeTensorMode, device: torch.device | None = None) -> None:
         self.fake = fake
+        self.device = device
         self.hollows = Hollows(fake)
         self.layer: Callable[[], str] = str
         self.reading = 0
         self.read_unknown = False
         self._adopted: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._moved: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._random_state = torch.Generator().manual_seed(0).get_state()
 
     def remember(self, fake: torch.Tensor, real: torch.Tensor) -> None:
@@ -136,6 +143,28 @@ class Values:
         if known is None:
             known = self._adopted[id(tensor)] = (tensor, self._hollow(tensor))
         return known[1]
+
+    def move(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the hollow tensor on `device` that stands for *tensor*, the same each time."""
+        hollow = self.adopt(tensor)
+        if self.device is None or hollow.device == self.device:
+            return hollow
+        known = self._moved.get(id(hollow))
+        if known is None:
+            known = self._moved[id(hollow)] = (hollow, self._on_device(hollow))
+        return known[1]
+
+    def _on_device(self, hollow: torch.Tensor) -> torch.Tensor:
+        twin = self.hollows.twin(hollow)
+        with self.fake, torch.no_grad():
+            there = torch.empty_like(twin, device=self.device)
+        value = getattr(twin, _KEY, None)
+        if value is not None and value.mark[0]:
+            self.remember(there, value.real)
+        moved = self.hollows.hollow(there)
+        if isinstance(hollow, torch.nn.Parameter):
+            return torch.nn.Parameter(moved, hollow.requires_grad)
+        return moved.requires_grad_(hollow.requires_grad)
 
     def lift(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the hollow tensor of one that Python code has just made of numbers."""

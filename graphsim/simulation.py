@@ -29,7 +29,7 @@ ROLES = (
     "buffers",
 )
 """Parts of a breakdown. An activation is *saved* if a backward op reads what forward made; workspace
-is the scratch memory of kernels and of the optimizer."""
+is the scratch memory of kernels, of the optimizer, and what libraries keep (cuBLAS)."""
 
 
 class LiveTensor(NamedTuple):
@@ -226,6 +226,7 @@ def storage_roles(graph: Graph) -> list[str]:
         Role.INPUT: "inputs",
         Role.BUFFER: "buffers",
         Role.TEMPORARY: "workspace",
+        Role.LIBRARY: "workspace",
     }
     roles = []
     for tensor in graph.tensors.values():

@@ -201,11 +201,15 @@ def cuda_flash_attention(tape: Tape, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     for grouped queries dk and dv are made for every head and summed.
     """
     batch, heads, rows, width = q.shape
-    rounded = -(-rows // 128) * 128
-    backward = batch * heads * rounded * 4 * (1 + -(-width // 32) * 32)
-    if k.shape[1] != heads:
-        backward += 2 * batch * heads * k.shape[2] * width * itemsize(k.dtype)
+    backward = flash_scratch(batch, heads, rows, width, k.shape[1], k.shape[2], itemsize(k.dtype))
     return _fused(tape, "flash_attention", q, k, v, (), rows, (Type((2,), "int64"), Type((), "int64")), 0, backward)
+
+
+def flash_scratch(batch: int, heads: int, rows: int, width: int, groups: int, keys: int, size: int) -> int:
+    """Return the scratch of flash attention's backward on CUDA, in bytes; *size* of an element of k and v."""
+    rounded = -(-rows // 128) * 128
+    expanded = 2 * batch * heads * keys * width * size if groups != heads else 0
+    return batch * heads * rounded * 4 * (1 + -(-width // 32) * 32) + expanded
 
 
 def efficient_attention(tape: Tape, q: Tensor, k: Tensor, v: Tensor, extra: Sequence[Tensor]) -> Tensor:
@@ -217,12 +221,15 @@ def efficient_attention(tape: Tape, q: Tensor, k: Tensor, v: Tensor, extra: Sequ
     """
     batch, heads, rows, width = q.shape
     rounded = -(-rows // 32) * 32
-    delta = batch * heads * rows * 4
-    accumulator = batch * heads * rows * width * 4 if itemsize(q.dtype) < 4 else 0
-    product = batch * heads * rows * width * 4 if itemsize(q.dtype) == 4 else 0
     random_state = (Type((), "int64"), Type((), "int64"))
-    scratch = delta + max(accumulator, product)
+    scratch = efficient_scratch(batch, heads, rows, width, itemsize(q.dtype))
     return _fused(tape, "efficient_attention", q, k, v, extra, rounded, random_state, 0, scratch)
+
+
+def efficient_scratch(batch: int, heads: int, rows: int, width: int, size: int) -> int:
+    """Return the scratch of memory-efficient attention's backward, in bytes; *size* of an element."""
+    fp32 = batch * heads * rows * width * 4 if size <= 4 else 0  # of a gradient, or of a product
+    return batch * heads * rows * 4 + fp32
 
 
 def _fused(

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from graphsim.devices import Device
 from graphsim.frontends.torch import cuda
 from graphsim.frontends.torch.build import build_graph
+from graphsim.frontends.torch.libraries import Libraries
 from graphsim.frontends.torch.observe import Observer
 from graphsim.frontends.torch.optimizers import describe, make_optimizer, states
 from graphsim.frontends.torch.prepare import build, guarded, hollow_tensors, hollowed
@@ -64,7 +65,8 @@ def capture(
         parameters = {id(p): path for path, p in model.named_parameters(remove_duplicate=False)}
         scope = Scope(model, parameters, values)
         values.layer = scope.layer
-        observer = Observer(scope, values, lines=lines)
+        libraries = Libraries(device.capability) if device else None
+        observer = Observer(scope, values, lines=lines, libraries=libraries)
         _declare(observer, model, batch, optimize)
         run = step or default_step(loss)
         stack.enter_context(guarded(values))

@@ -21,6 +21,7 @@ import torch
 from torch._subclasses import fake_tensor
 
 from graphsim.devices import Device
+from graphsim.frontends.torch.attention import CudaAttention
 
 CUDA = torch.device("cuda", 0)
 
@@ -104,7 +105,20 @@ def pretended(device: Device) -> Iterator[None]:
         stack.enter_context(_guarded())
         stack.enter_context(_built())
         stack.enter_context(torch.autograd.set_multithreading_enabled(False))
+        stack.enter_context(CudaAttention(capability))
+        stack.enter_context(_lifting_on_the_host())
         yield
+
+
+@contextmanager
+def _lifting_on_the_host() -> Iterator[None]:
+    """``torch.tensor(numbers, device="cuda")`` makes a CPU tensor and moves it, which can be observed."""
+    before = torch._C._only_lift_cpu_tensors()  # type: ignore[attr-defined]
+    torch._C._set_only_lift_cpu_tensors(True)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch._C._set_only_lift_cpu_tensors(before)  # type: ignore[attr-defined]
 
 
 @contextmanager

@@ -55,6 +55,8 @@ REPLACES_STORAGE = frozenset({aten.set_.source_Storage, aten.set_.source_Storage
 NEEDS_DATA = (DataDependentOutputException, DynamicOutputShapeException)
 
 _KEY = "_graphsim_value"
+_HOST = torch.device("cpu")
+"""Where values are computed, whatever the device of the fakes."""
 
 Content = Callable[[torch.Tensor], torch.Tensor]
 
@@ -120,6 +122,7 @@ class Values:
         self.fake = fake
         self.device = device
         self.hollows = Hollows(fake)
+        self._fakes = FAKES[device.type if device else "cpu"]
         self.layer: Callable[[], str] = str
         self.reading = 0
         self.read_unknown = False
@@ -220,10 +223,10 @@ class Values:
             self.read_unknown = True
             return 1.0
         try:
-            result = FAKES.get(func, func)(*args, **kwargs)
+            result = self._fakes.get(func, func)(*args, **kwargs)
         except NEEDS_DATA:
             if values is not None and operands:
-                return self._adopt(self._real(func, args, kwargs))
+                return self._adopt(self._real(func, args, kwargs), operands[0].device)
             return self._shaped_by_values(func, args)
         if values is None:
             self._unknown(func, args, result)
@@ -282,6 +285,7 @@ class Values:
 
     def _real(self, func: Any, args: Any, kwargs: Any) -> Any:
         args, kwargs = tree_map_only(torch.Tensor, lambda tensor: getattr(tensor, _KEY).real, (args, kwargs))
+        args, kwargs = tree_map_only(torch.device, lambda _: _HOST, (args, kwargs))
         with no_dispatch(), self._own_randomness(func):
             return func(*args, **kwargs)
 
@@ -299,9 +303,9 @@ class Values:
             self._random_state = torch.get_rng_state()
             torch.set_rng_state(theirs)
 
-    def _adopt(self, result: Any) -> Any:
+    def _adopt(self, result: Any, device: torch.device) -> Any:
         def one(real: torch.Tensor) -> torch.Tensor:
-            fake = self.fake.from_tensor(real)
+            fake = torch.empty_like(self.fake.from_tensor(real), device=device)
             self.remember(fake, real)
             return fake
 

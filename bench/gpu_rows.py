@@ -7,9 +7,8 @@ the step is captured for the GPU of the row (`from_torch(..., target="cuda", dev
 through the model of PyTorch's caching allocator, after that of step 1. Exits with 1 if an allocated peak is
 off by more than 2 % or a reserved one by more than 5 %. Needs the extra 'test'.
 
-The rows name software and settings, not code. Of GPT-2 the step is written as holding fp32 logits beside the
-loss (``out.logits.float()``), as its measured peak does: with the loss of the model itself it lies 102.9 MB
-(4 x 128 x 50257 fp32) lower. Rows of other models need no such choice.
+The rows name software and settings, not code. GPT-2 is predicted 4 % too low: the measured peak has room for
+another 102 MB, the size of its logits in fp32, that the step as described does not hold.
 """
 
 from __future__ import annotations
@@ -104,9 +103,8 @@ def _model(name: str, batch: int, extent: int, functional: Any) -> tuple[Any, An
         return torch.randint(0, 30000, (batch, extent))
 
     def language(model: Any, ids: Any) -> Any:
-        out = model(input_ids=ids)
-        logits = out.logits.float()
-        return functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()), (out, logits)
+        out = model(input_ids=ids, labels=ids)
+        return out.loss, out
 
     def encoder(model: Any, ids: Any) -> Any:
         out = model(input_ids=ids)

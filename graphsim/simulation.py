@@ -250,8 +250,7 @@ def in_succession(first: Simulation, later: Simulation) -> tuple[Trace, int]:
     same = {
         int(row): survivors[name]
         for row in np.flatnonzero(starts.execution == NOTHING)
-        if (name := names[1][starts.tensor[row]]) in survivors
-        and left.nbytes[survivors[name]] == starts.nbytes[row]
+        if (name := names[1][starts.tensor[row]]) in survivors and left.nbytes[survivors[name]] == starts.nbytes[row]
     }
     return join(left, starts, same), left.events_count
 

@@ -65,12 +65,14 @@ def attend(
         if kernel == "efficient":
             bias = None if attn_mask is None else _aligned(attn_mask).expand(*query.shape[:3], key.shape[2])
             differentiated = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
-            return aten._scaled_dot_product_efficient_attention(
+            result: torch.Tensor = aten._scaled_dot_product_efficient_attention(
                 query, key, value, bias, differentiated, dropout_p, is_causal, scale=scale
-            )[0]  # type: ignore[no-any-return]
-        return aten._scaled_dot_product_attention_math(
-            query, key, value, attn_mask, dropout_p, is_causal, None, scale=scale, enable_gqa=enable_gqa
-        )[0]  # type: ignore[no-any-return]
+            )[0]
+        else:
+            result = aten._scaled_dot_product_attention_math(
+                query, key, value, attn_mask, dropout_p, is_causal, None, scale=scale, enable_gqa=enable_gqa
+            )[0]
+        return result
 
 
 def choose(
@@ -92,11 +94,12 @@ def choose(
     width = query.shape[-1]
     ampere = capability >= (8, 0)
     flash = half and ampere and mask is None and width == value.shape[-1] <= 256 and (same_heads or grouped)
-    if fused and flash and enabled.flash_sdp_enabled():
+    if fused and flash and enabled.flash_sdp_enabled():  # type: ignore[no-untyped-call]
         return "flash"
     efficient = same_heads and query.dtype != torch.float64 and (ampere or query.dtype != torch.bfloat16)
     learned = mask is not None and mask.requires_grad and capability < (8, 0) and query.dtype == torch.bfloat16
-    return "efficient" if fused and efficient and not learned and enabled.mem_efficient_sdp_enabled() else "math"
+    allowed = enabled.mem_efficient_sdp_enabled()  # type: ignore[no-untyped-call]
+    return "efficient" if fused and efficient and not learned and allowed else "math"
 
 
 def _flash(
@@ -107,8 +110,8 @@ def _flash(
     if extra:
         query, key, value = (pad(t, (0, extra)) for t in (query, key, value))
     scale = 1 / sqrt(width) if scale is None else scale
-    result = aten._scaled_dot_product_flash_attention(query, key, value, p, causal, False, scale=scale)[0]
-    return result[..., :width] if extra else result  # type: ignore[no-any-return]
+    result: torch.Tensor = aten._scaled_dot_product_flash_attention(query, key, value, p, causal, False, scale=scale)[0]
+    return result[..., :width] if extra else result
 
 
 def _aligned(mask: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
-from graphsim.devices import Device
+from graphsim.devices import Device, device_of
+from graphsim.errors import UsageError
 from graphsim.frontends.torch import cuda
 from graphsim.frontends.torch.build import build_graph
 from graphsim.frontends.torch.libraries import Libraries
@@ -25,6 +26,7 @@ from graphsim.frontends.torch.record import Recording
 from graphsim.frontends.torch.scope import Scope
 from graphsim.frontends.torch.values import Values
 from graphsim.graph import Graph, Role
+from graphsim.ops.tape import TARGETS
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,30 @@ def capture(
             for _ in range(2):
                 _run_step(observer, run, model, batch, optimize)
         observer.seal()
-    training = {"target": "cuda" if device else "cpu", "device": device.name if device else "", **describe(optimize)}
+    training = {
+        "target": "cuda" if device else "cpu",
+        "device": device.name if device else "",
+        **describe(optimize, on_gpu=bool(device)),
+    }
     attributes = {"captured": f"torch {torch.__version__}", "training": training, "batch": _batch_size(batch)}
     return Capture(observer.recording, name or type(model).__name__, attributes)
+
+
+def gpu(target: str, name: str = "", module: Any = None) -> Device | None:
+    """Return the GPU to capture for; None for the CPU. *target* may be empty: where *module* is.
+
+    Raises:
+        UsageError: there is no such target, or the CPU is to be a GPU.
+        UnknownNameError: the catalogue has no such device.
+    """
+    if target not in ("", *TARGETS):
+        raise UsageError(f"target must be one of {', '.join(TARGETS)}, not {target!r:.40}")
+    there = isinstance(module, nn.Module) and any(p.is_cuda for p in module.parameters())
+    if target == "cuda" or (there and not target):
+        return device_of(name, "cuda")
+    if name:
+        raise UsageError(f"device {name:.40} is a GPU: capture for target 'cuda'")
+    return None
 
 
 def _run_step(observer: Observer, run: Any, model: nn.Module, batch: Any, optimizer: Any) -> None:

@@ -39,7 +39,8 @@ _SLOTS, _IS_BUILT, _HAS_CONTEXT = 64, 2, 4
 _Answer = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p)
 _YES, _NO = _Answer(lambda _: True), _Answer(lambda _: False)
 
-class _Guard(torch._C._acc.DeviceGuard):  # type: ignore[misc, name-defined]
+
+class _Guard(torch._C._acc.DeviceGuard):
     """A device guard that does nothing: one device, one stream, events that have always happened."""
 
     def type_(self) -> Any:
@@ -51,7 +52,7 @@ _guard = _Guard()
 _seeds: dict[torch.dtype, torch.Tensor] = {}
 
 
-def plain(storage: Any, dtype: torch.dtype, offset: int, shape: Any, stride: Any) -> torch.Tensor:
+def plain(storage: Any, dtype: torch.dtype, offset: Any, shape: Any, stride: Any) -> torch.Tensor:
     """Return a plain tensor over a CUDA *storage*; sizes, strides and offset in elements.
 
     No CUDA kernel is there to set them; the CPU's does, for a tensor with the dispatch keys of the CPU.
@@ -61,7 +62,7 @@ def plain(storage: Any, dtype: torch.dtype, offset: int, shape: Any, stride: Any
     return torch.Tensor._make_subclass(torch.Tensor, tensor, device_for_backend_keys=CUDA)
 
 
-def refit(tensor: torch.Tensor, storage: Any, offset: int, shape: Any, stride: Any) -> None:
+def refit(tensor: torch.Tensor, storage: Any, offset: Any, shape: Any, stride: Any) -> None:
     """Give *tensor* another storage or shape, in place."""
     tensor.data = plain(storage, tensor.dtype, offset, shape, stride)
 
@@ -69,13 +70,13 @@ def refit(tensor: torch.Tensor, storage: Any, offset: int, shape: Any, stride: A
 def _seed(dtype: torch.dtype) -> torch.Tensor:
     """Return an empty CUDA tensor: a CPU tensor whose DLPack capsule says otherwise."""
     if dtype not in _seeds:
-        capsule = torch.utils.dlpack.to_dlpack(torch.empty(0, dtype=dtype))
+        capsule = torch._C._to_dlpack(torch.empty(0, dtype=dtype))
         pointer = ctypes.pythonapi.PyCapsule_GetPointer
         pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
         address = pointer(capsule, b"dltensor")
         device = (ctypes.c_int32 * 2).from_address(address + ctypes.sizeof(ctypes.c_void_p))
         device[0], device[1] = _DLPACK_CUDA, 0
-        _seeds[dtype] = torch._C._from_dlpack(capsule)  # type: ignore[attr-defined]
+        _seeds[dtype] = torch._C._from_dlpack(capsule)
     return _seeds[dtype]
 
 
@@ -113,12 +114,12 @@ def pretended(device: Device) -> Iterator[None]:
 @contextmanager
 def _lifting_on_the_host() -> Iterator[None]:
     """``torch.tensor(numbers, device="cuda")`` makes a CPU tensor and moves it, which can be observed."""
-    before = torch._C._only_lift_cpu_tensors()  # type: ignore[attr-defined]
-    torch._C._set_only_lift_cpu_tensors(True)  # type: ignore[attr-defined]
+    before = torch._C._only_lift_cpu_tensors()
+    torch._C._set_only_lift_cpu_tensors(True)
     try:
         yield
     finally:
-        torch._C._set_only_lift_cpu_tensors(before)  # type: ignore[attr-defined]
+        torch._C._set_only_lift_cpu_tensors(before)
 
 
 @contextmanager
@@ -128,7 +129,7 @@ def _guarded() -> Iterator[None]:
     original = guards[_CUDA_TYPE]
     if not original:
         before = guards[_PYTHON_TYPE]
-        torch._C._acc.register_python_privateuseone_device_guard(_guard)  # type: ignore[attr-defined]
+        torch._C._acc.register_python_privateuseone_device_guard(_guard)
         guards[_CUDA_TYPE], guards[_PYTHON_TYPE] = guards[_PYTHON_TYPE], before
     try:
         yield
@@ -143,7 +144,7 @@ def _built() -> Iterator[None]:
     It asks a virtual function of the CUDA hooks, which no Python name reaches: inside, their table is a
     copy in which the first function after the destructors (AcceleratorHooksInterface::isBuilt) says yes.
     """
-    if torch._C._accelerator_getAccelerator() is not None:  # type: ignore[attr-defined]
+    if torch._C._accelerator_getAccelerator() is not None:
         yield
         return
     find = getattr(_library("torch_cpu"), _HOOKS)

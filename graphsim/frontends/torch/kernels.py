@@ -194,12 +194,14 @@ def _lstm_backward(args: Any, result: Any) -> int:
 
 def _flash_backward(args: Any, result: Any) -> int:
     _, q, k = args[:3]
-    return flash_scratch(*q.shape, k.shape[1], k.shape[2], q.itemsize)
+    batch, heads, rows, width = q.shape
+    return flash_scratch(batch, heads, rows, width, k.shape[1], k.shape[2], q.itemsize)
 
 
 def _efficient_backward(args: Any, result: Any) -> int:
     _, q = args[:2]
-    return efficient_scratch(*q.shape, q.itemsize)
+    batch, heads, rows, width = q.shape
+    return efficient_scratch(batch, heads, rows, width, q.itemsize)
 
 
 _CPU_SCRATCH: dict[Any, Workspace] = {

@@ -87,7 +87,7 @@ def named(name: str, implementation: str = "") -> Callable[..., Any]:
     return partial(OPTIMIZERS[name], **IMPLEMENTATIONS[implementation])
 
 
-def describe(optimizer: Any) -> dict[str, str]:
+def describe(optimizer: Any, *, on_gpu: bool) -> dict[str, str]:
     """Return the fields of `Training` that say which optimizer it is, as far as they can."""
     options = getattr(optimizer, "defaults", {})
     name = type(optimizer).__name__.lower()
@@ -97,7 +97,8 @@ def describe(optimizer: Any) -> dict[str, str]:
         name = "amsgrad"
     if name not in OPTIMIZERS:
         return {}
-    form = "fused" if options.get("fused") else "foreach" if options.get("foreach") else "forloop"
+    foreach = on_gpu if options.get("foreach") is None else options["foreach"]
+    form = "fused" if options.get("fused") else "foreach" if foreach else "forloop"
     return {"optimizer": name, "optimizer_impl": form}
 
 

@@ -34,6 +34,9 @@ _GUARDS = "_ZN3c104impl26device_guard_impl_registryE"
 
 _CUDA_TYPE, _PYTHON_TYPE, _TYPES = 1, 20, 21
 
+KERNELS = ("silu_backward", "mish_backward", "_fused_rms_norm")
+"""Ops with a kernel for CUDA and one that is composed of other ops (native_functions.yaml)."""
+
 _HOOKS = "_ZN2at6detail12getCUDAHooksEv"
 _SLOTS, _IS_BUILT, _HAS_CONTEXT = 64, 2, 4
 _Answer = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p)
@@ -108,7 +111,25 @@ def pretended(device: Device) -> Iterator[None]:
         stack.enter_context(torch.autograd.set_multithreading_enabled(False))
         stack.enter_context(CudaAttention(capability))
         stack.enter_context(_lifting_on_the_host())
+        stack.enter_context(_with_kernels())
         yield
+
+
+@contextmanager
+def _with_kernels() -> Iterator[None]:
+    """Let the dispatcher know of kernels that a CUDA build has, so that it does not compose these ops of others."""
+    missing = [name for name in KERNELS if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", "CUDA")]
+    library = torch.library.Library("aten", "IMPL", "CUDA")
+    for name in missing:
+        library.impl(name, _never)
+    try:
+        yield
+    finally:
+        library._destroy()
+
+
+def _never(*_: Any) -> None:
+    raise NotImplementedError("an observer answers for every op on a CUDA tensor that stands for a real one")
 
 
 @contextmanager

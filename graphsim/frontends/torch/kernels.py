@@ -81,7 +81,7 @@ def _softmax_backward(grad: Any, output: Any, dim: int, dtype: Any) -> Any:
 
 
 def _grouped_mm(a: Any, b: Any, offs: Any = None, bias: Any = None, out_dtype: Any = None) -> Any:
-    """A product per group. The fake kernel knows the GPU's rules only; the CPU takes any dtype.
+    """A product per group. The fake kernel knows the GPU's fast path only; any dtype will do elsewhere.
 
     Source: aten/src/ATen/native/GroupedMMUtils.h, ``create_grouped_gemm_output_tensor``.
     """
@@ -96,6 +96,7 @@ _BOTH: dict[Any, Callable[..., Any]] = {
     aten.smooth_l1_loss.default: _whole_loss(aten.smooth_l1_loss.default),
     aten._softmax_backward_data.default: _softmax_backward,
     aten._log_softmax_backward_data.default: _softmax_backward,
+    aten._grouped_mm.default: _grouped_mm,
 }
 
 _CPU: dict[Any, Callable[..., Any]] = {
@@ -103,7 +104,6 @@ _CPU: dict[Any, Callable[..., Any]] = {
     aten.mkldnn_rnn_layer_backward.default: _lstm_layer_backward,
     aten.native_layer_norm.default: _layer_norm,
     aten.native_layer_norm_backward.default: _ordered_layer_norm_backward,
-    aten._grouped_mm.default: _grouped_mm,
 }
 
 FAKES = {"cpu": _BOTH | _CPU, "cuda": _BOTH}

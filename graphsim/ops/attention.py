@@ -273,13 +273,15 @@ def _fused(
 # -- the choice ------------------------------------------------------------------------------------
 
 
-def choose(tape: Tape, q: Tensor, kernel: str, *, mask: Tensor | None, p: float) -> str:
+def choose(tape: Tape, q: Tensor, kernel: str, *, mask: Tensor | None, p: float, grouped: bool) -> str:
     """Return the kernel that runs for *kernel*, where "sdpa" leaves the choice to PyTorch.
 
     Source: CPU: aten/src/ATen/native/transformers/sdp_utils_cpp.cpp (flash unless dropout, or a mask
     that is learned); CUDA: cuda/sdp_utils.cpp (flash: 16-bit, sm80 or later, no mask, head width up
     to 256; then memory-efficient, which lacks bf16 before sm80). On sm90 and sm100 with cuDNN 9.15.1 or later
-    PyTorch prefers cuDNN's kernel, which saves what flash attention saves.
+    PyTorch prefers cuDNN's kernel, which saves what flash attention saves. Without a mask, transformers
+    leaves *grouped* keys to PyTorch (sdpa_attention.py, ``use_gqa_in_sdpa``); memory-efficient attention
+    does not take them.
     """
     if kernel != "sdpa":
         return kernel
@@ -289,7 +291,7 @@ def choose(tape: Tape, q: Tensor, kernel: str, *, mask: Tensor | None, p: float)
     ampere = tape.capability >= (8, 0)
     if itemsize(q.dtype) == 2 and ampere and mask is None and q.shape[3] <= 256:
         return "flash"
-    return "math" if q.dtype == "bfloat16" and not ampere else "efficient"
+    return "math" if (q.dtype == "bfloat16" and not ampere) or (grouped and mask is None) else "efficient"
 
 
 def attend(
@@ -369,7 +371,7 @@ def _lower(tape: Tape, inputs: Sequence[Tensor], owned: Mapping[str, Tensor], at
     p = attributes["p"] if tape.training else 0.0
     composed = not attributes["rotary"]
     probe = Tensor("q", (1, heads, 1, width), tape.autocast or q.dtype)
-    kernel = choose(tape, probe, attributes["kernel"], mask=mask, p=p)
+    kernel = choose(tape, probe, attributes["kernel"], mask=mask, p=p, grouped=heads != keys)
     from_bmm = composed and kernel in ("math", "eager") and heads == keys
     q_heads = split_heads(tape, q, heads, width)
     k_heads = split_heads(tape, k, keys, width, keys_of_bmm=from_bmm)

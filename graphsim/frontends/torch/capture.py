@@ -164,7 +164,10 @@ def _arity(function: Callable[..., Any]) -> int:
     if isinstance(function, nn.Module):
         return 2
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    wanted = inspect.signature(function).parameters.values()
+    try:
+        wanted = inspect.signature(function).parameters.values()
+    except ValueError:  # a function written in C, such as torch.sum
+        return 1
     return min(2, sum(p.kind in kinds and p.default is p.empty for p in wanted)) or 1
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -127,7 +127,11 @@ def need_of(graph: Graph, training: Training, strategy: str = "") -> int:
     with a little less.
     """
     firsts = (True, False) if training.mode == "train" else (False,)
-    runs = (_simulate(graph, training, first, strategy) for first in firsts)
+    return need_of_runs(_simulate(graph, training, first, strategy) for first in firsts)
+
+
+def need_of_runs(runs: Iterable[Simulation]) -> int:
+    """Return the bytes that PyTorch's allocator holds at most in any of *runs*."""
     return max(TorchCaching()(run.trace).reserved_peak for run in runs)
 
 

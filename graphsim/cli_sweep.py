@@ -99,7 +99,8 @@ def sweep(
         with _progress() as progress:
             summary = run_sweep(grid_points, output, workers, progress=progress)
     except KeyboardInterrupt:
-        sys.stderr.write(f"interrupted; finished points are in {journal_of(output)}: the same command goes on\n")
+        kept = f"; finished points are in {journal_of(output)}: the same command goes on from there"
+        sys.stderr.write(f"interrupted{kept if journal_of(output).exists() else ''}\n")
         raise typer.Exit(130) from None
     sys.stdout.write(json.dumps(summary.as_dict(), indent=2) + "\n" if as_json else _text(summary))
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
 from graphsim.allocators import Allocator
+from graphsim.allocators.torch import TorchCaching
 from graphsim.devices import device_of, op_seconds
-from graphsim.errors import GraphSimError, UsageError
-from graphsim.fit import CONTEXT, need_of_runs
+from graphsim.errors import GraphSimError, MissingExtraError, UsageError
+from graphsim.fit import CONTEXT
 from graphsim.frontends.expression import Value
 from graphsim.frontends.spec import parse_spec, read_spec
 from graphsim.frontends.torch import captured_steps
@@ -39,7 +42,9 @@ Found = dict[str, Any]
 
 @dataclass(frozen=True)
 class Task:
-    """A point with the text of its spec (empty for torch: sources), so that it can go to any machine.
+    """A point with the text of its spec, so that it can go to any machine.
+
+    Of a torch: source the text is that of the module it names, which only tells one state of it from another.
 
     Attributes:
         unreadable: why there is no text.
@@ -70,13 +75,24 @@ def tasks_of(points: Iterable[Point]) -> list[Task]:
 def _read(source: str) -> tuple[str, str]:
     """Return the text of a source and, if it cannot be read, why."""
     if source.startswith(TORCH):
-        return "", ""
+        return _module_text(source), ""
     if source.endswith((".json", ".jsonl", ".log")):
         return "", f"{source} is a graph: a sweep takes specs, which have params to set"
     try:
         return read_spec(source), ""
     except GraphSimError as error:
         return "", str(error)
+
+
+def _module_text(source: str) -> str:
+    """Return the text of the module that holds a torch: source, which is not imported; empty if it is not found."""
+    names = source.removeprefix(TORCH).partition(":")[0].split(".")
+    for folder in ("", *sys.path):
+        path = Path(folder, *names)
+        for file in (path.with_suffix(".py"), path / "__init__.py"):
+            if file.is_file():
+                return file.read_text(encoding="utf-8", errors="replace")
+    return ""
 
 
 def check(tasks: Iterable[Task]) -> None:
@@ -97,22 +113,40 @@ def check(tasks: Iterable[Task]) -> None:
         raise refused
 
 
-def evaluate(task: Task) -> Found:
-    """Return the results of a point: the columns `FOUND`, of which `error` says why there are no others.
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What was found of a point: the columns `FOUND`, of which `error` says why there are no others.
 
-    One bad point must not end a sweep, whatever is wrong with it (a torch: source runs the user's code). Only
-    a lack of memory is raised: it is no property of the point.
+    Attributes:
+        lasting: it would be found again. What failed for another reason than the point (a package that is
+            missing, the user's own code, a lack of memory) is worth another try.
     """
-    found: Found = dict.fromkeys(FOUND) | {"graphsim": __version__, "schema": SCHEMA}
+
+    found: Found
+    lasting: bool = True
+
+
+def evaluate(task: Task) -> Outcome:
+    """Return what is found of a point. One bad point must not end a sweep, whatever is wrong with it.
+
+    Raises:
+        MemoryError: the worker has too little; no property of the point.
+    """
     try:
-        return found | _found(task)
+        return Outcome(dict.fromkeys(FOUND) | {"graphsim": __version__, "schema": SCHEMA} | _found(task))
     except MemoryError:
         raise
     except GraphSimError as error:
-        reason = str(error)
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-    return found | {"error": " ".join(reason.split())}
+        lasting = not isinstance(error, MissingExtraError) and not task.point.source.startswith(TORCH)
+        return failed(str(error), lasting=lasting)
+    except Exception as error:  # a torch: source runs the user's code, and plug-ins are others'
+        return failed(f"{type(error).__name__}: {error}")
+
+
+def failed(reason: str, *, lasting: bool = False) -> Outcome:
+    """Return the outcome of a point of which nothing is found."""
+    error = {"error": " ".join(reason.split()), "graphsim": __version__, "schema": SCHEMA}
+    return Outcome(dict.fromkeys(FOUND) | error, lasting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +183,7 @@ def _prepare(task: Task) -> _Prepared:
     return _Prepared(first, steady, strategy, allocator, budget)
 
 
-@lru_cache(maxsize=4)  # points that differ in their gpu, strategy or budget only stand together
+@lru_cache(maxsize=2)  # points that differ in their gpu, strategy or budget only stand together
 def _steps(source: str, text: str, params: tuple[tuple[str, Value], ...], training: Training) -> tuple[Graph, Graph]:
     """Return step 1 and the steady step."""
     if source.startswith(TORCH):
@@ -199,7 +233,8 @@ def _scheduled(run: Simulation, prepared: _Prepared) -> Simulation:
 
 
 def _fits(gpu: str, runs: tuple[Simulation, Simulation]) -> Found:
-    memory, need = device_of(gpu, "cuda").memory, need_of_runs(runs)
+    memory = device_of(gpu, "cuda").memory
+    need = max(TorchCaching()(run.trace).reserved_peak for run in runs)
     least, most = (memory - context for context in CONTEXT)
     return {"memory_bytes": memory, "need_bytes": need, "fits": need <= most, "perhaps": most < need <= least}
 

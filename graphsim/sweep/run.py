@@ -17,8 +17,6 @@ from graphsim.sweep.table import FORMATS, SCHEMA, Row, columns, need_parquet
 from graphsim.sweep.workers import Workers, outcomes
 from graphsim.version import __version__
 
-DIED = "its worker died, out of memory perhaps; the same command tries it again"
-
 Progress = Callable[[int, int], None]
 """Is told (finished points, all points)."""
 
@@ -146,16 +144,15 @@ def _evaluated(
 ) -> dict[str, Found]:
     """Return what is found of *tasks* by key; each result is in the journal before the next one is looked at."""
     results: dict[str, Found] = {}
-    total = done + len(tasks)
+    show = progress or (lambda done, total: None)
+    show(done, done + len(tasks))
     with closing(outcomes(tasks, workers)) as finished:
-        for task, found in finished:
-            if found is None:  # no property of the point: not for the journal
-                results[task.key] = dict.fromkeys(FOUND) | {"error": DIED, "graphsim": __version__, "schema": SCHEMA}
-            elif found["graphsim"] != __version__:
+        for task, outcome in finished:
+            found = outcome.found
+            if found["graphsim"] != __version__:
                 raise UsageError(f"a worker has graphsim {found['graphsim']}, this is {__version__}: install the same")
-            else:
+            if outcome.lasting:
                 journal.add(task.key, found)
-                results[task.key] = found
-            if progress:
-                progress(done + len(results), total)
+            results[task.key] = found
+            show(done + len(results), done + len(tasks))
     return results

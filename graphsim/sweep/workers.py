@@ -15,8 +15,9 @@ from functools import partial
 from typing import Any
 
 from graphsim.errors import MissingExtraError, UsageError
-from graphsim.sweep.evaluation import Found, Task, evaluate
+from graphsim.sweep.evaluation import Outcome, Task, evaluate, failed
 
+DIED = "its worker died, out of memory perhaps; the same command tries it again"
 SECONDS_TO_CONNECT = 10
 VAIN_ROUNDS = 3
 """Executors that break before anything is found at all: then it is not a point that breaks them."""
@@ -37,8 +38,8 @@ class Workers:
     died: tuple[type[Exception], ...] = (BrokenExecutor, MemoryError)
 
 
-def outcomes(tasks: Iterable[Task], workers: Workers) -> Generator[tuple[Task, Found | None], None, None]:
-    """Yield each task with what was found, in the order in which they finish; None if its worker dies each time.
+def outcomes(tasks: Iterable[Task], workers: Workers) -> Generator[tuple[Task, Outcome], None, None]:
+    """Yield each task with its outcome, in the order in which they finish.
 
     A worker that dies (for lack of memory) takes others' tasks with it: they are all tried again, each alone.
 
@@ -51,10 +52,10 @@ def outcomes(tasks: Iterable[Task], workers: Workers) -> Generator[tuple[Task, F
         again: list[Task] = []
         yield from _attempt([task], workers, again)
         if again:
-            yield task, None
+            yield task, failed(DIED)
 
 
-def _attempt(tasks: Iterable[Task], workers: Workers, died: list[Task]) -> Iterator[tuple[Task, Found]]:
+def _attempt(tasks: Iterable[Task], workers: Workers, died: list[Task]) -> Iterator[tuple[Task, Outcome]]:
     """Yield what is found, with a new executor for what one that breaks leaves; *died* takes what it had in work."""
     waiting = deque(tasks)
     total = len(waiting)
@@ -69,9 +70,9 @@ def _attempt(tasks: Iterable[Task], workers: Workers, died: list[Task]) -> Itera
 
 def _round(
     executor: Executor, waiting: deque[Task], workers: Workers, died: list[Task]
-) -> Iterator[tuple[Task, Found]]:
+) -> Iterator[tuple[Task, Outcome]]:
     """Work until nothing waits, or nothing is accepted any more."""
-    pending: dict[Future[Found], Task] = {}
+    pending: dict[Future[Outcome], Task] = {}
     while True:
         while waiting and len(pending) < workers.slots:
             try:
@@ -82,14 +83,14 @@ def _round(
         if not pending:
             return
         for future in wait(pending, return_when=FIRST_COMPLETED).done:
-            task, found = pending.pop(future), _result(future, workers.died)
-            if found is None:
+            task, outcome = pending.pop(future), _result(future, workers.died)
+            if outcome is None:
                 died.append(task)
             else:
-                yield task, found
+                yield task, outcome
 
 
-def _result(future: Future[Found], died: tuple[type[Exception], ...]) -> Found | None:
+def _result(future: Future[Outcome], died: tuple[type[Exception], ...]) -> Outcome | None:
     try:
         return future.result()
     except died:
@@ -100,7 +101,7 @@ def _result(future: Future[Found], died: tuple[type[Exception], ...]) -> Found |
         ) from None
 
 
-def _submit(executor: Executor, task: Task) -> Future[Found]:
+def _submit(executor: Executor, task: Task) -> Future[Outcome]:
     """Submit a task; a process started for it inherits that Ctrl-C is none of its business."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -109,7 +109,9 @@ class Sweep:
         if moment <= len(before):  # while it starts
             time.sleep(generator.uniform(0, 1.5))
         else:
-            while self.journal.stat().st_size < 1 or len(self.lines()) < moment:
+            while len(self.lines()) < moment:
+                if process.poll() is not None:
+                    raise SystemExit("the sweep ended by itself before its time")
                 time.sleep(0.001)
             time.sleep(generator.uniform(0, 0.03))
         whole_group = generator.random() < 0.5

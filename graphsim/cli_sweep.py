@@ -124,8 +124,8 @@ def _param(setting: str) -> list[dict[str, Value]]:
     """Return the axis of ``NAME=VALUE,...``."""
     from graphsim.sweep.points import OPTIONS
 
-    name, _, text = setting.partition("=")
-    axis = [overrides_of([f"{name}={item}"]) for item in _items("set", text) or [""]]
+    name, equals, text = setting.partition("=")
+    axis = [overrides_of([f"{name}={item}" if equals else setting]) for item in _items("set", text) or [""]]
     if name.strip() in OPTIONS:
         raise UsageError(f"--set {name.strip()}: this is an option of sweep, not a param of a spec")
     return axis

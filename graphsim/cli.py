@@ -33,6 +33,7 @@ from graphsim.cli_shared import (
     load_source,
     overrides_of,
     print_table,
+    training_of,
     width,
 )
 
@@ -61,7 +62,8 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
     "graphsim peak specs/vgg16.toml --target cpu --json\n\n"
     "graphsim peak gpt2 --set layers=24 --set width=1024 --set heads=16 --precision amp-bf16\n\n"
     "graphsim peak gpt2 --allocator torch --allocator-options limit=16GiB,expandable_segments:True\n\n"
-    "graphsim peak torch:mypackage.models:make_model --batch 8"
+    "graphsim peak torch:mypackage.models:make_model --batch 8\n\n"
+    "graphsim peak torch:mypackage.models:make_model --target cuda --device t4 --allocator torch"
 )
 def peak(
     spec: Spec,
@@ -71,7 +73,7 @@ def peak(
     optimizer: OptimizerName = "adamw",
     optimizer_impl: OptimizerImpl = "",
     precision: PrecisionName = "fp32",
-    target: TargetName = "cuda",
+    target: TargetName = "",
     device: DeviceName = "",
     policy: PolicyName = "eager",
     allocator: Annotated[
@@ -94,17 +96,18 @@ def peak(
     from graphsim.report import peak as peak_report
     from graphsim.report import report_step
     from graphsim.reporters import REPORTERS
-    from graphsim.training import Training, training_step
+    from graphsim.training import training_step
 
-    training = Training(
+    training = training_of(
+        spec,
         optimizer=optimizer,
         optimizer_impl=optimizer_impl,
         precision=precision,
-        target=target,  # type: ignore[arg-type]
+        target=target,
         device=device,
-        mode=mode,  # type: ignore[arg-type]
+        mode=mode,
         accumulation=accumulation,
-        zero_grad=zero_grad,  # type: ignore[arg-type]
+        zero_grad=zero_grad,
         set_to_none=set_to_none,
         master_weights=master_weights,
     )

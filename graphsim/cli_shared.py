@@ -6,7 +6,6 @@ import os
 import shutil
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,7 +31,12 @@ OptimizerImpl = Annotated[
     str, typer.Option(help="forloop, foreach or fused.", show_default="what PyTorch picks on the target")
 ]
 PrecisionName = Annotated[str, typer.Option(help="fp32, bf16, fp16, amp-bf16 or amp-fp16.")]
-TargetName = Annotated[str, typer.Option(help="cuda or cpu: rules differ where PyTorch does.")]
+TargetName = Annotated[
+    str,
+    typer.Option(
+        help="cuda or cpu: rules differ where PyTorch does.", show_default="cuda; of torch: sources where the model is"
+    ),
+]
 DeviceName = Annotated[str, typer.Option(help="A GPU, where a rule depends on it, e.g. t4.", show_default="a100-80g")]
 PolicyName = Annotated[str, typer.Option(help="eager (when PyTorch lets go) or liveness (right after the last use).")]
 Mode = Annotated[str, typer.Option(help="train, evaluation (no update) or inference (no_grad).")]
@@ -106,15 +110,23 @@ def is_step(source: str) -> bool:
     return source.endswith(".json")
 
 
-def step_of(source: str, overrides: dict[str, Value], first: bool, **training: Any) -> Graph:
-    """Return the training step of a spec or of the user's own model, or the graph of a file as it stands."""
-    from graphsim.training import Training, training_step
+def training_of(source: str, *, target: str, **options: Any) -> Training:
+    """Return how *source* is trained: for CUDA, but for the user's own model where that is."""
+    from graphsim.training import Training
 
+    return Training(target=target or ("cpu" if source.startswith("torch:") else "cuda"), **options)  # type: ignore[arg-type]
+
+
+def step_of(source: str, overrides: dict[str, Value], first: bool, **options: Any) -> Graph:
+    """Return the training step of a spec or of the user's own model, or the graph of a file as it stands."""
+    from graphsim.training import training_step
+
+    training = training_of(source, **options)
     if source.startswith("torch:"):
-        steps = captured_steps(source, Training(**training), overrides)
+        steps = captured_steps(source, training, overrides)
         return steps[0] if first else steps[1]
     graph = load_source(source, overrides)
-    return graph if is_step(source) else training_step(graph, Training(**training), first=first)
+    return graph if is_step(source) else training_step(graph, training, first=first)
 
 
 def captured_steps(source: str, training: Training, parameters: dict[str, Value]) -> tuple[Graph, Graph]:
@@ -126,12 +138,19 @@ def captured_steps(source: str, training: Training, parameters: dict[str, Value]
     from graphsim.frontends.torch import load_steps
     from graphsim.training import Training
 
-    plain = Training(optimizer=training.optimizer, optimizer_impl=training.optimizer_impl, target="cpu")
-    for name, value in replace(training, target="cpu").as_dict().items():
+    chosen = {name: getattr(training, name) for name in ("optimizer", "optimizer_impl", "target", "device")}
+    plain = Training(**chosen)
+    for name, value in training.as_dict().items():
         if value != getattr(plain, name):
             raise UsageError(f"{name} = {value!r} is for specs; of {source} the step is captured as your code runs it")
-    implementation = training.optimizer_impl
-    return load_steps(source, optimizer=training.optimizer, implementation=implementation, **parameters)
+    return load_steps(
+        source,
+        optimizer=training.optimizer,
+        implementation=training.optimizer_impl,
+        target="cuda" if training.target == "cuda" else "",
+        device=training.device,
+        **parameters,
+    )
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from graphsim.emit.capture import Captured
 from graphsim.emit.modules import Modules
+from graphsim.emit.randomness import draws, with_states
 from graphsim.emit.text import Wrapped, render
 from graphsim.errors import GraphSimError, InfeasibleError, UsageError
 from graphsim.schedule import Schedule
@@ -54,8 +55,8 @@ def emit_plan(captured: Captured, plan: Plan) -> Emission:
         UsageError: checkpoints cannot express it.
         InfeasibleError: in this form it needs more than its budget.
     """
-    wrapped = Modules(captured.graph, captured.called).of_schedule(plan.schedule, plan.strategy)
-    made = _Writer(captured, plan.strategy, plan.budget).write(wrapped, plan.peak_bytes)
+    writer = _Writer(captured, plan.strategy, plan.budget)
+    made = writer.write(writer.modules.of_schedule(plan.schedule, plan.strategy), plan.peak_bytes)
     if not made.plan.feasible:
         raise _too_large(
             made.plan,
@@ -77,7 +78,7 @@ def emit_within(captured: Captured, budget: int, progress: Progress | None = Non
     stored = writer.write({})
     if stored.plan.feasible:
         return stored
-    found = [one for group in _groups(Modules(captured.graph, captured.called)) for one in _fewest(group, writer)]
+    found = [one for group in _groups(writer.modules) for one in _fewest(group, writer)]
     fitting = [one for one in found if one.plan.feasible]
     if fitting:
         return min(fitting, key=lambda one: (one.plan.time, one.plan.peak_bytes))
@@ -120,6 +121,7 @@ class _Writer:
         self.strategy = strategy
         self.budget = budget
         self.progress = progress
+        self.modules = Modules(captured.graph, captured.called)
         self.stored = simulate(captured.graph).peak
         self.base_time = float(op_costs(captured.graph).sum())
         self.start = time.perf_counter()
@@ -128,14 +130,16 @@ class _Writer:
         """Return the file that wraps *wrapped*, verified by a capture of the model with the file applied."""
         if self.progress:
             self.progress(f"capturing the model with {len(wrapped)} modules recomputed")
-        plan = self._captured(self._text(wrapped, ()))
+        plan = self._captured(wrapped)
         return Emission(self._text(wrapped, self._facts(plan)), wrapped, plan, self.stored, scheduled)
 
-    def _captured(self, text: str) -> Plan:
+    def _captured(self, wrapped: Wrapped) -> Plan:
         try:
-            graph = self.captured.applied(text)
+            graph = self.captured.applied(self._text(wrapped, ()))
         except (GraphSimError, RuntimeError) as error:  # of PyTorch, where a second run differs from the first
             raise UsageError(f"the model does not run with {self.strategy}'s plan applied: {error}") from error
+        if self._is_random(wrapped):
+            graph = with_states(graph, wrapped)
         seconds = time.perf_counter() - self.start
         plan = judge(graph, Schedule.of(graph), strategy=self.strategy, budget=self.budget, seconds=seconds)
         floor = lower_bound(self.captured.graph)
@@ -146,7 +150,12 @@ class _Writer:
     def _text(self, wrapped: Wrapped, facts: Sequence[tuple[str, str]]) -> str:
         inside = (norm.startswith(f"{path}.") or norm == path for norm in self.captured.norms for path in wrapped)
         title = f"Activation checkpoints for {self.captured.name}, written by graphsim {__version__}."
-        return render(wrapped, title=title, facts=facts, statistics=any(inside))
+        random = self._is_random(wrapped)
+        return render(wrapped, title=title, facts=facts, statistics=any(inside), random=random)
+
+    def _is_random(self, wrapped: Wrapped) -> bool:
+        ops = self.modules.graph.ops
+        return any(draws(kind) for kind in {ops[at].kind for path in wrapped for at in self.modules.ops[path]})
 
     def _facts(self, plan: Plan) -> list[tuple[str, str]]:
         training = self.captured.graph.attributes.get("training") or {}

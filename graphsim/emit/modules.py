@@ -94,6 +94,15 @@ class Modules:
 
     def tape(self, path: str) -> frozenset[int]:
         """Return what *path* makes, backward reads, and no forward op outside *path* does: freed if it is wrapped."""
+        if path not in self._tapes:
+            self._tapes[path] = self._tape(path)
+        return self._tapes[path]
+
+    @cached_property
+    def _tapes(self) -> dict[str, frozenset[int]]:
+        return {}
+
+    def _tape(self, path: str) -> frozenset[int]:
         mine = set(self.ops[path])
         return frozenset(
             base
@@ -158,14 +167,16 @@ class Modules:
         return bool(tape) and tape <= dropped
 
     def _innermost(self, base: int, strategy: str) -> str:
+        """Return the smallest module that makes *base* and holds all that keeps it for backward."""
+        fitting = [path for path in self.wrappable if base in self.tape(path)]
+        if fitting:
+            return max(fitting, key=lambda path: path.count("."))
         op = self.graph.ops[self._flow.producer[base]]
-        fitting = [path for path in self.wrappable if f"{op.layer}.".startswith(f"{path}.")]
-        if not fitting:
-            raise UsageError(
-                f"{strategy}'s plan recomputes op '{op.name}', which no module that can be checkpointed contains "
-                f"(its layer is '{op.layer}'); those that can: {', '.join(self.wrappable[:LISTED]) or 'none'}, ..."
-            )
-        return fitting[-1]
+        listed = ", ".join(self.wrappable[:LISTED]) + (", ..." if len(self.wrappable) > LISTED else "")
+        raise UsageError(
+            f"{strategy}'s plan recomputes op '{op.name}', but what it makes is kept by ops outside of every "
+            f"module that can be checkpointed ({listed or 'there is none'}); --strategy auto chooses among these"
+        )
 
     def _saved(self, path: str, again: set[int]) -> tuple[str, ...]:
         """Return the ops of *path* whose results must be there later, and that the plan does not run again."""
@@ -175,8 +186,9 @@ class Modules:
         needed |= {
             flow.storage[t] for at in again & mine for t in flow.inputs[at] if flow.producer[flow.storage[t]] in mine
         }
-        # What several ops write is left to them: their results, taken one by one, would be seen to change.
-        makers = {flow.producer[base] for base in needed if base not in flow.mutators} - again
+        makers = {flow.producer[base] for base in needed} - again
+        # A result that is overwritten in place cannot be stored, nor what else its op returns: PyTorch refuses.
+        makers = {at for at in makers if not any(flow.storage[t] in flow.mutators for t in flow.outputs[at])}
         counts: dict[str, int] = {}
         names = []
         for at in self.ops[path]:

@@ -25,7 +25,7 @@ def apply(model):
     """
     for path in MODULES:
         module = model.get_submodule(path)
-        if not getattr(module, "recomputes", False):
+        if not getattr(module, "recomputes_in_backward", False):
             module.__class__ = _recomputing(type(module){path})
     return model
 
@@ -33,12 +33,13 @@ def apply(model):
 @functools.cache
 def _recomputing(kind{path}):
     class Recomputing(kind):
-        recomputes = True
+        recomputes_in_backward = True
 
         def forward(self, *args, **kwargs):
             if not torch.is_grad_enabled():
                 return super().forward(*args, **kwargs)
-            return checkpoint(super().forward, *args, use_reentrant=False{context}, **kwargs)
+            options = {{{options}}}
+            return checkpoint(super().forward, *args, **options, **kwargs)
 
     Recomputing.__name__, Recomputing.__qualname__ = kind.__name__, kind.__qualname__
     return Recomputing
@@ -78,12 +79,14 @@ def _statistics_stay(module, context):
 _CONTEXTS = '''\
 def _contexts(module{path}):
     """Return what surrounds a module the first time, and when it runs again."""
-    {first}
+    first, again = {both}
     return first, {again}
 '''
 
+_PLAIN = "contextlib.nullcontext(), contextlib.nullcontext()"
 
-def render(wrapped: Wrapped, *, title: str, facts: Sequence[tuple[str, str]], statistics: bool) -> str:
+
+def render(wrapped: Wrapped, *, title: str, facts: Sequence[tuple[str, str]], statistics: bool, random: bool) -> str:
     """Return the file.
 
     Args:
@@ -91,17 +94,20 @@ def render(wrapped: Wrapped, *, title: str, facts: Sequence[tuple[str, str]], st
         title: what it is a plan for, on one line.
         facts: lines of the docstring: name and text.
         statistics: whether a wrapped module has running statistics.
+        random: whether a wrapped module may draw random numbers.
     """
     policies = any(wrapped.values())
     parts = [_docstring(title, facts), _imports(policies, statistics).rstrip(), _modules(wrapped, policies)]
     path = ", path" if policies else ""
-    context = f", context_fn=lambda: _contexts(self{path})" if policies or statistics else ""
-    parts.append("\n" + _APPLY.format(path=path, context=context))
-    if context:
-        stored = "_policy(MODULES[path]) if MODULES[path] else (contextlib.nullcontext(), contextlib.nullcontext())"
-        first = "first = again = contextlib.nullcontext()" if not policies else f"first, again = {stored}"
+    surrounded = policies or statistics
+    options = {"use_reentrant": "False", "preserve_rng_state": str(random)}
+    options |= {"context_fn": f"lambda: _contexts(self{path})"} if surrounded else {}
+    listed = ", ".join(f'"{name}": {value}' for name, value in options.items())
+    parts.append("\n" + _APPLY.format(path=path, options=listed))
+    if surrounded:
+        both = f"_policy(MODULES[path]) if MODULES[path] else ({_PLAIN})" if policies else _PLAIN
         again = "_statistics_stay(module, again)" if statistics else "again"
-        parts.append("\n" + _CONTEXTS.format(path=path, first=first, again=again))
+        parts.append("\n" + _CONTEXTS.format(path=path, both=both, again=again))
     parts += ["\n" + _POLICY] * policies + ["\n" + _STATISTICS] * statistics
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
 

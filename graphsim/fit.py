@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from graphsim.allocators.torch import ROUND_LARGE, TorchCaching
+from graphsim.devices import device_of
 from graphsim.errors import GraphSimError, SpecError
 from graphsim.graph import Graph
 from graphsim.simulation import Simulation, op_costs, simulate
@@ -291,9 +292,10 @@ def _settings(load: Load, base: _Setting) -> dict[str, _Setting]:
     segments = replace(base.allocator, expandable_segments=True)
     found = {"PYTORCH_ALLOC_CONF=expandable_segments:True": replace(base, allocator=segments)}
     if training.precision == "fp32":
-        found["bfloat16 autocast (--precision amp-bf16)"] = replace(
-            base, training=replace(training, precision="amp-bf16")
-        )
+        ampere = device_of(training.device, training.target).capability >= (8, 0)  # the first with units for bf16
+        name, precision = ("bfloat16", "amp-bf16") if ampere else ("float16", "amp-fp16")
+        low = replace(training, precision=precision)
+        found[f"{name} autocast (--precision {precision})"] = replace(base, training=low)
     if training.mode == "train":
         if training.implementation != "fused":
             fused = replace(training, optimizer_impl="fused")

@@ -17,12 +17,17 @@ PREFIX = "torch:"
 
 
 def capture_source(
-    source: str, *, optimizer: Any = "adamw", device: Device | None = None, parameters: Mapping[str, Any]
+    source: str,
+    *,
+    optimizer: Any = "adamw",
+    device: Device | None = None,
+    parameters: Mapping[str, Any],
+    change: Callable[[Any], Any] | None = None,
 ) -> Capture:
     """Capture what the factory named by *source* makes; it is called with those *parameters* that it takes.
 
     This imports and runs the user's code. The factory returns (model, inputs), (model, inputs, step),
-    or a model with an ``example_input_array``.
+    or a model with an ``example_input_array``. *change* is applied to the model first.
 
     Raises:
         SpecError: there is no such function.
@@ -35,6 +40,8 @@ def capture_source(
     def model() -> Any:
         result = factory(**accepted)
         made.extend(result if isinstance(result, tuple) else (result,))
+        if change is not None:
+            change(made[0])
         return made[0]
 
     def inputs() -> Any:

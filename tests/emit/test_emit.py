@@ -15,6 +15,7 @@ import emitted_models  # noqa: E402
 from emitted import captured, emission, load  # noqa: E402
 
 from graphsim.emit import emit_plan, emit_within  # noqa: E402
+from graphsim.emit.capture import captured_source  # noqa: E402
 from graphsim.errors import InfeasibleError, UsageError  # noqa: E402
 from graphsim.options import configure  # noqa: E402
 from graphsim.simulation import simulate  # noqa: E402
@@ -65,6 +66,14 @@ def test_an_op_level_plan_becomes_a_policy_that_names_the_ops_to_store():
     assert "create_selective_checkpoint_contexts" in made.text
     assert all(f'"{op}"' in made.text for op in stored)
     assert made.scheduled_peak is not None
+
+
+def test_plans_for_a_gpu_are_made_without_one():
+    source = captured_source("torch:emitted_models:fused", optimizer="sgd", target="cuda", device="", parameters={})
+    stored = simulate(source.graph).peak
+    made = emit_within(source, int(0.8 * stored))
+    assert made.plan.peak_bytes <= 0.8 * stored
+    assert 'preserve_rng_state": True' in made.text
 
 
 def test_where_nothing_fits_the_smallest_peak_is_named():

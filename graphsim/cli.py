@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from graphsim import cli_fit, cli_plan, cli_report, cli_run
+from graphsim import cli_fit, cli_plan, cli_report, cli_run, cli_sweep
 from graphsim.cli_shared import (
     Accumulation,
     AsJson,
@@ -130,6 +130,7 @@ def peak(
 
 
 app.command(epilog=cli_fit.FIT_EXAMPLES)(cli_fit.fit)
+app.command(epilog=cli_sweep.SWEEP_EXAMPLES)(cli_sweep.sweep)
 app.command(epilog=cli_plan.PLAN_EXAMPLES)(cli_plan.plan)
 app.command(epilog=cli_plan.COMPARE_EXAMPLES)(cli_plan.compare)
 app.command(epilog=cli_report.REPORT_EXAMPLES)(cli_report.report)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphsim.errors import UsageError
-from graphsim.frontends.expression import Value
+from graphsim.frontends.expression import Value, read_value
 
 if TYPE_CHECKING:
     from graphsim.graph import Graph
@@ -61,24 +61,13 @@ def overrides_of(settings: list[str] | None, **named: int | None) -> dict[str, V
             raise UsageError(f"--set {setting[:60]!r}: write NAME=VALUE, for example --set layers=24")
         if name.strip() in overrides:
             raise UsageError(f"--set {name.strip()[:60]} stands twice")
-        overrides[name.strip()] = _value(text.strip())
+        overrides[name.strip()] = read_value(text.strip())
     for name, value in named.items():
         if value is not None:
             if name in overrides:
                 raise UsageError(f"--{name} and --set {name}=... both set '{name}'")
             overrides[name] = value
     return overrides
-
-
-def _value(text: str) -> Value:
-    if text in ("true", "false"):
-        return text == "true"
-    for read in (int, float):
-        try:
-            return read(text)
-        except ValueError:
-            continue
-    return text
 
 
 def print_table(header: tuple[str, ...], rows: list[Any]) -> None:
@@ -135,22 +124,9 @@ def captured_steps(source: str, training: Training, parameters: dict[str, Value]
     Raises:
         UsageError: an option asks for something that the captured code decides.
     """
-    from graphsim.frontends.torch import load_steps
-    from graphsim.training import Training
+    from graphsim.frontends.torch import captured_steps as capture
 
-    chosen = {name: getattr(training, name) for name in ("optimizer", "optimizer_impl", "target", "device")}
-    plain = Training(**chosen)
-    for name, value in training.as_dict().items():
-        if value != getattr(plain, name):
-            raise UsageError(f"{name} = {value!r} is for specs; of {source} the step is captured as your code runs it")
-    return load_steps(
-        source,
-        optimizer=training.optimizer,
-        implementation=training.optimizer_impl,
-        target="cuda" if training.target == "cuda" else "",
-        device=training.device,
-        **parameters,
-    )
+    return capture(source, training, parameters)
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -138,10 +138,11 @@ def need_of(
     room: int | None = None,
     allocator: TorchCaching = _PLAIN,
 ) -> int:
-    """Return the bytes that PyTorch's allocator holds at most, in step 1 and any later one.
+    """Return the bytes that PyTorch's allocator holds at most in step 1, or in a later one that finds its cache empty.
 
-    Short of memory it gives cached segments back and tries again, which takes time: a step may get by
-    with a little less. A *strategy* is to make it fit *room* bytes.
+    Short of memory it gives the cache back and tries again, so what step 1 leaves there is not needed; a step
+    may get by with a little less than this, too, at the price of such retries. A *strategy* is to make it fit
+    *room* bytes.
     """
     firsts = (True, False) if training.mode == "train" else (False,)
     return max(_simulate(graph, training, first, strategy, room, allocator)[1] for first in firsts)

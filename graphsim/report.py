@@ -168,11 +168,9 @@ def _report(
     graph: Graph, training: Training, runs: tuple[Simulation, Simulation], allocator: str, allocator_options: str
 ) -> Report:
     steady = runs[1]
-    if allocator_options and not allocator:
-        raise UsageError("allocator options need an allocator: --allocator NAME")
-    place = configure(ALLOCATORS[allocator], allocator_options) if allocator else None
-    first_report = _step_report(runs[0], _place(runs[0], place))
-    steady_report = _step_report(runs[1], _place_after(*runs, place))
+    first_report, steady_report = map(
+        _step_report, runs, reservations(*runs, chosen_allocator(allocator, allocator_options))
+    )
     step = steady.graph
     sources = [t for t in step.tensors.values() if not t.storage]
     count = {role: sum(t.size for t in sources if t.role is role) for role in Role}
@@ -214,7 +212,7 @@ def _report(
     )
 
 
-class _Held(NamedTuple):
+class Held(NamedTuple):
     """What an allocator has in use and holds at most; None, if there is none or it runs out of memory."""
 
     allocated: int | None = None
@@ -223,12 +221,29 @@ class _Held(NamedTuple):
 
     @property
     def fragmentation(self) -> float | None:
+        """Share of what is held that no block ever needed."""
         if self.allocated is None or self.reserved is None:
             return None
         return 1 - self.allocated / self.reserved if self.reserved else 0.0
 
 
-def _step_report(run: Simulation, held: _Held) -> StepReport:
+def chosen_allocator(name: str, options: str = "") -> Allocator | None:
+    """Return the allocator *name* with *options*, see `options.configure`; None if the name is empty.
+
+    Raises:
+        UnknownNameError, UsageError: there is no such allocator or option.
+    """
+    if options and not name:
+        raise UsageError("allocator options need an allocator: --allocator NAME")
+    return configure(ALLOCATORS[name], options) if name else None
+
+
+def reservations(first: Simulation, steady: Simulation, allocator: Allocator | None) -> tuple[Held, Held]:
+    """Return what *allocator* holds in step 1 and in the steady step, which may be the same."""
+    return _place(first, allocator), _place_after(first, steady, allocator)
+
+
+def _step_report(run: Simulation, held: Held) -> StepReport:
     if not len(run.schedule):
         resident = run.live_ranges.peak
         return StepReport(resident, "", "", "", {}, resident, run.by_role(0), (), 0, (), ())
@@ -254,19 +269,19 @@ def _step_report(run: Simulation, held: _Held) -> StepReport:
     )
 
 
-def _place(run: Simulation, allocator: Allocator | None) -> _Held:
+def _place(run: Simulation, allocator: Allocator | None) -> Held:
     """Return what *allocator* holds in a step of its own."""
     if allocator is None:
-        return _Held()
+        return Held()
     try:
         layout = allocator(run.trace)
     except OutOfMemoryError as error:
         execution = run.trace.execution_of(error.event)
-        return _Held(out_of_memory="before the step" if execution == NOTHING else run.op_at(execution).name)
-    return _Held(layout.peak, layout.reserved_peak)
+        return Held(out_of_memory="before the step" if execution == NOTHING else run.op_at(execution).name)
+    return Held(layout.peak, layout.reserved_peak)
 
 
-def _place_after(first: Simulation, later: Simulation, allocator: Allocator | None) -> _Held:
+def _place_after(first: Simulation, later: Simulation, allocator: Allocator | None) -> Held:
     """Return what *allocator* holds in a step after the *first*, if it is one that keeps what is freed."""
     if allocator is None or first is later or not getattr(allocator, "caches", False):
         return _place(later, allocator)
@@ -275,8 +290,8 @@ def _place_after(first: Simulation, later: Simulation, allocator: Allocator | No
         layout = allocator(stream)
     except OutOfMemoryError as error:
         execution = stream.execution_of(error.event) - len(first.schedule)
-        return _Held(out_of_memory=later.op_at(execution).name if execution >= 0 else "in step 1")
-    return _Held(int(layout.used[begin:].max()), int(layout.reserved[begin:].max()))
+        return Held(out_of_memory=later.op_at(execution).name if execution >= 0 else "in step 1")
+    return Held(int(layout.used[begin:].max()), int(layout.reserved[begin:].max()))
 
 
 def activation_count(graph: Graph) -> int:

@@ -26,7 +26,7 @@ _KEEP = (0.0, 0.3, 1.0)
 _SCORED = 24
 """Drops that are compared: the first that save anything, in order of cost by bytes dropped."""
 _TOGETHER = 500
-"""One more drop is taken at a time for every so many ops: on large graphs an evaluation for each would take too long."""
+"""One more drop is taken at a time for every so many ops: on large graphs an evaluation for each takes too long."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,8 +116,8 @@ class Search:
         even, _ = self.guess(self._even(cap))
         within = [choice for choice in (known, even) if choice.cost <= cap]
         found = self._climb(min(within, key=_rank), cap) if within else known
-        if found.rank < known.rank:
-            self.exact(found.items)
+        for choice in (even, found):  # a guess can be too high
+            self.exact(choice.items)
 
     def _even(self, cap: float) -> frozenset[int]:
         """Return a knapsack by time per byte in which what is saved of a kind lies evenly along the graph."""

@@ -112,6 +112,23 @@ class Shared(nn.Module):
         return self.block(self.block(self.block(self.stem(x))))
 
 
+class Fused(nn.Module):
+    """Attention by PyTorch's own function, inside of a block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(64, 64), nn.Linear(64, 64)
+
+    def forward(self, x):
+        heads = self.inner(x).unflatten(-1, (4, 16)).transpose(1, 2)
+        mixed = functional.scaled_dot_product_attention(heads, heads, heads, dropout_p=0.1, is_causal=True)
+        return x + self.outer(mixed.transpose(1, 2).flatten(2)).relu()
+
+
+def fused(batch: int = 512):
+    return nn.Sequential(*(Fused() for _ in range(4))), torch.randn(batch, 64, 64)
+
+
 def perceptron(batch: int = 256):
     return Perceptron(), torch.randn(batch, 64)
 

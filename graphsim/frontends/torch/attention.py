@@ -6,8 +6,11 @@ PyTorch chooses the kernel in C++ code of the CUDA build. Sources: aten/src/ATen
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import sqrt
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.backends import cuda as enabled
@@ -37,6 +40,22 @@ class CudaAttention(TorchFunctionMode):
         if func is scaled_dot_product_attention and args and args[0].is_cuda:
             return attend(self.capability, *args, **kwargs)
         return func(*args, **kwargs)
+
+    @contextmanager
+    def in_backward(self) -> Iterator[None]:
+        """Keep the mode on while the engine runs: there a checkpoint runs forward code.
+
+        ``backward`` is a function that modes answer, and while a mode answers it is off.
+        """
+        engine: Any = torch.autograd
+        original = engine._engine_run_backward
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return original(*args, **kwargs)
+
+        with patch.object(engine, "_engine_run_backward", run):
+            yield
 
 
 def attend(

@@ -109,7 +109,8 @@ def pretended(device: Device) -> Iterator[None]:
         stack.enter_context(_guarded())
         stack.enter_context(_built())
         stack.enter_context(torch.autograd.set_multithreading_enabled(False))
-        stack.enter_context(CudaAttention(capability))
+        stack.enter_context(attention := CudaAttention(capability))
+        stack.enter_context(attention.in_backward())
         stack.enter_context(_lifting_on_the_host())
         stack.enter_context(_with_kernels())
         yield

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from graphsim import cli_fit, cli_plan, cli_report, cli_run, cli_sweep
+from graphsim import cli_diff, cli_fit, cli_plan, cli_report, cli_run, cli_sweep
 from graphsim.cli_shared import (
     Accumulation,
     AsJson,
@@ -87,6 +87,7 @@ def peak(
     zero_grad: ZeroGrad = "before-forward",
     set_to_none: SetToNone = True,
     master_weights: MasterWeights = False,
+    largest: Annotated[int, typer.Option(min=0, help="Live tensors to list with --json; 0: all.")] = 12,
     as_json: AsJson = False,
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Also draw it: a .png, .svg or .pdf file (extra 'plot').")
@@ -113,6 +114,7 @@ def peak(
     )
     overrides = overrides_of(settings, batch=batch, seq=seq)
     answer: dict[str, Any] = {"policy": policy, "allocator": allocator, "allocator_options": allocator_options}
+    answer["largest"] = largest or None
     if spec.startswith("torch:"):
         first, step = captured_steps(spec, training, overrides)
         report = report_step(step, first=first, **answer)
@@ -129,6 +131,7 @@ def peak(
     sys.stdout.write(reporter(report))
 
 
+app.command(epilog=cli_diff.DIFF_EXAMPLES)(cli_diff.diff)
 app.command(epilog=cli_fit.FIT_EXAMPLES)(cli_fit.fit)
 app.command(epilog=cli_sweep.SWEEP_EXAMPLES)(cli_sweep.sweep)
 app.command(epilog=cli_plan.PLAN_EXAMPLES)(cli_plan.plan)

@@ -124,6 +124,7 @@ def peak(
     policy: Policy = "eager",
     allocator: str = "",
     allocator_options: str = "",
+    largest: int | None = LARGEST,
     **options: Any,
 ) -> Report:
     """Return the report of a training step of the forward *graph*.
@@ -134,6 +135,7 @@ def peak(
         policy: 'eager' (when PyTorch eager releases tensors) or 'liveness' (right after last use).
         allocator: a name of `allocators.ALLOCATORS`, to learn what it would reserve; empty: none.
         allocator_options: its options as text, see `options.configure`: ``limit=16GiB``.
+        largest: how many of the tensors that are live at the peak to list; None: all.
 
     Raises:
         GraphSimError: an option is wrong, or the graph cannot be trained.
@@ -143,7 +145,7 @@ def peak(
     short = replace(chosen, accumulation=min(chosen.accumulation, 3))
     steady = simulate(training_step(graph, short), policy=policy)
     first = simulate(training_step(graph, short, first=True), policy=policy) if chosen.mode == "train" else steady
-    return _report(graph, chosen, (first, steady), allocator, allocator_options)
+    return _report(graph, chosen, (first, steady), allocator, allocator_options, largest)
 
 
 def report_step(
@@ -153,6 +155,7 @@ def report_step(
     policy: Policy = "eager",
     allocator: str = "",
     allocator_options: str = "",
+    largest: int | None = LARGEST,
 ) -> Report:
     """Return the report of a *graph* that is a whole step already, simulated as it stands.
 
@@ -161,16 +164,20 @@ def report_step(
     run = simulate(graph, policy=policy)
     before = run if first is None else simulate(first, policy=policy)
     options = {**Training().as_dict(), **dict(graph.attributes.get("training", {}))}
-    return _report(graph, Training(**options), (before, run), allocator, allocator_options)
+    return _report(graph, Training(**options), (before, run), allocator, allocator_options, largest)
 
 
 def _report(
-    graph: Graph, training: Training, runs: tuple[Simulation, Simulation], allocator: str, allocator_options: str
+    graph: Graph,
+    training: Training,
+    runs: tuple[Simulation, Simulation],
+    allocator: str,
+    allocator_options: str,
+    largest: int | None,
 ) -> Report:
     steady = runs[1]
-    first_report, steady_report = map(
-        _step_report, runs, reservations(*runs, chosen_allocator(allocator, allocator_options))
-    )
+    held = reservations(*runs, chosen_allocator(allocator, allocator_options))
+    first_report, steady_report = (_step_report(run, holds, largest) for run, holds in zip(runs, held, strict=True))
     step = steady.graph
     sources = [t for t in step.tensors.values() if not t.storage]
     count = {role: sum(t.size for t in sources if t.role is role) for role in Role}
@@ -243,7 +250,7 @@ def reservations(first: Simulation, steady: Simulation, allocator: Allocator | N
     return _place(first, allocator), _place_after(first, steady, allocator)
 
 
-def _step_report(run: Simulation, held: Held) -> StepReport:
+def _step_report(run: Simulation, held: Held, largest: int | None) -> StepReport:
     if not len(run.schedule):
         resident = run.live_ranges.peak
         return StepReport(resident, "", "", "", {}, resident, run.by_role(0), (), 0, (), ())
@@ -258,7 +265,7 @@ def _step_report(run: Simulation, held: Held) -> StepReport:
         phase_peak_bytes=run.phase_peaks(),
         forward_end_bytes=run.phase_end_bytes(Phase.FORWARD),
         by_role_at_peak=run.by_role(at),
-        largest=tuple(run.live_at(at)[:LARGEST]),
+        largest=tuple(run.live_at(at)[:largest]),
         ops=len(run.schedule),
         timeline=tuple(int(run.timeline[stretch].max()) for stretch in stretches),
         timeline_phase=tuple(str(run.phases[int(stretch[0])]) for stretch in stretches),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from test_cli import graphsim
 
 import graphsim as gs
+from graphsim.allocators.torch import TorchCaching
 from graphsim.fit import CONTEXT, fit, largest, need_of
 from graphsim.frontends.spec import shipped_specs
 from graphsim.training import Training
@@ -117,3 +118,26 @@ def test_bad_questions_get_one_message_and_exit_code_2(arguments, words):
     done = graphsim("fit", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert words in " ".join(done.stderr.split())
+
+
+def test_expandable_segments_are_among_the_measures_where_blocks_do_not_fit_into_each_other():
+    load = lambda changed: gs.load("seed_cnn", **changed)  # noqa: E731
+    params = {"batch": 2048}
+    answer = fit(load, params, Training(optimizer="momentum"), memory=8 * 2**30, context=(0, 0))
+    (measure,) = (m for m in answer.measures if "expandable_segments" in m.name)
+    segments = TorchCaching(expandable_segments=True)
+    assert measure.need_bytes == need_of(load(params), Training(optimizer="momentum"), allocator=segments)
+    assert measure.saved_bytes > 0.3 * answer.need_bytes
+    assert measure.time == 0
+
+
+@pytest.mark.parametrize("strategy", ["blocks", "sqrt", "dtr"])
+def test_a_strategy_makes_room_for_a_larger_batch(strategy):
+    load = lambda changed: gs.load("gpt2", **{"layers": 4, "seq": 128, **changed})  # noqa: E731
+    training = Training(optimizer="sgd")
+    plain, recomputed = (
+        fit(load, {"batch": 8}, training, memory=2 * 2**30, context=(0, 0), strategy=name) for name in ("", strategy)
+    )
+    assert recomputed.max_batch > plain.max_batch
+    held = [need_of(load({"batch": recomputed.max_batch + more}), training, strategy, 2 * 2**30) for more in (0, 1)]
+    assert held[0] <= 2 * 2**30 < held[1]

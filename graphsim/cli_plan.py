@@ -89,7 +89,7 @@ def plan(
     if not budget and strategy == "auto":
         raise UsageError("plan needs a --budget, for example 8GiB or 0.8x; or a --strategy that has a way of its own")
     chosen = configure(STRATEGIES[strategy], options)
-    if isinstance(chosen, Auto):
+    if hasattr(chosen, "progress"):
         chosen = replace(chosen, progress=_progress())
     overrides = overrides_of(settings, batch=batch, seq=seq)
     if emit or output:

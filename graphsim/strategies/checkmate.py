@@ -82,8 +82,6 @@ class Checkmate:
         """Return the best sequence, and a bound of the extra cost."""
         problem, until = model.problem, start + self.seconds
         best = repair(evaluate(problem, np.arange(problem.ops)), budget, until=start + _GREEDY * self.seconds)
-        if best.peak <= budget:
-            best = prune(best, budget)
         bound, limit = 0.0, budget
         for attempt in range(_ROUNDS):
             known = model.solution(best.nodes) if best.peak <= limit else None
@@ -98,6 +96,8 @@ class Checkmate:
             limit -= found.peak - budget
             if answer.interrupted:
                 break
+        if best.peak <= budget:
+            best = prune(best, budget)  # recomputes that cost nothing are many, and seldom of use
         return best.nodes, bound
 
     def _run(self, model: Model, limit: int, seconds: float, known: Floats | None) -> Solution:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import subprocess
 import sys
 from heapq import heappop, heappush
@@ -17,7 +18,7 @@ from networks import NETWORKS
 
 import graphsim as gs
 from graphsim.errors import MissingExtraError, UsageError
-from graphsim.graph import Graph
+from graphsim.graph import Graph, Op, Tensor
 from graphsim.simulation import simulate
 from graphsim.strategies.checkmate import Checkmate
 from graphsim.strategies.checkmate_highs import solve
@@ -167,6 +168,17 @@ def test_a_known_sequence_is_a_point_of_the_program(seed):
     assert solve(program, integer=False, seconds=20).x is None, "and not with a byte less"
 
 
+@pytest.mark.parametrize("kept", [(), ("a",)])
+def test_no_bound_counts_an_op_twice_or_forbids_to_drop_what_survives_the_step(kept):
+    ops = [Op("ab", "node", (), ("a", "b"), time=1.0), Op("c", "node", (), ("c",), time=1.0)]
+    ops.append(Op("d", "node", ("a", "b"), ("d",), time=1.0))
+    tensors = [Tensor(name, (size,), "uint8") for name, size in (("a", 5), ("b", 5), ("c", 10), ("d", 0))]
+    graph = Graph(ops, tensors, outputs=kept)
+    plan = EXACT(graph, budget=10)
+    assert (plan.feasible, plan.time, plan.time_bound) == (True, 4.0, 4.0)
+    assert plan.proved_optimal
+
+
 @pytest.mark.parametrize(("name", "share"), [("vgg16", 0.9), ("fcn8", 0.8), ("unet", 0.7)])
 def test_networks_of_seventy_ops_are_solved_within_the_gap(name, share):
     graph = Graph.from_networkx(NETWORKS[name]())
@@ -199,16 +211,11 @@ def test_less_than_one_op_touches_is_proved_impossible(strategy):
 
 
 def test_ctrl_c_leaves_the_best_so_far():
-    def press(_: str) -> None:
-        raise KeyboardInterrupt
-
     graph = Graph.from_networkx(NETWORKS["segnet"]())
     told: list[str] = []
 
     def watch(text: str) -> None:
         told.append(text)
-        import _thread
-
         _thread.interrupt_main()
 
     plan = Checkmate(seconds=60, gap=0, progress=watch)(graph, budget=int(0.6 * simulate(graph).peak))

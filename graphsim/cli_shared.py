@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from graphsim.training import Training
 
 Spec = Annotated[
-    str, typer.Argument(help="A spec file, a shipped spec's name, a graph's .json file, or torch:module:function.")
+    str,
+    typer.Argument(
+        help="A spec file, a shipped spec's name, a graph's .json file, torch:module:function, or hf:config.json."
+    ),
 ]
 Batch = Annotated[int | None, typer.Option(help="Samples per (micro-)batch: param 'batch'.")]
 Seq = Annotated[int | None, typer.Option(help="Sequence length: param 'seq'.")]
@@ -106,11 +109,16 @@ def is_step(source: str) -> bool:
     return source.endswith(".json")
 
 
+def is_captured(source: str) -> bool:
+    """Whether the step of *source* is captured from a PyTorch model: your own, or one of transformers."""
+    return source.startswith(("torch:", "hf:"))
+
+
 def step_of(source: str, overrides: dict[str, Value], first: bool, **training: Any) -> Graph:
     """Return the training step of a spec or of the user's own model, or the graph of a file as it stands."""
     from graphsim.training import Training, training_step
 
-    if source.startswith("torch:"):
+    if is_captured(source):
         steps = captured_steps(source, Training(**training), overrides)
         return steps[0] if first else steps[1]
     graph = load_source(source, overrides)
@@ -118,12 +126,12 @@ def step_of(source: str, overrides: dict[str, Value], first: bool, **training: A
 
 
 def captured_steps(source: str, training: Training, parameters: dict[str, Value]) -> tuple[Graph, Graph]:
-    """Return step 1 and the steady step of the user's own model.
+    """Return step 1 and the steady step of a model that is captured.
 
     Raises:
         UsageError: an option asks for something that the captured code decides.
     """
-    from graphsim.frontends.torch import load_steps
+    from graphsim.frontends import hf, torch
     from graphsim.training import Training
 
     plain = Training(optimizer=training.optimizer, optimizer_impl=training.optimizer_impl, target="cpu")
@@ -131,6 +139,7 @@ def captured_steps(source: str, training: Training, parameters: dict[str, Value]
         if value != getattr(plain, name):
             raise UsageError(f"{name} = {value!r} is for specs; of {source} the step is captured as your code runs it")
     implementation = training.optimizer_impl
+    load_steps = hf.load_steps if source.startswith(hf.PREFIX) else torch.load_steps
     return load_steps(source, optimizer=training.optimizer, implementation=implementation, **parameters)
 
 

@@ -144,6 +144,8 @@ def finish(
     plan = judge(graph, schedule, strategy=strategy, budget=budget, seconds=0.0)
     if not plan.feasible:
         plan = judge(graph, Schedule.of(graph), strategy=strategy, budget=budget, seconds=0.0)
+    if plan.feasible:
+        bound = min(bound, plan.time - plan.base_time)  # a greedy one that is not of the form may cost less
     proved = extra_cost(problem, budget)
     return replace(
         plan,

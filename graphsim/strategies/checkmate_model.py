@@ -124,6 +124,8 @@ class Model:
         self._rows = _Rows()
         for value in np.flatnonzero(windows.keep_high >= windows.keep_low).tolist():
             self._flow(value)
+        for unit in windows.order:
+            self._discard(unit)
         self._account()
         self.program = self._program()
 
@@ -145,7 +147,7 @@ class Model:
         self.keep_stage += windows.keep_low[self.keep_value]
         self.columns = self.runs + len(self.keep_value)
         self.freed: list[tuple[Ints, Ints, int]] = []
-        """Columns of F, the columns of R whose slots free, and the bytes that they free."""
+        """Columns of F, the columns of R whose slots free, and the bytes that they free; by value."""
 
     def run(self, unit: int, stages: Ints) -> Ints:
         """Return the columns of R; `NOTHING` where there is none."""
@@ -188,6 +190,13 @@ class Model:
         self._rows.add(len(inside), (here, -1.0), (again, -1.0), upper=-1.0, where=reads)
         later = self.keep(value, inside + 1)
         self._rows.add(len(inside), (later, 1.0), *gone, (here, -1.0), (again, -1.0), upper=0.0, where=later != NOTHING)
+
+    def _discard(self, unit: int) -> None:
+        """What *unit* makes in stages where nothing reads it any more is gone with the slot: R stands for F."""
+        for value in self.problem.makes[self.problem.ops + unit]:
+            low = max(int(self.windows.run_low[unit]), int(self.windows.keep_high[value]) + 1)
+            slot = self.run(unit, np.arange(low, self.windows.run_high[unit] + 1))
+            self.freed.append((slot, slot, int(self.problem.size[value])))
 
     def _free(self, slot: Ints, allowed: Bools, size: int) -> Ints:
         """Return new columns of F for the slots *slot*, a value's of *size* bytes, where *allowed*."""

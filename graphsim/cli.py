@@ -29,6 +29,7 @@ from graphsim.cli_shared import (
     ZeroGrad,
     captured_steps,
     color,
+    is_captured,
     is_step,
     load_source,
     overrides_of,
@@ -63,7 +64,8 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
     "graphsim peak gpt2 --set layers=24 --set width=1024 --set heads=16 --precision amp-bf16\n\n"
     "graphsim peak gpt2 --allocator torch --allocator-options limit=16GiB,expandable_segments:True\n\n"
     "graphsim peak torch:mypackage.models:make_model --batch 8\n\n"
-    "graphsim peak torch:mypackage.models:make_model --target cuda --device t4 --allocator torch"
+    "graphsim peak torch:mypackage.models:make_model --target cuda --device t4 --allocator torch\n\n"
+    "graphsim peak hf:path/to/config.json --batch 2 --seq 128"
 )
 def peak(
     spec: Spec,
@@ -115,7 +117,7 @@ def peak(
     overrides = overrides_of(settings, batch=batch, seq=seq)
     answer: dict[str, Any] = {"policy": policy, "allocator": allocator, "allocator_options": allocator_options}
     answer["largest"] = largest or None
-    if spec.startswith("torch:"):
+    if is_captured(spec):
         first, step = captured_steps(spec, training, overrides)
         report = report_step(step, first=first, **answer)
     elif is_step(spec):

@@ -23,6 +23,7 @@ from graphsim.cli_shared import (
     TargetName,
     captured_steps,
     color,
+    is_captured,
     is_step,
     load_source,
     overrides_of,
@@ -41,8 +42,8 @@ DIFF_EXAMPLES = (
 Side = Annotated[
     str,
     typer.Argument(
-        help="A spec, a graph's .json file or torch:module:function as for peak, or a saved result: the output of "
-        "graphsim peak --json --largest 0."
+        help="A spec, a graph's .json file, torch:module:function or hf:config.json as for peak, or a saved result: "
+        "the output of graphsim peak --json --largest 0."
     ),
 ]
 
@@ -123,7 +124,7 @@ def _report(source: str, params: dict[str, Any], options: dict[str, Any]) -> dic
         return load_report(source)
     policy = options["policy"]
     training = training_of(source, **{name: value for name, value in options.items() if name != "policy"})
-    if source.startswith("torch:"):
+    if is_captured(source):
         first, step = captured_steps(source, training, params)
         report = report_step(step, first=first, policy=policy, largest=None)
     elif is_step(source):

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from graphsim.training import Training
 
 Spec = Annotated[
-    str, typer.Argument(help="A spec file, a shipped spec's name, a graph's .json file, or torch:module:function.")
+    str,
+    typer.Argument(
+        help="A spec file, a shipped spec's name, a graph's .json file, torch:module:function, or hf:config.json."
+    ),
 ]
 Batch = Annotated[int | None, typer.Option(help="Samples per (micro-)batch: param 'batch'.")]
 Seq = Annotated[int | None, typer.Option(help="Sequence length: param 'seq'.")]
@@ -99,11 +102,16 @@ def is_step(source: str) -> bool:
     return source.endswith(".json")
 
 
+def is_captured(source: str) -> bool:
+    """Whether the step of *source* is captured from a PyTorch model: your own, or one of transformers."""
+    return source.startswith(("torch:", "hf:"))
+
+
 def training_of(source: str, *, target: str, **options: Any) -> Training:
-    """Return how *source* is trained: for CUDA, but for the user's own model where that is."""
+    """Return how *source* is trained: for CUDA, but a captured model where that is."""
     from graphsim.training import Training
 
-    return Training(target=target or ("cpu" if source.startswith("torch:") else "cuda"), **options)  # type: ignore[arg-type]
+    return Training(target=target or ("cpu" if is_captured(source) else "cuda"), **options)  # type: ignore[arg-type]
 
 
 def step_of(source: str, overrides: dict[str, Value], first: bool, **options: Any) -> Graph:
@@ -111,7 +119,7 @@ def step_of(source: str, overrides: dict[str, Value], first: bool, **options: An
     from graphsim.training import training_step
 
     training = training_of(source, **options)
-    if source.startswith("torch:"):
+    if is_captured(source):
         steps = captured_steps(source, training, overrides)
         return steps[0] if first else steps[1]
     graph = load_source(source, overrides)
@@ -119,12 +127,12 @@ def step_of(source: str, overrides: dict[str, Value], first: bool, **options: An
 
 
 def captured_steps(source: str, training: Training, parameters: dict[str, Value]) -> tuple[Graph, Graph]:
-    """Return step 1 and the steady step of the user's own model.
+    """Return step 1 and the steady step of a model that is captured.
 
     Raises:
         UsageError: an option asks for something that the captured code decides.
     """
-    from graphsim.frontends.torch import captured_steps as capture
+    from graphsim.frontends.captured import captured_steps as capture
 
     return capture(source, training, parameters)
 

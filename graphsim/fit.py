@@ -10,6 +10,7 @@ from graphsim.allocators.torch import ROUND_LARGE, TorchCaching
 from graphsim.devices import device_of
 from graphsim.errors import GraphSimError, SpecError
 from graphsim.graph import Graph
+from graphsim.rewrites import Rewrite, with_chunked_loss, with_inplace_activations
 from graphsim.simulation import Simulation, op_costs, simulate
 from graphsim.strategies import STRATEGIES, Strategy
 from graphsim.training import Training, training_step
@@ -21,6 +22,12 @@ SECONDS = 1.0
 """Each search for a schedule may take; there are dozens."""
 _LARGEST = 2**24
 _PLAIN = TorchCaching()
+
+REWRITES: dict[str, Rewrite] = {
+    "in-place activations (nn.ReLU(inplace=True))": with_inplace_activations,
+    "cross-entropy in chunks (Liger's fused linear cross-entropy)": with_chunked_loss,
+}
+"""Changes of the model's code, by name."""
 
 Load = Callable[[Mapping[str, Any]], Graph]
 """Returns the forward graph of a spec with these params set."""
@@ -262,6 +269,7 @@ class _Setting:
     training: Training
     strategy: str = ""
     allocator: TorchCaching = _PLAIN
+    rewrites: tuple[Rewrite, ...] = ()
 
     def merge(self, other: _Setting, base: _Setting) -> _Setting:
         """Return this setting with what *other* changes of *base*."""
@@ -272,16 +280,29 @@ class _Setting:
             if getattr(other.training, name) != getattr(base.training, name)
         }
         allocator = self.allocator if other.allocator == base.allocator else other.allocator
-        return _Setting(params, replace(self.training, **changed), other.strategy or self.strategy, allocator)
+        return _Setting(
+            params,
+            replace(self.training, **changed),
+            other.strategy or self.strategy,
+            allocator,
+            (*self.rewrites, *other.rewrites),
+        )
+
+    def graph(self, load: Load) -> Graph:
+        """Return the forward graph."""
+        graph = load(self.params)
+        for rewrite in self.rewrites:
+            graph = rewrite(graph)
+        return graph
 
 
 def _evaluate(load: Load, setting: _Setting, base: float, room: int) -> tuple[int, float]:
-    need = need_of(load(setting.params), setting.training, setting.strategy, room, setting.allocator)
+    need = need_of(setting.graph(load), setting.training, setting.strategy, room, setting.allocator)
     return need, _seconds(load, setting, room) / base - 1 if base else 0.0
 
 
 def _seconds(load: Load, setting: _Setting, room: int) -> float:
-    run, _ = _simulate(load(setting.params), setting.training, False, setting.strategy, room, setting.allocator)
+    run, _ = _simulate(setting.graph(load), setting.training, False, setting.strategy, room, setting.allocator)
     again = setting.training.accumulation / min(setting.training.accumulation, 3)
     return float(op_costs(run.graph)[run.schedule.ops].sum()) * again
 
@@ -289,7 +310,8 @@ def _seconds(load: Load, setting: _Setting, room: int) -> float:
 def _settings(load: Load, base: _Setting) -> dict[str, _Setting]:
     """Return what can be changed, by name."""
     params, training = base.params, base.training
-    has = {**dict(load(params).attributes.get("params", {})), **params}
+    graph = load(params)
+    has = {**dict(graph.attributes.get("params", {})), **params}
     segments = replace(base.allocator, expandable_segments=True)
     found = {"PYTORCH_ALLOC_CONF=expandable_segments:True": replace(base, allocator=segments)}
     if training.precision == "fp32":
@@ -313,6 +335,11 @@ def _settings(load: Load, base: _Setting) -> dict[str, _Setting]:
             half = replace(training, accumulation=2 * training.accumulation)
             name = f"micro-batches (--batch {batch // 2} --accumulation {half.accumulation})"
             found[name] = replace(base, params={**params, "batch": batch // 2}, training=half)
+    found |= {
+        name: replace(base, rewrites=(rewrite,))
+        for name, rewrite in REWRITES.items()
+        if rewrite(graph).ops != graph.ops
+    }
     if has.get("attention") in ("math", "eager"):
         found["fused attention (--set attention=sdpa)"] = replace(base, params={**params, "attention": "sdpa"})
     return found

@@ -23,6 +23,7 @@ FRONTENDS = Registry(
     {
         "spec": "graphsim.frontends.spec:load_spec",
         "dtr": "graphsim.frontends.dtr:load_dtr",
+        "hf": "graphsim.frontends.hf:load_hf",
         "json": "graphsim.frontends.json:load_json",
         "networkx": "graphsim.interchange:from_networkx",
         "torch": "graphsim.frontends.torch:load_torch",
@@ -35,8 +36,8 @@ def load(source: Any, **parameters: Any) -> Graph:
 
     Args:
         source: a spec file or the name of a shipped spec, a graph's JSON file, a networkx DAG, a DTR
-            operator log (.log or .jsonl), or ``torch:package.module:factory``, your own function that
-            returns (model, inputs).
+            operator log (.log or .jsonl), ``torch:package.module:factory``, your own function that
+            returns (model, inputs), or ``hf:config.json``, the local config of a transformers model.
         parameters: values for a spec's ``[params]``, for instance ``batch=8``; ``mutations`` of a log.
 
     Raises:
@@ -44,8 +45,8 @@ def load(source: Any, **parameters: Any) -> Graph:
     """
     if hasattr(source, "adj") and hasattr(source, "nodes"):
         name = "networkx"
-    elif str(source).startswith("torch:"):
-        name = "torch"
+    elif str(source).startswith(("torch:", "hf:")):
+        name = str(source).partition(":")[0]
     else:
         suffix = str(source).rpartition(".")[2]
         name = {"json": "json", "jsonl": "dtr", "log": "dtr"}.get(suffix, "spec")

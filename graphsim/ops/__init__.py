@@ -27,6 +27,7 @@ FAMILIES = (
     "recurrent",
     "routing",
     "loss",
+    "chunked_loss",
 )
 
 

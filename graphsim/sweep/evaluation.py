@@ -16,9 +16,9 @@ from graphsim.allocators.torch import TorchCaching
 from graphsim.devices import device_of, op_seconds
 from graphsim.errors import GraphSimError, MissingExtraError, UsageError
 from graphsim.fit import CONTEXT
+from graphsim.frontends.captured import captured_steps
 from graphsim.frontends.expression import Value
 from graphsim.frontends.spec import parse_spec, read_spec
-from graphsim.frontends.torch import captured_steps
 from graphsim.graph import Graph, Role
 from graphsim.planning import read_budget
 from graphsim.report import chosen_allocator, reservations

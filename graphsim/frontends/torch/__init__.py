@@ -8,12 +8,11 @@ optimizer's states.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from graphsim.errors import MissingExtraError, UsageError
+from graphsim.errors import MissingExtraError
 from graphsim.graph import Graph
-from graphsim.training import Training
 
 if TYPE_CHECKING:
     import torch
@@ -108,27 +107,6 @@ def load_steps(
     optimizers = named(optimizer, implementation)
     captured = capture_source(source, optimizer=optimizers, device=gpu(target, device), parameters=parameters)
     return captured.graph(first=True), captured.graph()
-
-
-def captured_steps(source: str, training: Training, parameters: Mapping[str, Any]) -> tuple[Graph, Graph]:
-    """Return step 1 and the steady step of the user's own model, trained as *training* says.
-
-    Raises:
-        UsageError: an option asks for something that the captured code decides; else as `load_steps`.
-    """
-    chosen: dict[str, Any] = {n: getattr(training, n) for n in ("optimizer", "optimizer_impl", "target", "device")}
-    plain = Training(**chosen)
-    for name, value in training.as_dict().items():
-        if value != getattr(plain, name):
-            raise UsageError(f"{name} = {value!r} is for specs; of {source} the step is captured as your code runs it")
-    return load_steps(
-        source,
-        optimizer=training.optimizer,
-        implementation=training.optimizer_impl,
-        target="cuda" if training.target == "cuda" else "",
-        device=training.device,
-        **parameters,
-    )
 
 
 def _need_torch() -> None:

@@ -355,8 +355,11 @@ class _Rows:
         self.count += count
 
     def csr(self) -> tuple[Ints, Ints, Floats, Floats, Floats]:
-        """Return start, column, value, lower and upper."""
+        """Return start, column, value, lower and upper; each entry once, as HiGHS asks without checking it."""
         row, column, value = (np.concatenate(part) for part in zip(*self._parts, strict=True))
-        order = np.argsort(row, kind="stable")
-        start = np.searchsorted(row[order], np.arange(self.count + 1))
-        return start, column[order], value[order], np.concatenate(self._lower), np.concatenate(self._upper)
+        order = np.lexsort((column, row))
+        row, column, value = row[order], column[order], value[order]
+        first = np.flatnonzero(np.diff(row, prepend=-1) | np.diff(column, prepend=-1))
+        start = np.searchsorted(row[first], np.arange(self.count + 1))
+        total = np.add.reduceat(value, first)
+        return start, column[first], total, np.concatenate(self._lower), np.concatenate(self._upper)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from generators import chain, graphs
+from generators import chain, graphs, training_steps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from layered import layered
@@ -147,6 +147,17 @@ def test_any_rounding_gives_a_valid_schedule_of_stages_that_stores_no_more_than_
     for stage, op in np.argwhere(stored):
         value = int(np.flatnonzero(maker == op)[0])
         assert keep[stage, value] or not problem.size[value], "what is not to be stored is made again"
+
+
+@given(graph=training_steps(), share=st.sampled_from([0.3, 0.6, 0.9]))
+@settings(max_examples=100, deadline=None)
+def test_every_entry_of_the_program_stands_once(graph, share):
+    """HiGHS takes a repeated entry without a word, and its presolve may then never end."""
+    problem = problem_of(graph)
+    model = Model(problem, Windows(problem), int(share * simulate(graph).peak))
+    program = model.program
+    row = np.repeat(np.arange(len(program.row_lower)), np.diff(program.start))
+    assert len({*zip(row.tolist(), program.column.tolist(), strict=True)}) == len(program.value)
 
 
 @pytest.mark.parametrize("seed", range(10))

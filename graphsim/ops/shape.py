@@ -27,6 +27,11 @@ def transpose(tape: Tape, x: Tensor, a: int, b: int) -> Tensor:
     return _permuted(tape, x, _swap(x.shape, a, b))
 
 
+def permute(tape: Tape, x: Tensor, order: Sequence[int]) -> Tensor:
+    """Put dimension ``order[i]`` at *i*: a view, as is its gradient."""
+    return x if list(order) == sorted(order) else _permuted(tape, x, tuple(x.shape[i] for i in order))
+
+
 def _permuted(tape: Tape, x: Tensor, shape: Shape) -> Tensor:
     y = tape.alias(x, shape, kind="transpose", contiguous=_back_in_order(tape, x))
 

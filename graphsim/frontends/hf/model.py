@@ -30,7 +30,9 @@ MAX_BYTES = 4 * 2**30
 def capture_config(path: str, optimizer: Any, parameters: Mapping[str, Value]) -> Capture:
     """Capture the training step of the model that the config at *path* describes; see `load_hf`."""
     data = read_config(path)
-    kind_of_config = configuration_auto.CONFIG_MAPPING[known_type(data, modeling_auto.CONFIG_MAPPING_NAMES, path)]
+    kind_of_config = configuration_auto.CONFIG_MAPPING[
+        known_type(data, set(configuration_auto.CONFIG_MAPPING.keys()), path)
+    ]
     sizes, changes = sizes_of(parameters, path)
     with _apart():
         config = _made(path, lambda: _config(kind_of_config, plain_fields(data), changes, path))

@@ -34,6 +34,7 @@ FUNCTIONS = {
     "rsqrt": Derivative("output", ("pow", "mul", "mul_scalar"), "1 / sqrt(x)"),
     "reciprocal": Derivative("output", ("mul", "neg", "mul"), "1 / x"),
     "neg": Derivative("nothing", ("neg",), "-x"),
+    "rsub": Derivative("nothing", ("neg",), "a constant minus x"),
     "abs": Derivative("input", ("sgn", "mul"), "absolute value"),
     "sin": Derivative("input", ("cos", "mul"), "sine"),
     "cos": Derivative("input", ("sin", "neg", "mul"), "cosine"),

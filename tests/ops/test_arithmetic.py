@@ -1,4 +1,4 @@
-"""Arithmetic and selection as exported graphs spell them out: what autograd saves and its formulas allocate, against torch."""
+"""Arithmetic and selection as exported graphs have them: what autograd saves, what its formulas allocate."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ FUNCTIONS = {
     "rsqrt": torch.rsqrt,
     "reciprocal": torch.reciprocal,
     "neg": torch.neg,
+    "rsub": lambda h: 1.0 - h,
     "abs": torch.abs,
     "sin": torch.sin,
     "cos": torch.cos,

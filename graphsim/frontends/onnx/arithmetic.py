@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from graphsim.errors import SpecError
-from graphsim.frontends.onnx.fusion import fused_gelu, fused_silu
+from graphsim.frontends.onnx.fusion import fused_gelu, fused_rsqrt, fused_silu
 from graphsim.frontends.onnx.values import Node, Operand, Result, dtype_of, is_learned
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ SAME = {
     "Tanh": "tanh",
     "Exp": "exp",
     "Log": "log",
-    "Sqrt": "sqrt",
     "Reciprocal": "reciprocal",
     "Neg": "neg",
     "Abs": "abs",
@@ -46,6 +45,10 @@ def _same(kind: str) -> Handler:
 
 def _sigmoid(importer: Importer, node: Node) -> Sequence[Operand]:
     return fused_silu(importer, node) or [importer.emit(node, "sigmoid", [node.required(0)])]
+
+
+def _sqrt(importer: Importer, node: Node) -> Sequence[Operand]:
+    return fused_rsqrt(importer, node) or [importer.emit(node, "sqrt", [node.required(0)])]
 
 
 def _binary(kind: str, constant: str) -> Handler:
@@ -144,6 +147,7 @@ def _reduce(kind: str) -> Handler:
 HANDLERS: dict[str, Handler] = {
     **{op: _same(kind) for op, kind in SAME.items()},
     "Sigmoid": _sigmoid,
+    "Sqrt": _sqrt,
     "Add": _binary("add", "shift"),
     "Sub": _binary("sub", "shift"),
     "Mul": _binary("mul", "scale"),

@@ -78,6 +78,16 @@ def fused_gelu(importer: Importer, node: Node) -> Sequence[Operand]:
     return [result]
 
 
+def fused_rsqrt(importer: Importer, node: Node) -> Sequence[Operand]:
+    """1 / sqrt(x)."""
+    reader = importer.sole_consumer(node.proto.output[0])
+    if reader is None or reader.op_type != "Reciprocal":
+        return ()
+    result = importer.emit(node, "rsqrt", [node.required(0)])
+    importer.fuse([reader], result)
+    return [result]
+
+
 # -- attention -------------------------------------------------------------------------------------
 
 
@@ -139,6 +149,8 @@ def fused_attention(importer: Importer, node: Node) -> Sequence[Operand]:
     if q is None or k is None or len(q.type.shape) != 4 or not importer.is_closed(parts, node.proto):
         return ()
     importer.drop(parts)
+    if k.type.shape != v.type.shape:
+        k = importer.emit(node, "reshape", [k], shape=list(v.type.shape))
     return [importer.emit(node, "sdpa", [q, k, v, *([] if mask is None else [mask])], p=p)]
 
 
@@ -171,8 +183,13 @@ def _transposed_key(trail: _Trail, shape: tuple[int, ...]) -> bool:
     trail.step("Reshape")
     if not trail.step("Transpose"):
         return False
-    value = trail.value
-    if value is not None and value.type.shape != shape:
+    folded = (shape[0] * shape[1], *shape[2:])
+    value, before = trail.value, trail.producer()
+    if value is None or value.type.shape == shape:
+        return value is not None
+    unfolded = (
+        trail.importer.values.get(before.input[0]) if before is not None and before.op_type == "Reshape" else None
+    )
+    if unfolded is not None and unfolded.type.shape == shape:
         trail.step("Reshape")
-        value = trail.value
-    return value is not None and value.type.shape == shape
+    return value.type.shape == folded

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +39,9 @@ from graphsim.units import FLOATING, format_number
 MAX_FOLD = 1024
 """Elements of a constant whose values are kept: shapes and indices have few."""
 
+MAX_RANK = 8
+"""Dimensions of a tensor; so many numbers are read of a floating initializer, which may hold a factor for each."""
+
 MAX_NESTED = 8
 
 HANDLERS: dict[str, Callable[[Importer, Node], Sequence[Operand]]] = {
@@ -45,9 +50,14 @@ HANDLERS: dict[str, Callable[[Importer, Node], Sequence[Operand]]] = {
     **shapes.HANDLERS,
 }
 
+GENERATED = re.compile(r"onnx::.*|/.*|_?[a-z]+(_[a-z]+)*_\d+")
+"""Names that PyTorch's exporters give to what they compute: onnx::Mul_12, /attn/Constant_output_0, unsqueeze_14."""
+
+ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Where", "Pow", "Slice", "Expand", "Unsqueeze", "Reshape", "Cast"})
+
 NO_GRADIENT = frozenset(
-    ("ArgMax", "ArgMin", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "IsInf", "IsNaN", "Not", "And")
-    + ("Or", "Xor", "Sign", "Floor", "Ceil", "Round")
+    {"ArgMax", "ArgMin", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "IsInf", "IsNaN"}
+    | {"Not", "And", "Or", "Xor", "Sign", "Floor", "Ceil", "Round"}
 )
 """Ops through which no gradient flows, whatever their operands."""
 
@@ -93,7 +103,7 @@ class Importer:
             self.ops,
             self.tensors.values(),
             outputs=list(dict.fromkeys(outputs)),
-            name=_clean(self.graph.name, "model"),
+            name=_clean(Path(self.where).stem, "model"),
             attributes={"params": dict(self.binding.params), "batch": self.binding.batch, "frozen": []},
         )
 
@@ -101,7 +111,8 @@ class Importer:
 
     def _sources(self) -> None:
         for tensor in self.initializers.values():
-            self.values[tensor.name] = self._known(tensor, tensor.name, self.where, learned=True)
+            learned = not self._is_table(tensor.name)
+            self.values[tensor.name] = self._known(tensor, tensor.name, self.where, learned=learned)
         for value in self.graph.input:
             if value.name in self.initializers:
                 continue
@@ -110,6 +121,11 @@ class Importer:
             name = self.unique(_clean(value.name, "input"))
             self._add(name, type_, Role.INPUT, where)
             self.values[value.name] = Result(name, type_, learned=False)
+
+    def _is_table(self, name: str) -> bool:
+        """True for a mask or table that an exporter has computed: a name of its making, read elementwise only."""
+        readers = self.consumers.get(name, ())
+        return bool(GENERATED.fullmatch(name)) and all(reader.op_type in ELEMENTWISE for reader in readers)
 
     def _known(self, tensor: Any, name: str, where: str, *, learned: bool = False) -> Operand:
         """Return an initializer, or the value of a Constant node."""
@@ -261,7 +277,7 @@ class Importer:
             tensor = self.initializers.get(value.name)
             return (
                 tensor is not None
-                and value.type.size <= MAX_FOLD
+                and value.type.size <= MAX_RANK
                 and tensor.data_location != onnx.TensorProto.EXTERNAL
                 and len(value.type.shape) < 2
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -48,7 +48,9 @@ def read_model(source: str) -> Any:
     except OSError as error:
         raise SpecError(error.strerror or str(error), source) from None
     except DecodeError:
-        raise SpecError("not an ONNX file, or a damaged one: it is no protobuf message of a model", source) from None
+        raise SpecError(
+            "not an ONNX file, or a damaged one, or one that unpacks to far more than its size", source
+        ) from None
     except MemoryError:
         raise SpecError(f"the file unpacks to far more than its {size} bytes", source) from None
     graph = model.graph
@@ -60,9 +62,29 @@ def read_model(source: str) -> Any:
         raise SpecError("local functions are not read: inline them, onnx.inliner.inline_local_functions(model)", source)
     if graph.sparse_initializer:
         raise SpecError("sparse initializers are not read", source)
+    if not all(isinstance(name, str) for name in _names_in(graph)):  # protobuf hands out damaged text as bytes
+        raise SpecError("damaged: a name in it is not UTF-8 text", source)
     for tensor in graph.initializer:
         _check_location(tensor, source)
     return model
+
+
+def _names_in(graph: Any) -> Iterator[Any]:
+    """Yield every piece of text that import reads."""
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        for entry in node.metadata_props:
+            yield from (entry.key, entry.value)
+        for attribute in node.attribute:
+            yield from (attribute.name, attribute.ref_attr_name)
+            yield from _names_in(attribute.g)
+    for tensor in graph.initializer:
+        yield tensor.name
+        for entry in tensor.external_data:
+            yield from (entry.key, entry.value)
+    for value in (*graph.input, *graph.output):
+        yield value.name
+        yield from (dim.dim_param for dim in value.type.tensor_type.shape.dim)
 
 
 def _check_location(tensor: Any, source: str) -> None:

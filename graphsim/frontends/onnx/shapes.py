@@ -31,7 +31,7 @@ def _transpose(importer: Importer, node: Node) -> Sequence[Operand]:
     order = list(node.get("perm", range(rank)[::-1]))
     if isinstance(x, Stored) and order == [1, 0]:
         return [x.flip()]
-    if rank >= 3 and is_second_factor(importer, node.proto.output[0]):
+    if rank >= 3 and order[-1] != rank - 1 and is_second_factor(importer, node.proto.output[0]):
         straight = [*order[:-2], order[-1], order[-2]]
         y = _permuted(importer, node, x, straight)
         return [Result(y.name, y.tensor, y.learned, flipped=True)] if isinstance(y, Result) else [y]

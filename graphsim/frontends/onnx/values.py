@@ -43,7 +43,8 @@ def dtype_of(element: int, where: str) -> str:
         SpecError: it is one that no tensor of a training step has.
     """
     if element not in DTYPES:
-        raise SpecError(f"element type {TensorProto.DataType.Name(element)} is not supported", where)
+        names = {number: name for name, number in TensorProto.DataType.items()}
+        raise SpecError(f"element type {names.get(element, element)} is not supported", where)
     return DTYPES[element]
 
 

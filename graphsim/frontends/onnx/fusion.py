@@ -34,11 +34,14 @@ def bias_of_product(importer: Importer, node: Node, width: int) -> tuple[Any, St
 
 
 def is_second_factor(importer: Importer, name: str) -> bool:
-    """True if *name*, perhaps scaled by a number, is read only as the second factor of a product."""
+    """True if *name*, perhaps scaled by a number, is read only as the second factor of a product.
+
+    A factor that no node has written yet is taken for a number.
+    """
     reader = importer.sole_consumer(name)
     if reader is not None and reader.op_type in ("Mul", "Div"):
         number = importer.values.get(other_input(reader, name))
-        if number is None or importer.scalar(number) is None or reader.input[0] != name:
+        if reader.input[0] != name or (number is not None and importer.scalar(number) is None):
             return False
         name = reader.output[0]
         reader = importer.sole_consumer(name)
@@ -142,10 +145,10 @@ def fused_attention(importer: Importer, node: Node) -> Sequence[Operand]:
     if scores is None or scores.op_type != "MatMul":
         return ()
     query, key = (_Trail(importer, name) for name in scores.input)
-    if not query.skip_scale() or not _transposed_key(key, v.type.shape):
+    if not query.skip_scale():
         return ()
+    q, k = query.value, _transposed_key(key, v.type.shape)
     parts = [*trail.passed, scores, *query.passed, *key.passed, *([safe] if safe else [])]
-    q, k = query.value, key.value
     if q is None or k is None or len(q.type.shape) != 4 or not importer.is_closed(parts, node.proto):
         return ()
     importer.drop(parts)
@@ -176,20 +179,26 @@ def _added(trail: _Trail) -> Operand | None:
     return trail.importer.values.get(node.input[1 - number])
 
 
-def _transposed_key(trail: _Trail, shape: tuple[int, ...]) -> bool:
-    """Go back over scaling and transposing to keys of *shape*, the values'."""
+def _transposed_key(trail: _Trail, shape: tuple[int, ...]) -> Operand | None:
+    """Go back over scaling and transposing; return the keys, of *shape* or with batch and heads folded.
+
+    The newer exporter folds them before it transposes.
+    """
     if not trail.skip_scale():
-        return False
+        return None
+    value = trail.value
+    if isinstance(value, Result) and value.flipped and value.tensor.shape == shape:
+        return trail.importer.unflipped(value)
     trail.step("Reshape")
     if not trail.step("Transpose"):
-        return False
-    folded = (shape[0] * shape[1], *shape[2:])
-    value, before = trail.value, trail.producer()
-    if value is None or value.type.shape == shape:
-        return value is not None
-    unfolded = (
-        trail.importer.values.get(before.input[0]) if before is not None and before.op_type == "Reshape" else None
-    )
-    if unfolded is not None and unfolded.type.shape == shape:
-        trail.step("Reshape")
-    return value.type.shape == folded
+        return None
+    folded, before = trail.value, trail.producer()
+    if folded is not None and folded.type.shape == shape:
+        return folded
+    if folded is None or folded.type.shape != (shape[0] * shape[1], *shape[2:]):
+        return None
+    unfolded = trail.importer.values.get(before.input[0]) if before is not None else None
+    if unfolded is None or unfolded.type.shape != shape:
+        return folded
+    trail.step("Reshape")
+    return unfolded

@@ -40,7 +40,7 @@ MAX_FOLD = 1024
 """Elements of a constant whose values are kept: shapes and indices have few."""
 
 MAX_RANK = 8
-"""Dimensions of a tensor; so many numbers are read of a floating initializer, which may hold a factor for each."""
+"""Dimensions of a tensor: factors of a resize, one for each."""
 
 MAX_NESTED = 8
 
@@ -213,14 +213,14 @@ class Importer:
         if proto.domain not in ("", "ai.onnx"):
             raise SpecError(f"is of the domain '{proto.domain[:60]}': {_REMEDY}", where)
         given = {name: value for name, value in zip(proto.input, inputs, strict=True) if value is not None}
-        data = {name: self._data(value) for name, value in given.items() if self.is_known(value)}
+        data = {name: self._data(value, proto.op_type, where) for name, value in given.items()}
         try:
             schema = onnx.defs.get_schema(proto.op_type, self.opsets.get("", 1), "")
             types = infer_node_outputs(
                 schema,
                 proto,
                 {name: element_type(value) for name, value in given.items()},
-                data,
+                {name: tensor for name, tensor in data.items() if tensor is not None},
                 opset_imports=[onnx.helper.make_opsetid(domain, number) for domain, number in self.opsets.items()],
             )
         except onnx.defs.SchemaError:
@@ -229,8 +229,14 @@ class Importer:
             raise SpecError(" ".join(str(error).split())[:300], where) from None
         return tuple(self._type(types.get(name), where) for name in proto.output if name)
 
-    def _data(self, value: Operand) -> Any:
-        return onnx.numpy_helper.from_array(self.array(value))
+    def _data(self, value: Operand, op: str, where: str) -> Any:
+        """Return what a shape may follow from: constants, and the factors of a resize."""
+        if isinstance(value, Constant):
+            return onnx.numpy_helper.from_array(value.array)
+        if op in ("Resize", "Upsample") and isinstance(value, Stored) and value.type.size <= MAX_RANK:
+            tensor = self.initializers[value.name]
+            return None if tensor.external_data else onnx.numpy_helper.from_array(self._array(tensor, where))
+        return None
 
     def _type(self, proto: Any, where: str) -> Type:
         if proto is None or not proto.HasField("tensor_type"):
@@ -271,25 +277,15 @@ class Importer:
 
     # -- what handlers use ---------------------------------------------------------------------
 
-    def is_known(self, value: Operand) -> bool:
-        """True if the elements of *value* can be had."""
-        if isinstance(value, Stored):
-            tensor = self.initializers.get(value.name)
-            return (
-                tensor is not None
-                and value.type.size <= MAX_RANK
-                and tensor.data_location != onnx.TensorProto.EXTERNAL
-                and len(value.type.shape) < 2
-            )
-        return isinstance(value, Constant)
+    def array(self, value: Operand, node: Node) -> np.ndarray[Any, Any]:
+        """Return the elements of a constant.
 
-    def array(self, value: Operand) -> np.ndarray[Any, Any]:
-        """Return the elements of a value that `is_known`."""
-        if isinstance(value, Stored):
-            return self._array(self.initializers[value.name], self.where)
-        if isinstance(value, Constant):
-            return value.array
-        raise SpecError(f"{value} has no known elements", self.where)
+        Raises:
+            SpecError: they depend on data.
+        """
+        if not isinstance(value, Constant):
+            raise SpecError("an operand that must be constant depends on data", node.where)
+        return value.array
 
     def integers(self, node: Node, number: int, name: str = "") -> list[int] | None:
         """Return constant integers: operand *number*, or the attribute *name* of older opsets; None if absent.
@@ -302,9 +298,7 @@ class Importer:
         value = node.operand(number)
         if value is None:
             return None
-        if not self.is_known(value):
-            raise SpecError(f"operand {number} must be constant", node.where)
-        return [int(entry) for entry in self.array(value).reshape(-1)]
+        return [int(entry) for entry in self.array(value, node).reshape(-1)]
 
     def scalar(self, value: Operand | None) -> float | None:
         """Return a constant of one element, else None."""

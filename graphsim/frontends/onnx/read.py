@@ -53,6 +53,11 @@ def read_model(source: str) -> Any:
         ) from None
     except MemoryError:
         raise SpecError(f"the file unpacks to far more than its {size} bytes", source) from None
+    _check(model, source)
+    return model
+
+
+def _check(model: Any, source: str) -> None:
     graph = model.graph
     if not graph.node or not graph.output:
         raise SpecError("not an ONNX model: it has no graph with nodes and outputs", source)
@@ -66,7 +71,6 @@ def read_model(source: str) -> Any:
         raise SpecError("damaged: a name in it is not UTF-8 text", source)
     for tensor in graph.initializer:
         _check_location(tensor, source)
-    return model
 
 
 def _names_in(graph: Any) -> Iterator[Any]:

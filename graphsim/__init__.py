@@ -6,19 +6,20 @@
 >>> report.steady.peak_bytes  # doctest: +SKIP
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from graphsim.errors import GraphSimError
-from graphsim.frontends import load
-from graphsim.graph import Graph, Op, Phase, Role, Tensor
-from graphsim.report import Report, peak
-from graphsim.schedule import Schedule
-from graphsim.simulation import Simulation, simulate
-from graphsim.training import Training, training_step
 from graphsim.version import __version__
 
 if TYPE_CHECKING:
+    from graphsim.errors import GraphSimError
+    from graphsim.frontends import load
     from graphsim.frontends.torch import from_torch
+    from graphsim.graph import Graph, Op, Phase, Role, Tensor
+    from graphsim.report import Report, peak
+    from graphsim.schedule import Schedule
+    from graphsim.simulation import Simulation, simulate
+    from graphsim.training import Training, training_step
 
 __all__ = [
     "Graph",
@@ -39,11 +40,26 @@ __all__ = [
     "training_step",
 ]
 
+_HOMES = {
+    "errors": ("GraphSimError",),
+    "frontends": ("load",),
+    "frontends.torch": ("from_torch",),
+    "graph": ("Graph", "Op", "Phase", "Role", "Tensor"),
+    "report": ("Report", "peak"),
+    "schedule": ("Schedule",),
+    "simulation": ("Simulation", "simulate"),
+    "training": ("Training", "training_step"),
+}
+"""Modules and the public names that are imported from them when they are asked for: importing graphsim is free."""
+
 
 def __getattr__(name: str) -> Any:
-    """Import `from_torch` when it is asked for."""
-    if name == "from_torch":
-        from graphsim.frontends.torch import from_torch
+    for module, names in _HOMES.items():
+        if name in names:
+            value = globals()[name] = getattr(import_module(f"{__name__}.{module}"), name)
+            return value
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
 
-        return from_torch
-    raise AttributeError(f"module 'graphsim' has no attribute '{name}'")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

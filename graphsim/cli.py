@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from graphsim import cli_fit, cli_plan, cli_report, cli_run
+from graphsim import cli_diff, cli_fit, cli_plan, cli_report, cli_run, cli_sweep
 from graphsim.cli_shared import (
     Accumulation,
     AsJson,
@@ -34,6 +34,7 @@ from graphsim.cli_shared import (
     load_source,
     overrides_of,
     print_table,
+    training_of,
     width,
 )
 
@@ -63,6 +64,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
     "graphsim peak gpt2 --set layers=24 --set width=1024 --set heads=16 --precision amp-bf16\n\n"
     "graphsim peak gpt2 --allocator torch --allocator-options limit=16GiB,expandable_segments:True\n\n"
     "graphsim peak torch:mypackage.models:make_model --batch 8\n\n"
+    "graphsim peak torch:mypackage.models:make_model --target cuda --device t4 --allocator torch\n\n"
     "graphsim peak hf:path/to/config.json --batch 2 --seq 128\n\n"
     "graphsim peak model.onnx --batch 8 --set loss=cross_entropy"
 )
@@ -74,7 +76,7 @@ def peak(
     optimizer: OptimizerName = "adamw",
     optimizer_impl: OptimizerImpl = "",
     precision: PrecisionName = "fp32",
-    target: TargetName = "cuda",
+    target: TargetName = "",
     device: DeviceName = "",
     policy: PolicyName = "eager",
     allocator: Annotated[
@@ -88,6 +90,7 @@ def peak(
     zero_grad: ZeroGrad = "before-forward",
     set_to_none: SetToNone = True,
     master_weights: MasterWeights = False,
+    largest: Annotated[int, typer.Option(min=0, help="Live tensors to list with --json; 0: all.")] = 12,
     as_json: AsJson = False,
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Also draw it: a .png, .svg or .pdf file (extra 'plot').")
@@ -97,22 +100,24 @@ def peak(
     from graphsim.report import peak as peak_report
     from graphsim.report import report_step
     from graphsim.reporters import REPORTERS
-    from graphsim.training import Training, training_step
+    from graphsim.training import training_step
 
-    training = Training(
+    training = training_of(
+        spec,
         optimizer=optimizer,
         optimizer_impl=optimizer_impl,
         precision=precision,
-        target=target,  # type: ignore[arg-type]
+        target=target,
         device=device,
-        mode=mode,  # type: ignore[arg-type]
+        mode=mode,
         accumulation=accumulation,
-        zero_grad=zero_grad,  # type: ignore[arg-type]
+        zero_grad=zero_grad,
         set_to_none=set_to_none,
         master_weights=master_weights,
     )
     overrides = overrides_of(settings, batch=batch, seq=seq)
     answer: dict[str, Any] = {"policy": policy, "allocator": allocator, "allocator_options": allocator_options}
+    answer["largest"] = largest or None
     if is_captured(spec):
         first, step = captured_steps(spec, training, overrides)
         report = report_step(step, first=first, **answer)
@@ -129,7 +134,9 @@ def peak(
     sys.stdout.write(reporter(report))
 
 
+app.command(epilog=cli_diff.DIFF_EXAMPLES)(cli_diff.diff)
 app.command(epilog=cli_fit.FIT_EXAMPLES)(cli_fit.fit)
+app.command(epilog=cli_sweep.SWEEP_EXAMPLES)(cli_sweep.sweep)
 app.command(epilog=cli_plan.PLAN_EXAMPLES)(cli_plan.plan)
 app.command(epilog=cli_plan.COMPARE_EXAMPLES)(cli_plan.compare)
 app.command(epilog=cli_report.REPORT_EXAMPLES)(cli_report.report)

@@ -30,7 +30,8 @@ from graphsim.units import parse_bytes
 FIT_EXAMPLES = (
     "Examples:\n\n"
     "graphsim fit gpt2 --gpu t4 --batch 8 --seq 1024\n\n"
-    "graphsim fit resnet50 --batch 256 --memory 24GiB --precision amp-bf16 --json"
+    "graphsim fit resnet50 --batch 256 --memory 24GiB --precision amp-bf16 --json\n\n"
+    "graphsim fit gpt2 --gpu a100-80g --batch 64 --strategy auto"
 )
 
 
@@ -47,6 +48,9 @@ def fit(
     mode: Mode = "train",
     accumulation: Accumulation = 1,
     set_to_none: SetToNone = True,
+    strategy: Annotated[
+        str, typer.Option(help="Recompute by this strategy: auto, sqrt, blocks, ...", show_default="none")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Say whether a training step fits on a GPU, the largest batch that does, and what would save most.
@@ -76,7 +80,9 @@ def fit(
     )
     params: dict[str, Any] = dict(overrides_of(settings, batch=batch, seq=seq))
     with working("simulating"):
-        answer = run_fit(lambda changed: load_source(spec, dict(changed), mode), params, training, memory=size)
+        answer = run_fit(
+            lambda changed: load_source(spec, dict(changed), mode), params, training, memory=size, strategy=strategy
+        )
     sys.stdout.write(json.dumps(answer.as_dict(), indent=2) + "\n" if as_json else fit_text(answer))
     if not answer.fits:
         raise typer.Exit(1)

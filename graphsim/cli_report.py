@@ -52,7 +52,7 @@ def report(
     optimizer: OptimizerName = "adamw",
     optimizer_impl: OptimizerImpl = "",
     precision: PrecisionName = "fp32",
-    target: TargetName = "cuda",
+    target: TargetName = "",
     device: DeviceName = "",
     policy: PolicyName = "eager",
     mode: Mode = "train",

@@ -6,14 +6,13 @@ import os
 import shutil
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from graphsim.errors import UsageError
-from graphsim.frontends.expression import Value
+from graphsim.frontends.expression import Value, read_value
 
 if TYPE_CHECKING:
     from graphsim.graph import Graph
@@ -36,7 +35,12 @@ OptimizerImpl = Annotated[
     str, typer.Option(help="forloop, foreach or fused.", show_default="what PyTorch picks on the target")
 ]
 PrecisionName = Annotated[str, typer.Option(help="fp32, bf16, fp16, amp-bf16 or amp-fp16.")]
-TargetName = Annotated[str, typer.Option(help="cuda or cpu: rules differ where PyTorch does.")]
+TargetName = Annotated[
+    str,
+    typer.Option(
+        help="cuda or cpu: rules differ where PyTorch does.", show_default="cuda; of torch: sources where the model is"
+    ),
+]
 DeviceName = Annotated[str, typer.Option(help="A GPU, where a rule depends on it, e.g. t4.", show_default="a100-80g")]
 PolicyName = Annotated[str, typer.Option(help="eager (when PyTorch lets go) or liveness (right after the last use).")]
 Mode = Annotated[str, typer.Option(help="train, evaluation (no update) or inference (no_grad).")]
@@ -61,24 +65,13 @@ def overrides_of(settings: list[str] | None, **named: int | None) -> dict[str, V
             raise UsageError(f"--set {setting[:60]!r}: write NAME=VALUE, for example --set layers=24")
         if name.strip() in overrides:
             raise UsageError(f"--set {name.strip()[:60]} stands twice")
-        overrides[name.strip()] = _value(text.strip())
+        overrides[name.strip()] = read_value(text.strip())
     for name, value in named.items():
         if value is not None:
             if name in overrides:
                 raise UsageError(f"--{name} and --set {name}=... both set '{name}'")
             overrides[name] = value
     return overrides
-
-
-def _value(text: str) -> Value:
-    if text in ("true", "false"):
-        return text == "true"
-    for read in (int, float):
-        try:
-            return read(text)
-        except ValueError:
-            continue
-    return text
 
 
 def print_table(header: tuple[str, ...], rows: list[Any]) -> None:
@@ -115,15 +108,23 @@ def is_captured(source: str) -> bool:
     return source.startswith(("torch:", "hf:"))
 
 
-def step_of(source: str, overrides: dict[str, Value], first: bool, **training: Any) -> Graph:
-    """Return the training step of a spec or of the user's own model, or the graph of a file as it stands."""
-    from graphsim.training import Training, training_step
+def training_of(source: str, *, target: str, **options: Any) -> Training:
+    """Return how *source* is trained: for CUDA, but a captured model where that is."""
+    from graphsim.training import Training
 
+    return Training(target=target or ("cpu" if is_captured(source) else "cuda"), **options)  # type: ignore[arg-type]
+
+
+def step_of(source: str, overrides: dict[str, Value], first: bool, **options: Any) -> Graph:
+    """Return the training step of a spec or of the user's own model, or the graph of a file as it stands."""
+    from graphsim.training import training_step
+
+    training = training_of(source, **options)
     if is_captured(source):
-        steps = captured_steps(source, Training(**training), overrides)
+        steps = captured_steps(source, training, overrides)
         return steps[0] if first else steps[1]
-    graph = load_source(source, overrides, training.get("mode", "train"))
-    return graph if is_step(source) else training_step(graph, Training(**training), first=first)
+    graph = load_source(source, overrides, training.mode)
+    return graph if is_step(source) else training_step(graph, training, first=first)
 
 
 def captured_steps(source: str, training: Training, parameters: dict[str, Value]) -> tuple[Graph, Graph]:
@@ -132,16 +133,9 @@ def captured_steps(source: str, training: Training, parameters: dict[str, Value]
     Raises:
         UsageError: an option asks for something that the captured code decides.
     """
-    from graphsim.frontends import hf, torch
-    from graphsim.training import Training
+    from graphsim.frontends.captured import captured_steps as capture
 
-    plain = Training(optimizer=training.optimizer, optimizer_impl=training.optimizer_impl, target="cpu")
-    for name, value in replace(training, target="cpu").as_dict().items():
-        if value != getattr(plain, name):
-            raise UsageError(f"{name} = {value!r} is for specs; of {source} the step is captured as your code runs it")
-    implementation = training.optimizer_impl
-    load_steps = hf.load_steps if source.startswith(hf.PREFIX) else torch.load_steps
-    return load_steps(source, optimizer=training.optimizer, implementation=implementation, **parameters)
+    return capture(source, training, parameters)
 
 
 def write_file(path: Path, content: bytes) -> None:

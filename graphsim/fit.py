@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from graphsim.allocators.torch import ROUND_LARGE, TorchCaching
+from graphsim.devices import device_of
 from graphsim.errors import GraphSimError, SpecError
 from graphsim.graph import Graph
+from graphsim.rewrites import Rewrite, with_chunked_loss, with_inplace_activations
 from graphsim.simulation import Simulation, op_costs, simulate
-from graphsim.strategies import STRATEGIES
+from graphsim.strategies import STRATEGIES, Strategy
 from graphsim.training import Training, training_step
 
 CONTEXT = (135 * 2**20, 1536 * 2**20)
 """Bytes that the CUDA context, loaded kernels and library handles take: no rule is known. The least is a
 T4 under CUDA 12.8 with lazy loading, the most what has been seen on V100 and A100 under CUDA 11."""
+SECONDS = 1.0
+"""Each search for a schedule may take; there are dozens."""
 _LARGEST = 2**24
+_PLAIN = TorchCaching()
+
+REWRITES: dict[str, Rewrite] = {
+    "in-place activations (nn.ReLU(inplace=True))": with_inplace_activations,
+    "cross-entropy in chunks (Liger's fused linear cross-entropy)": with_chunked_loss,
+}
+"""Changes of the model's code, by name."""
 
 Load = Callable[[Mapping[str, Any]], Graph]
 """Returns the forward graph of a spec with these params set."""
@@ -73,7 +84,13 @@ class Fit:
 
 
 def fit(
-    load: Load, params: Mapping[str, Any], training: Training, *, memory: int, context: tuple[int, int] = CONTEXT
+    load: Load,
+    params: Mapping[str, Any],
+    training: Training,
+    *,
+    memory: int,
+    context: tuple[int, int] = CONTEXT,
+    strategy: str = "",
 ) -> Fit:
     """Return whether a step fits into *memory* bytes, and what would change that.
 
@@ -83,6 +100,7 @@ def fit(
         training: how it is trained.
         memory: bytes of the GPU.
         context: least and most bytes that are taken outside of PyTorch's allocator.
+        strategy: recompute by this strategy; one that needs a budget gets what fits. Empty: none.
 
     Raises:
         GraphSimError: the model cannot be loaded or trained.
@@ -90,7 +108,7 @@ def fit(
     room = memory - context[1]
 
     def held(**changed: int) -> int:
-        return need_of(load({**params, **changed}), training)
+        return need_of(load({**params, **changed}), training, strategy, room)
 
     def held_by_length(seq: int) -> int:
         try:
@@ -99,7 +117,7 @@ def fit(
             return room + 1
 
     graph = load(params)
-    need = need_of(graph, training)
+    need = need_of(graph, training, strategy, room)
     has = dict(graph.attributes.get("params", {}))
     batch, simulations = largest(lambda size: held(batch=size), start=int(has.get("batch", 1)), room=room)
     sequence = None
@@ -116,26 +134,56 @@ def fit(
         max_batch=batch,
         max_seq=sequence,
         simulations=simulations,
-        measures=tuple(_measures(load, params, training, need, room)),
+        measures=tuple(_measures(load, _Setting(dict(params), training, strategy), need, room)),
     )
 
 
-def need_of(graph: Graph, training: Training, strategy: str = "") -> int:
-    """Return the bytes that PyTorch's allocator holds at most, in step 1 and any later one.
+def need_of(
+    graph: Graph,
+    training: Training,
+    strategy: str = "",
+    room: int | None = None,
+    allocator: TorchCaching = _PLAIN,
+) -> int:
+    """Return the bytes that PyTorch's allocator holds at most in step 1, or in a later one that finds its cache empty.
 
-    Short of memory it gives cached segments back and tries again, which takes time: a step may get by
-    with a little less.
+    Short of memory it gives the cache back and tries again, so what step 1 leaves there is not needed; a step
+    may get by with a little less than this, too, at the price of such retries. A *strategy* is to make it fit
+    *room* bytes.
     """
     firsts = (True, False) if training.mode == "train" else (False,)
-    runs = (_simulate(graph, training, first, strategy) for first in firsts)
-    return max(TorchCaching()(run.trace).reserved_peak for run in runs)
+    return max(_simulate(graph, training, first, strategy, room, allocator)[1] for first in firsts)
 
 
-def _simulate(graph: Graph, training: Training, first: bool, strategy: str) -> Simulation:
+def _simulate(
+    graph: Graph, training: Training, first: bool, strategy: str, room: int | None, allocator: TorchCaching
+) -> tuple[Simulation, int]:
+    """Return one step and what is held in it.
+
+    A budget of a strategy is live bytes. While more is held than there is room for, it gets so much less.
+    """
     # From the third micro-batch on, each does to memory what the second did.
     short = replace(training, accumulation=min(training.accumulation, 3))
     step = training_step(graph, short, first=first)
-    return simulate(step, STRATEGIES[strategy]()(step).schedule if strategy else None)
+    budget, schedule = room, None
+    while True:
+        if strategy:
+            schedule = _planner(strategy)(step, budget=budget).schedule
+        run = simulate(step, schedule)
+        held = allocator(run.trace).reserved_peak
+        if not strategy or room is None or budget is None or held <= room or run.peak > budget:
+            return run, held
+        budget = min(run.peak - 1, budget - (held - room))
+        if budget < 1:
+            return run, held
+
+
+def _planner(strategy: str) -> Strategy:
+    """Return the strategy of that name, in a hurry if it is one that takes the time it gets."""
+    kind = STRATEGIES[strategy]
+    timed = is_dataclass(kind) and any(field.name == "seconds" for field in fields(kind))
+    planner: Strategy = kind(seconds=SECONDS) if timed else kind()
+    return planner
 
 
 def largest(held: Callable[[int], int], *, start: int, room: int) -> tuple[int, int]:
@@ -186,13 +234,13 @@ def _beyond(seen: Mapping[int, int], low: int, high: int, room: int) -> int:
     return max(border, low + reach) if low else min(border, high - reach)
 
 
-def _measures(load: Load, params: Mapping[str, Any], training: Training, need: int, room: int) -> list[Measure]:
+def _measures(load: Load, start: _Setting, need: int, room: int) -> list[Measure]:
     """Return each change alone, and the largest savers stacked until the step fits."""
-    base = _seconds(load(params), training, "")
+    base = _seconds(load, start, room)
     alone = []
-    for name, setting in _settings(load, params, training).items():
+    for name, setting in _settings(load, start).items():
         try:
-            changed, time = _evaluate(load, setting, base)
+            changed, time = _evaluate(load, setting, base, room)
         except GraphSimError:  # the model does not allow it
             continue
         if changed < need:
@@ -200,13 +248,13 @@ def _measures(load: Load, params: Mapping[str, Any], training: Training, need: i
     alone.sort(key=lambda item: (-item[0].saved_bytes, item[0].time))
     taken: list[Measure] = []
     rest: list[Measure] = []
-    current, now = _Setting(dict(params), training), need
+    current, now = start, need
     for measure, setting in alone:
         stacked = None
         if now > room:
             try:
-                merged = current.merge(setting, _Setting(dict(params), training))
-                candidate, _ = _evaluate(load, merged, base)
+                merged = current.merge(setting, start)
+                candidate, _ = _evaluate(load, merged, base, room)
             except GraphSimError:  # the two do not go together
                 candidate = now
             if candidate < now:
@@ -220,6 +268,8 @@ class _Setting:
     params: dict[str, Any]
     training: Training
     strategy: str = ""
+    allocator: TorchCaching = _PLAIN
+    rewrites: tuple[Rewrite, ...] = ()
 
     def merge(self, other: _Setting, base: _Setting) -> _Setting:
         """Return this setting with what *other* changes of *base*."""
@@ -229,30 +279,46 @@ class _Setting:
             for name in other.training.as_dict()
             if getattr(other.training, name) != getattr(base.training, name)
         }
-        return _Setting(params, replace(self.training, **changed), other.strategy or self.strategy)
+        allocator = self.allocator if other.allocator == base.allocator else other.allocator
+        return _Setting(
+            params,
+            replace(self.training, **changed),
+            other.strategy or self.strategy,
+            allocator,
+            (*self.rewrites, *other.rewrites),
+        )
+
+    def graph(self, load: Load) -> Graph:
+        """Return the forward graph."""
+        graph = load(self.params)
+        for rewrite in self.rewrites:
+            graph = rewrite(graph)
+        return graph
 
 
-def _evaluate(load: Load, setting: _Setting, base: float) -> tuple[int, float]:
-    graph = load(setting.params)
-    seconds = _seconds(graph, setting.training, setting.strategy)
-    return need_of(graph, setting.training, setting.strategy), seconds / base - 1 if base else 0.0
+def _evaluate(load: Load, setting: _Setting, base: float, room: int) -> tuple[int, float]:
+    need = need_of(setting.graph(load), setting.training, setting.strategy, room, setting.allocator)
+    return need, _seconds(load, setting, room) / base - 1 if base else 0.0
 
 
-def _seconds(graph: Graph, training: Training, strategy: str) -> float:
-    run = _simulate(graph, training, False, strategy)
-    again = training.accumulation / min(training.accumulation, 3)
+def _seconds(load: Load, setting: _Setting, room: int) -> float:
+    run, _ = _simulate(setting.graph(load), setting.training, False, setting.strategy, room, setting.allocator)
+    again = setting.training.accumulation / min(setting.training.accumulation, 3)
     return float(op_costs(run.graph)[run.schedule.ops].sum()) * again
 
 
-def _settings(load: Load, params: Mapping[str, Any], training: Training) -> dict[str, _Setting]:
+def _settings(load: Load, base: _Setting) -> dict[str, _Setting]:
     """Return what can be changed, by name."""
-    has = {**dict(load(params).attributes.get("params", {})), **params}
-    base = _Setting(dict(params), training)
-    found: dict[str, _Setting] = {}
+    params, training = base.params, base.training
+    graph = load(params)
+    has = {**dict(graph.attributes.get("params", {})), **params}
+    segments = replace(base.allocator, expandable_segments=True)
+    found = {"PYTORCH_ALLOC_CONF=expandable_segments:True": replace(base, allocator=segments)}
     if training.precision == "fp32":
-        found["bfloat16 autocast (--precision amp-bf16)"] = replace(
-            base, training=replace(training, precision="amp-bf16")
-        )
+        ampere = device_of(training.device, training.target).capability >= (8, 0)  # the first with units for bf16
+        name, precision = ("bfloat16", "amp-bf16") if ampere else ("float16", "amp-fp16")
+        low = replace(training, precision=precision)
+        found[f"{name} autocast (--precision {precision})"] = replace(base, training=low)
     if training.mode == "train":
         if training.implementation != "fused":
             fused = replace(training, optimizer_impl="fused")
@@ -262,13 +328,18 @@ def _settings(load: Load, params: Mapping[str, Any], training: Training) -> dict
             found["8-bit Adam (--optimizer adam8bit)"] = replace(base, training=light)
         if not training.set_to_none:
             found["release gradients (--set-to-none)"] = replace(base, training=replace(training, set_to_none=True))
-        for strategy in ("selective", "sqrt"):
+        for strategy in () if base.strategy else ("selective", "sqrt"):
             found[f"recompute (plan --strategy {strategy})"] = replace(base, strategy=strategy)
         batch = has.get("batch")
         if isinstance(batch, int) and batch > 1 and batch % 2 == 0:
             half = replace(training, accumulation=2 * training.accumulation)
             name = f"micro-batches (--batch {batch // 2} --accumulation {half.accumulation})"
             found[name] = replace(base, params={**params, "batch": batch // 2}, training=half)
+    found |= {
+        name: replace(base, rewrites=(rewrite,))
+        for name, rewrite in REWRITES.items()
+        if rewrite(graph).ops != graph.ops
+    }
     if has.get("attention") in ("math", "eager"):
         found["fused attention (--set attention=sdpa)"] = replace(base, params={**params, "attention": "sdpa"})
     return found

@@ -47,9 +47,10 @@ class Role(StrEnum):
     INPUT = "inputs"
     BUFFER = "buffers"
     TEMPORARY = "temporaries"
+    LIBRARY = "libraries"
 
 
-RESIDENT = frozenset({Role.PARAMETER, Role.OPTIMIZER_STATE, Role.INPUT, Role.BUFFER})
+RESIDENT = frozenset({Role.PARAMETER, Role.OPTIMIZER_STATE, Role.INPUT, Role.BUFFER, Role.LIBRARY})
 """Roles of a source tensor that live for the whole step."""
 
 

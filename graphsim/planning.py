@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from math import isfinite
 from typing import Any
 
 from graphsim.errors import InfeasibleError, MissingExtraError, UsageError
@@ -75,7 +76,7 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
         "base_time": plan.base_time,
         "overhead": plan.overhead,
         "lower_bound": plan.lower_bound,
-        "time_bound": plan.time_bound,
+        "time_bound": plan.time_bound if isfinite(plan.time_bound) else None,  # JSON knows no infinity
         "proved_optimal": plan.proved_optimal,
         "seconds": plan.seconds,
         "schedule_length": len(plan.schedule),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,12 +14,11 @@ from graphsim.errors import OutOfMemoryError, UsageError
 from graphsim.folk import Counts, folk_bytes
 from graphsim.graph import Graph, Phase, Role
 from graphsim.index import NOTHING
-from graphsim.layout import Layout
 from graphsim.liveness import Policy
 from graphsim.notebook import summary_html
 from graphsim.ops import kinds
 from graphsim.options import configure
-from graphsim.simulation import LiveTensor, Simulation, simulate
+from graphsim.simulation import LiveTensor, Simulation, in_succession, simulate
 from graphsim.training import Training, chosen_training, training_step
 from graphsim.units import FLOATING, format_bytes
 from graphsim.version import __version__
@@ -42,11 +41,13 @@ class StepReport:
         ops: number of ops that run.
         timeline: live bytes over time, the maximum in each of at most 240 equal stretches of ops.
         timeline_phase: the phase in which each stretch begins.
-        reserved_peak_bytes: what the allocator holds from the device at most, if one was asked for;
-            the step begins with it holding only what is resident.
+        allocated_peak_bytes: what the allocator counts as in use at most, in whole blocks, if one was
+            asked for (PyTorch: ``max_memory_allocated``). Step 1 begins with it holding only what is
+            resident; later steps find what step 1 has left in its cache.
+        reserved_peak_bytes: what it holds from the device at most (``max_memory_reserved``).
         fragmentation: share of that reservation that no block ever needed.
         out_of_memory: op at which the allocator runs out of its limit ('before the step' if what is
-            resident does not fit); empty if it does not.
+            resident does not fit, 'in step 1' if that does not); empty if it does not.
     """
 
     peak_bytes: int
@@ -60,6 +61,7 @@ class StepReport:
     ops: int
     timeline: tuple[int, ...]
     timeline_phase: tuple[str, ...]
+    allocated_peak_bytes: int | None = None
     reserved_peak_bytes: int | None = None
     fragmentation: float | None = None
     out_of_memory: str = ""
@@ -122,6 +124,7 @@ def peak(
     policy: Policy = "eager",
     allocator: str = "",
     allocator_options: str = "",
+    largest: int | None = LARGEST,
     **options: Any,
 ) -> Report:
     """Return the report of a training step of the forward *graph*.
@@ -132,6 +135,7 @@ def peak(
         policy: 'eager' (when PyTorch eager releases tensors) or 'liveness' (right after last use).
         allocator: a name of `allocators.ALLOCATORS`, to learn what it would reserve; empty: none.
         allocator_options: its options as text, see `options.configure`: ``limit=16GiB``.
+        largest: how many of the tensors that are live at the peak to list; None: all.
 
     Raises:
         GraphSimError: an option is wrong, or the graph cannot be trained.
@@ -141,7 +145,7 @@ def peak(
     short = replace(chosen, accumulation=min(chosen.accumulation, 3))
     steady = simulate(training_step(graph, short), policy=policy)
     first = simulate(training_step(graph, short, first=True), policy=policy) if chosen.mode == "train" else steady
-    return _report(graph, chosen, (first, steady), allocator, allocator_options)
+    return _report(graph, chosen, (first, steady), allocator, allocator_options, largest)
 
 
 def report_step(
@@ -151,6 +155,7 @@ def report_step(
     policy: Policy = "eager",
     allocator: str = "",
     allocator_options: str = "",
+    largest: int | None = LARGEST,
 ) -> Report:
     """Return the report of a *graph* that is a whole step already, simulated as it stands.
 
@@ -159,17 +164,20 @@ def report_step(
     run = simulate(graph, policy=policy)
     before = run if first is None else simulate(first, policy=policy)
     options = {**Training().as_dict(), **dict(graph.attributes.get("training", {}))}
-    return _report(graph, Training(**options), (before, run), allocator, allocator_options)
+    return _report(graph, Training(**options), (before, run), allocator, allocator_options, largest)
 
 
 def _report(
-    graph: Graph, training: Training, runs: tuple[Simulation, Simulation], allocator: str, allocator_options: str
+    graph: Graph,
+    training: Training,
+    runs: tuple[Simulation, Simulation],
+    allocator: str,
+    allocator_options: str,
+    largest: int | None,
 ) -> Report:
     steady = runs[1]
-    if allocator_options and not allocator:
-        raise UsageError("allocator options need an allocator: --allocator NAME")
-    place = configure(ALLOCATORS[allocator], allocator_options) if allocator else None
-    first_report, steady_report = (_step_report(run, place) for run in runs)
+    held = reservations(*runs, chosen_allocator(allocator, allocator_options))
+    first_report, steady_report = (_step_report(run, holds, largest) for run, holds in zip(runs, held, strict=True))
     step = steady.graph
     sources = [t for t in step.tensors.values() if not t.storage]
     count = {role: sum(t.size for t in sources if t.role is role) for role in Role}
@@ -211,8 +219,38 @@ def _report(
     )
 
 
-def _step_report(run: Simulation, allocator: Allocator | None) -> StepReport:
-    layout, out_of_memory = _place(run, allocator) if allocator else (None, "")
+class Held(NamedTuple):
+    """What an allocator has in use and holds at most; None, if there is none or it runs out of memory."""
+
+    allocated: int | None = None
+    reserved: int | None = None
+    out_of_memory: str = ""
+
+    @property
+    def fragmentation(self) -> float | None:
+        """Share of what is held that no block ever needed."""
+        if self.allocated is None or self.reserved is None:
+            return None
+        return 1 - self.allocated / self.reserved if self.reserved else 0.0
+
+
+def chosen_allocator(name: str, options: str = "") -> Allocator | None:
+    """Return the allocator *name* with *options*, see `options.configure`; None if the name is empty.
+
+    Raises:
+        UnknownNameError, UsageError: there is no such allocator or option.
+    """
+    if options and not name:
+        raise UsageError("allocator options need an allocator: --allocator NAME")
+    return configure(ALLOCATORS[name], options) if name else None
+
+
+def reservations(first: Simulation, steady: Simulation, allocator: Allocator | None) -> tuple[Held, Held]:
+    """Return what *allocator* holds in step 1 and in the steady step, which may be the same."""
+    return _place(first, allocator), _place_after(first, steady, allocator)
+
+
+def _step_report(run: Simulation, held: Held, largest: int | None) -> StepReport:
     if not len(run.schedule):
         resident = run.live_ranges.peak
         return StepReport(resident, "", "", "", {}, resident, run.by_role(0), (), 0, (), ())
@@ -227,23 +265,40 @@ def _step_report(run: Simulation, allocator: Allocator | None) -> StepReport:
         phase_peak_bytes=run.phase_peaks(),
         forward_end_bytes=run.phase_end_bytes(Phase.FORWARD),
         by_role_at_peak=run.by_role(at),
-        largest=tuple(run.live_at(at)[:LARGEST]),
+        largest=tuple(run.live_at(at)[:largest]),
         ops=len(run.schedule),
         timeline=tuple(int(run.timeline[stretch].max()) for stretch in stretches),
         timeline_phase=tuple(str(run.phases[int(stretch[0])]) for stretch in stretches),
-        reserved_peak_bytes=layout.reserved_peak if layout else None,
-        fragmentation=layout.fragmentation if layout else None,
-        out_of_memory=out_of_memory,
+        allocated_peak_bytes=held.allocated,
+        reserved_peak_bytes=held.reserved,
+        fragmentation=held.fragmentation,
+        out_of_memory=held.out_of_memory,
     )
 
 
-def _place(run: Simulation, allocator: Allocator) -> tuple[Layout | None, str]:
-    """Return the layout; or None, and the op at which memory runs out."""
+def _place(run: Simulation, allocator: Allocator | None) -> Held:
+    """Return what *allocator* holds in a step of its own."""
+    if allocator is None:
+        return Held()
     try:
-        return allocator(run.trace), ""
+        layout = allocator(run.trace)
     except OutOfMemoryError as error:
         execution = run.trace.execution_of(error.event)
-        return None, "before the step" if execution == NOTHING else run.op_at(execution).name
+        return Held(out_of_memory="before the step" if execution == NOTHING else run.op_at(execution).name)
+    return Held(layout.peak, layout.reserved_peak)
+
+
+def _place_after(first: Simulation, later: Simulation, allocator: Allocator | None) -> Held:
+    """Return what *allocator* holds in a step after the *first*, if it is one that keeps what is freed."""
+    if allocator is None or first is later or not getattr(allocator, "caches", False):
+        return _place(later, allocator)
+    stream, begin = in_succession(first, later)
+    try:
+        layout = allocator(stream)
+    except OutOfMemoryError as error:
+        execution = stream.execution_of(error.event) - len(first.schedule)
+        return Held(out_of_memory=later.op_at(execution).name if execution >= 0 else "in step 1")
+    return Held(int(layout.used[begin:].max()), int(layout.reserved[begin:].max()))
 
 
 def activation_count(graph: Graph) -> int:

@@ -13,10 +13,10 @@ import numpy.typing as npt
 from graphsim.devices import DEVICES, device_of, op_seconds
 from graphsim.errors import UnknownNameError
 from graphsim.graph import HOLD, Graph, Op, Phase, Role
-from graphsim.index import Ints
+from graphsim.index import NOTHING, Ints
 from graphsim.liveness import POLICIES, LiveRanges, Policy, live_ranges
 from graphsim.schedule import Schedule
-from graphsim.trace import Trace, trace
+from graphsim.trace import Trace, join, trace
 
 ROLES = (
     "parameters",
@@ -29,7 +29,7 @@ ROLES = (
     "buffers",
 )
 """Parts of a breakdown. An activation is *saved* if a backward op reads what forward made; workspace
-is the scratch memory of kernels and of the optimizer."""
+is the scratch memory of kernels, of the optimizer, and what libraries keep (cuBLAS)."""
 
 
 class LiveTensor(NamedTuple):
@@ -226,6 +226,7 @@ def storage_roles(graph: Graph) -> list[str]:
         Role.INPUT: "inputs",
         Role.BUFFER: "buffers",
         Role.TEMPORARY: "workspace",
+        Role.LIBRARY: "workspace",
     }
     roles = []
     for tensor in graph.tensors.values():
@@ -236,6 +237,22 @@ def storage_roles(graph: Graph) -> list[str]:
         else:
             roles.append(plain[base.role])
     return roles
+
+
+def in_succession(first: Simulation, later: Simulation) -> tuple[Trace, int]:
+    """Return the trace of *first* and then *later*, and the number of the event with which *later* begins.
+
+    What *later* starts with is what *first* leaves behind under the same name and of the same size.
+    """
+    names = [list(run.graph.tensors) for run in (first, later)]
+    left, starts = first.trace, later.trace
+    survivors = {names[0][left.tensor[row]]: int(row) for row in np.flatnonzero(left.free == NOTHING)}
+    same = {
+        int(row): survivors[name]
+        for row in np.flatnonzero(starts.execution == NOTHING)
+        if (name := names[1][starts.tensor[row]]) in survivors and left.nbytes[survivors[name]] == starts.nbytes[row]
+    }
+    return join(left, starts, same), left.events_count
 
 
 def simulate(graph: Graph, schedule: Schedule | None = None, *, policy: Policy = "eager") -> Simulation:

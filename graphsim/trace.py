@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -97,3 +97,41 @@ def trace(ranges: LiveRanges) -> Trace:
     free = np.full(len(rows), NOTHING, dtype=np.int64)
     free[freed] = number[len(rows) :]
     return Trace(tensor=tensor, nbytes=nbytes, malloc=number[: len(rows)], free=free, execution=begin)
+
+
+def join(first: Trace, later: Trace, same: Mapping[int, int]) -> Trace:
+    """Return the trace of *first* and then *later*, as one allocator sees them.
+
+    *same* maps blocks of *later* that exist before it to the blocks of *first* that they are. Between the
+    two, what else *first* leaves behind is freed, and what else *later* starts with is allocated. Tensors
+    and executions of *later* are numbered on from those of *first*.
+    """
+    own = np.array([row for row in range(len(later.nbytes)) if row not in same], dtype=np.int64)
+    rows = np.empty(len(later.nbytes), dtype=np.int64)
+    rows[own] = len(first.nbytes) + np.arange(len(own))
+    for row, block in same.items():
+        rows[row] = block
+    left = np.setdiff1d(np.flatnonzero(first.free == NOTHING), list(same.values()))
+    begin = first.events_count + len(left)
+    # The mallocs of blocks that are there already drop out of the later stream.
+    dropped = np.sort(later.malloc[list(same)]) if same else np.empty(0, dtype=np.int64)
+
+    def shifted(events: Ints) -> Ints:
+        return begin + events - np.searchsorted(dropped, events)
+
+    tensors, executions = first.tensor.max(initial=NOTHING) + 1, first.execution.max(initial=NOTHING) + 1
+    free = np.concatenate([first.free, np.full(len(own), NOTHING)])
+    free[left] = first.events_count + np.arange(len(left))
+    freed = np.flatnonzero(later.free != NOTHING)
+    free[rows[freed]] = shifted(later.free[freed])
+    return Trace(
+        tensor=np.concatenate([first.tensor, _moved(later.tensor[own], tensors)]),
+        nbytes=np.concatenate([first.nbytes, later.nbytes[own]]),
+        malloc=np.concatenate([first.malloc, shifted(later.malloc[own])]),
+        free=free,
+        execution=np.concatenate([first.execution, later.execution[own] + executions]),
+    )
+
+
+def _moved(numbers: Ints, by: int) -> Ints:
+    return np.where(numbers == NOTHING, NOTHING, numbers + by)

@@ -6,7 +6,12 @@ from typing import Any
 
 from graphsim.strategies import STRATEGIES
 
-OPTIONS: dict[str, dict[str, Any]] = {"auto": {"seconds": 0.2}, "moccasin": {"seconds": 0.5}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "auto": {"seconds": 0.2},
+    "moccasin": {"seconds": 0.5},
+    "checkmate": {"seconds": 0.5},
+    "checkmate_lp": {"seconds": 0.5},
+}
 
 
 def quick(name: str) -> Any:

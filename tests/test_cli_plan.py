@@ -133,3 +133,9 @@ def test_a_graph_file_has_no_params(dag):
     done = graphsim("plan", dag, "--budget", "1x", "--batch", "3")
     assert done.returncode == 2
     assert "no params" in done.stderr
+
+
+def test_where_nothing_can_fit_the_json_is_still_json(dag):
+    """A bound of the time is infinite there, which JSON cannot say."""
+    done = graphsim("plan", dag, "--budget", "39", "--json")
+    assert json.loads(done.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))["time_bound"] is None

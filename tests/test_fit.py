@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from test_cli import graphsim
 
 import graphsim as gs
+from graphsim.allocators.torch import TorchCaching
 from graphsim.fit import CONTEXT, fit, largest, need_of
-from graphsim.frontends.spec import shipped_specs
+from graphsim.frontends.spec import parse_spec, shipped_specs
+from graphsim.rewrites import with_inplace_activations
 from graphsim.training import Training
 
 GIB = 2**30
@@ -117,3 +119,75 @@ def test_bad_questions_get_one_message_and_exit_code_2(arguments, words):
     done = graphsim("fit", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert words in " ".join(done.stderr.split())
+
+
+def test_expandable_segments_are_among_the_measures_where_blocks_do_not_fit_into_each_other():
+    load = lambda changed: gs.load("seed_cnn", **changed)  # noqa: E731
+    params = {"batch": 2048}
+    answer = fit(load, params, Training(optimizer="momentum"), memory=8 * 2**30, context=(0, 0))
+    (measure,) = (m for m in answer.measures if "expandable_segments" in m.name)
+    segments = TorchCaching(expandable_segments=True)
+    assert measure.need_bytes == need_of(load(params), Training(optimizer="momentum"), allocator=segments)
+    assert measure.saved_bytes > 0.3 * answer.need_bytes
+    assert measure.time == 0
+
+
+@pytest.mark.parametrize("strategy", ["blocks", "sqrt", "dtr"])
+def test_a_strategy_makes_room_for_a_larger_batch(strategy):
+    load = lambda changed: gs.load("gpt2", **{"layers": 4, "seq": 128, **changed})  # noqa: E731
+    training = Training(optimizer="sgd")
+    plain, recomputed = (
+        fit(load, {"batch": 8}, training, memory=2 * 2**30, context=(0, 0), strategy=name) for name in ("", strategy)
+    )
+    assert recomputed.max_batch > plain.max_batch
+    held = [need_of(load({"batch": recomputed.max_batch + more}), training, strategy, 2 * 2**30) for more in (0, 1)]
+    assert held[0] <= 2 * 2**30 < held[1]
+
+
+NET = """
+[params]
+batch = 64
+[inputs]
+x = { shape = ["batch", 256] }
+labels = { shape = ["batch"], dtype = "int64" }
+[model]
+layers = [
+  { op = "linear", out = 512, name = "first" },
+  { op = "relu", inplace = INPLACE },
+  { op = "linear", out = 512, name = "second" },
+  LOSS
+]
+"""
+PLAIN = '{ op = "linear", out = 9000, bias = false, name = "head" }, { op = "cross_entropy", with = "labels" }'
+CHUNKED = '{ op = "linear_cross_entropy", with = "labels", out = 9000, bias = false, name = "head" }'
+
+
+def net(inplace: str, loss: str):
+    return lambda params: parse_spec(NET.replace("INPLACE", inplace).replace("LOSS", loss), **params)
+
+
+def test_a_change_of_code_needs_what_the_changed_model_needs():
+    load, params, training = net("false", PLAIN), {"batch": 20_000}, Training(optimizer="sgd")
+    (found,) = (m for m in fit(load, params, training, memory=2**30, context=(0, 0)).measures if "chunks" in m.name)
+    assert found.need_bytes == need_of(net("false", CHUNKED)(params), training)
+    again = fit(net("false", CHUNKED), params, training, memory=2**30, context=(0, 0))
+    assert not any("chunks" in m.name for m in again.measures)
+
+
+@pytest.mark.parametrize("mode", ["train", "inference"])
+def test_in_place_activations_take_the_place_of_what_they_read(mode):
+    training = Training(optimizer="sgd", mode=mode)
+    load, params = net("false", PLAIN), {"batch": 20_000}
+    steps = [
+        gs.simulate(gs.training_step(graph, training))
+        for graph in (load(params), with_inplace_activations(load(params)), net("true", PLAIN)(params))
+    ]
+    assert steps[1].timeline.tolist() == steps[2].timeline.tolist()
+    assert steps[1].timeline.sum() < steps[0].timeline.sum()
+
+
+def test_what_autograd_needs_is_not_overwritten():
+    """A sigmoid saves its output: a ReLU in place after it would spoil that."""
+    text = NET.replace("INPLACE", "false").replace("LOSS", PLAIN).replace('{ op = "relu"', '"sigmoid", { op = "relu"')
+    graph = parse_spec(text)
+    assert with_inplace_activations(graph).ops == graph.ops

@@ -21,7 +21,7 @@ from graphsim.trace import trace
 
 
 @given(data=st.data(), graph=graphs(), policy=st.sampled_from(POLICIES))
-@settings(max_examples=2500)
+@settings(max_examples=1000)
 def test_the_pass_agrees_with_the_interpreter(data, graph, policy):
     order = data.draw(schedules(graph))
     schedule = Schedule(np.array(order, dtype=np.int64))
@@ -38,7 +38,7 @@ def test_the_pass_agrees_with_the_interpreter(data, graph, policy):
 
 
 @given(graph=graphs(), policy=st.sampled_from(POLICIES))
-@settings(max_examples=500)
+@settings(max_examples=250)
 def test_the_scatter_and_the_search_agree_in_program_order(graph, policy):
     fast = ranges_in_program_order(graph.index, policy)
     general = ranges_in_any_order(graph.index, np.arange(len(graph.ops)), policy)
@@ -48,7 +48,7 @@ def test_the_scatter_and_the_search_agree_in_program_order(graph, policy):
 
 
 @given(data=st.data(), graph=graphs(), policy=st.sampled_from(POLICIES))
-@settings(max_examples=500)
+@settings(max_examples=250)
 def test_the_trace_replayed_naively_gives_the_timeline(data, graph, policy):
     order = data.draw(schedules(graph))
     try:

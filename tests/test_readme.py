@@ -20,13 +20,14 @@ CONSOLE = re.findall(r"```console\n\$ (graphsim [^\n]*)\n(.*?)```", TEXT, re.DOT
 def graphsim(command: str) -> str:
     environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1"}
     arguments = [sys.executable, "-m", *shlex.split(command.partition("#")[0])]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=True, env=environment, cwd=ROOT)
-    return done.stdout
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False, env=environment, cwd=ROOT)
+    assert done.returncode in (0, 1), done.stderr  # 1: the answer is no
+    return re.sub(r"planned in [\d.]+ s", "planned in 0.02 s", done.stdout)
 
 
 @pytest.mark.parametrize(("command", "output"), CONSOLE, ids=[command for command, _ in CONSOLE])
 def test_the_output_shown_is_the_output_printed(command, output):
-    assert graphsim(command) == output
+    assert graphsim(command) == re.sub(r"planned in [\d.]+ s", "planned in 0.02 s", output)
 
 
 def test_there_is_a_real_output_to_show():
@@ -64,7 +65,8 @@ def test_every_command_of_the_page_runs(tmp_path, monkeypatch):
 
 
 def test_the_python_example_runs():
-    (example,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    example, plug_in = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    compile(plug_in, "README.md", "exec")  # executed, it would change PyTorch's settings for other tests
     exec(compile(example, "README.md", "exec"), {})
 
 

@@ -11,7 +11,7 @@ from graphsim.errors import ScheduleError
 from graphsim.graph import Graph, Op, Role, Tensor
 from graphsim.index import NOTHING
 from graphsim.schedule import Schedule
-from graphsim.simulation import simulate
+from graphsim.simulation import in_succession, simulate
 from graphsim.trace import Event
 
 GRAPH = Graph(
@@ -74,3 +74,58 @@ def test_live_bytes_between_two_executions_are_those_that_liveness_says(data, gr
         if execution:
             assert left == ranges.live_after(execution - 1)
     assert live == ranges.live_after(len(run.schedule) - 1)
+
+
+FIRST = Graph(
+    [Op("a", "n", ("w",), ("state", "x", "grown"))],
+    [
+        Tensor("w", (100,), "uint8", Role.PARAMETER),
+        Tensor("state", (9,), "uint8", Role.OPTIMIZER_STATE),
+        Tensor("x", (1,), "uint8"),
+        Tensor("grown", (4,), "uint8"),
+    ],
+    outputs=("state", "x", "grown"),
+)
+LATER = Graph(
+    [Op("b", "n", ("w", "state", "batch", "grown"), ("y",)), Op("c", "n", ("y",), ("x",))],
+    [
+        Tensor("w", (100,), "uint8", Role.PARAMETER),
+        Tensor("state", (9,), "uint8", Role.OPTIMIZER_STATE),
+        Tensor("batch", (5,), "uint8", Role.INPUT),
+        Tensor("grown", (8,), "uint8"),
+        Tensor("y", (2,), "uint8"),
+        Tensor("x", (1,), "uint8"),
+    ],
+)
+
+
+def test_a_later_step_begins_with_what_the_first_leaves_behind_by_name_and_size():
+    stream, begin = in_succession(simulate(FIRST), simulate(LATER))
+    names = [*FIRST.tensors, *LATER.tensors]
+    events = [f"{'+' if e.kind == 'malloc' else '-'}{names[stream.tensor[e.block]]}" for e in stream.events()]
+    assert events[:begin] == ["+w", "+state", "+x", "+grown"]
+    assert events[begin:] == ["-x", "-grown", "+batch", "+grown", "+y", "-grown", "+x", "-y", "-x"]
+
+
+@given(first=graphs(), later=graphs())
+@settings(max_examples=300)
+def test_a_joined_trace_is_the_two_streams_one_after_the_other(first, later):
+    one, two = simulate(first), simulate(later)
+    stream, begin = in_succession(one, two)
+    assert list(stream.events())[:begin] == list(one.trace.events())
+    live = np.cumsum(stream.stream[1])
+    assert live.min(initial=0) >= 0
+    own = np.cumsum(two.trace.stream[1])
+    before = int((two.trace.execution == NOTHING).sum())
+    assert live[len(live) - (len(own) - before) :].tolist() == own[before:].tolist()
+    block, signed = stream.stream
+    for row in range(len(stream.nbytes)):
+        assert signed[block == row].tolist() in ([stream.nbytes[row]], [stream.nbytes[row], -stream.nbytes[row]])
+
+
+@given(graph=graphs())
+def test_every_malloc_of_a_joined_trace_knows_its_execution(graph):
+    run = simulate(graph)
+    stream, _ = in_succession(run, run)
+    executions = [stream.execution_of(event) for event in stream.malloc.tolist()]
+    assert executions == stream.execution.tolist() or run.trace.events_count == 0

@@ -10,7 +10,11 @@ from graphsim.trace import Trace
 
 
 class Allocator(Protocol):
-    """Places every block of a trace; options are fields of the allocator."""
+    """Places every block of a trace; options are fields of the allocator.
+
+    One that keeps what is freed, so that a later step finds it, says so by a class attribute
+    ``caches = True``.
+    """
 
     def __call__(self, trace: Trace, /) -> Layout:
         """Return where each block stands, and what is used and reserved after each event."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from dataclasses import dataclass
+from typing import ClassVar
 
 from graphsim.allocators.online import PoolFull, drive
 from graphsim.errors import UsageError
@@ -34,6 +35,8 @@ class Bfc:
     Raises:
         UsageError: all memory shall be taken at once and no limit says how much that is.
     """
+
+    caches: ClassVar[bool] = True
 
     limit: int | None = None
     allow_growth: bool = True

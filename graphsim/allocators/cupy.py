@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass
+from typing import ClassVar
 
 from graphsim.allocators.online import PoolFull, drive
 from graphsim.errors import UnknownNameError
@@ -31,6 +32,8 @@ class CupyPool:
     Raises:
         UnknownNameError: there is no such rule for ties.
     """
+
+    caches: ClassVar[bool] = True
 
     limit: int | None = None
     ties: str = "oldest"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from graphsim.allocators.online import PoolFull, drive
 from graphsim.errors import UsageError
@@ -50,6 +51,8 @@ class TorchCaching:
     Raises:
         UsageError: an option has a value that PyTorch refuses.
     """
+
+    caches: ClassVar[bool] = True
 
     limit: int | None = None
     per_process_memory_fraction: float = 1.0

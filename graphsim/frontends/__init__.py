@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from graphsim.graph import Graph
 from graphsim.registry import Registry
+
+if TYPE_CHECKING:
+    from graphsim.graph import Graph
 
 
 class Frontend(Protocol):

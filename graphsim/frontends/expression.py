@@ -23,6 +23,18 @@ _OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
 }
 
 
+def read_value(text: str) -> Value:
+    """Return what *text* says: true or false, a number, or else itself."""
+    if text in ("true", "false"):
+        return text == "true"
+    for read in (int, float):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return text
+
+
 def evaluate(text: str, scope: Mapping[str, Value], where: str) -> Value:
     """Return the value of *text*: a name of *scope* alone, or arithmetic (+ - * //) on integers.
 

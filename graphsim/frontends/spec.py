@@ -25,16 +25,24 @@ def load_spec(source: str | Path, **overrides: Value) -> Graph:
     Raises:
         SpecError: names the file, the layer and what would be right.
     """
+    return parse_spec(read_spec(source), str(source), **overrides)
+
+
+def read_spec(source: str | Path) -> str:
+    """Return the text of a spec file, or of the shipped spec of that name.
+
+    Raises:
+        SpecError: there is neither, or it cannot be read.
+    """
     path = find_spec(source)
     try:
         if path.stat().st_size > MAX_FILE:
             raise SpecError(f"the file is larger than {MAX_FILE} bytes", str(source))
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise SpecError(f"not UTF-8 text (byte {error.start})", str(source)) from None
     except OSError as error:
         raise SpecError(error.strerror or str(error), str(source)) from None
-    return parse_spec(text, str(source), **overrides)
 
 
 def shipped_specs() -> dict[str, Path]:
@@ -69,16 +77,24 @@ def find_spec(source: str | Path) -> Path:
 
 def parse_spec(text: str, where: str = "spec", **overrides: Value) -> Graph:
     """Return the forward graph of the spec *text*; *where* names it in errors."""
+    return Builder(parse_toml(text, where), where, overrides).build()
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """Return the tables of a stranger's TOML; *where* names it in errors.
+
+    Raises:
+        SpecError: it is not TOML, or would take too long to read.
+    """
     for number, line in enumerate(text.splitlines(), start=1):
         if line.count(".") > MAX_DOTS:  # the parser takes time in the square of a dotted key's depth
             raise SpecError(f"not TOML we read: line {number} has more than {MAX_DOTS} dots", where)
     try:
-        data = tomllib.loads(text)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SpecError(f"not TOML: {error}", where) from None
     except RecursionError:
         raise SpecError("not TOML: nested too deeply", where) from None
-    return Builder(data, where, overrides).build()
 
 
 def describe_shipped() -> list[dict[str, Any]]:

@@ -29,6 +29,7 @@ FAMILIES = (
     "recurrent",
     "routing",
     "loss",
+    "chunked_loss",
 )
 
 

@@ -201,11 +201,15 @@ def cuda_flash_attention(tape: Tape, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     for grouped queries dk and dv are made for every head and summed.
     """
     batch, heads, rows, width = q.shape
-    rounded = -(-rows // 128) * 128
-    backward = batch * heads * rounded * 4 * (1 + -(-width // 32) * 32)
-    if k.shape[1] != heads:
-        backward += 2 * batch * heads * k.shape[2] * width * itemsize(k.dtype)
+    backward = flash_scratch(batch, heads, rows, width, k.shape[1], k.shape[2], itemsize(k.dtype))
     return _fused(tape, "flash_attention", q, k, v, (), rows, (Type((2,), "int64"), Type((), "int64")), 0, backward)
+
+
+def flash_scratch(batch: int, heads: int, rows: int, width: int, groups: int, keys: int, size: int) -> int:
+    """Return the scratch of flash attention's backward on CUDA, in bytes; *size* of an element of k and v."""
+    rounded = -(-rows // 128) * 128
+    expanded = 2 * batch * heads * keys * width * size if groups != heads else 0
+    return batch * heads * rounded * 4 * (1 + -(-width // 32) * 32) + expanded
 
 
 def efficient_attention(tape: Tape, q: Tensor, k: Tensor, v: Tensor, extra: Sequence[Tensor]) -> Tensor:
@@ -217,12 +221,15 @@ def efficient_attention(tape: Tape, q: Tensor, k: Tensor, v: Tensor, extra: Sequ
     """
     batch, heads, rows, width = q.shape
     rounded = -(-rows // 32) * 32
-    delta = batch * heads * rows * 4
-    accumulator = batch * heads * rows * width * 4 if itemsize(q.dtype) < 4 else 0
-    product = batch * heads * rows * width * 4 if itemsize(q.dtype) == 4 else 0
     random_state = (Type((), "int64"), Type((), "int64"))
-    scratch = delta + max(accumulator, product)
+    scratch = efficient_scratch(batch, heads, rows, width, itemsize(q.dtype))
     return _fused(tape, "efficient_attention", q, k, v, extra, rounded, random_state, 0, scratch)
+
+
+def efficient_scratch(batch: int, heads: int, rows: int, width: int, size: int) -> int:
+    """Return the scratch of memory-efficient attention's backward, in bytes; *size* of an element."""
+    fp32 = batch * heads * rows * width * 4 if size <= 4 else 0  # of a gradient, or of a product
+    return batch * heads * rows * 4 + fp32
 
 
 def _fused(
@@ -266,13 +273,15 @@ def _fused(
 # -- the choice ------------------------------------------------------------------------------------
 
 
-def choose(tape: Tape, q: Tensor, kernel: str, *, mask: Tensor | None, p: float) -> str:
+def choose(tape: Tape, q: Tensor, kernel: str, *, mask: Tensor | None, p: float, grouped: bool) -> str:
     """Return the kernel that runs for *kernel*, where "sdpa" leaves the choice to PyTorch.
 
     Source: CPU: aten/src/ATen/native/transformers/sdp_utils_cpp.cpp (flash unless dropout, or a mask
     that is learned); CUDA: cuda/sdp_utils.cpp (flash: 16-bit, sm80 or later, no mask, head width up
     to 256; then memory-efficient, which lacks bf16 before sm80). On sm90 and sm100 with cuDNN 9.15.1 or later
-    PyTorch prefers cuDNN's kernel, which saves what flash attention saves.
+    PyTorch prefers cuDNN's kernel, which saves what flash attention saves. Without a mask, transformers
+    leaves *grouped* keys to PyTorch (sdpa_attention.py, ``use_gqa_in_sdpa``); memory-efficient attention
+    does not take them.
     """
     if kernel != "sdpa":
         return kernel
@@ -282,7 +291,7 @@ def choose(tape: Tape, q: Tensor, kernel: str, *, mask: Tensor | None, p: float)
     ampere = tape.capability >= (8, 0)
     if itemsize(q.dtype) == 2 and ampere and mask is None and q.shape[3] <= 256:
         return "flash"
-    return "math" if q.dtype == "bfloat16" and not ampere else "efficient"
+    return "math" if (q.dtype == "bfloat16" and not ampere) or (grouped and mask is None) else "efficient"
 
 
 def attend(
@@ -362,7 +371,7 @@ def _lower(tape: Tape, inputs: Sequence[Tensor], owned: Mapping[str, Tensor], at
     p = attributes["p"] if tape.training else 0.0
     composed = not attributes["rotary"]
     probe = Tensor("q", (1, heads, 1, width), tape.autocast or q.dtype)
-    kernel = choose(tape, probe, attributes["kernel"], mask=mask, p=p)
+    kernel = choose(tape, probe, attributes["kernel"], mask=mask, p=p, grouped=heads != keys)
     from_bmm = composed and kernel in ("math", "eager") and heads == keys
     q_heads = split_heads(tape, q, heads, width)
     k_heads = split_heads(tape, k, keys, width, keys_of_bmm=from_bmm)

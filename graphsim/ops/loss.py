@@ -12,8 +12,7 @@ from graphsim.ops.tape import Gradients, Tape, Type
 
 
 def log_softmax(tape: Tape, x: Tensor) -> Tensor:
-    """Logarithm of the softmax; saves its output. On autocast's fp32 list."""
-    (x,) = tape.full_precision(x, cpu=True)
+    """Logarithm of the softmax; saves its output."""
     y = tape.emit("log_softmax", (x,), like(x), flops=5 * x.size)
 
     def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
@@ -30,9 +29,12 @@ def cross_entropy(tape: Tape, logits: Tensor, labels: Tensor) -> Tensor:
     """Mean negative log-likelihood of class indices: log_softmax, then nll_loss.
 
     logits: (..., classes) or (batch, classes, ...); labels: the rest of the shape, int64.
-    Source: aten/src/ATen/native/LossNLL.cpp.
+    Source: aten/src/ATen/native/LossNLL.cpp. Autocast runs all of it in fp32 on the CPU; on CUDA only nll_loss,
+    as the call of log_softmax states a dtype, which autocast respects (``fp32_set_opt_dtype``).
     """
-    scores = log_softmax(tape, logits)
+    if tape.target == "cpu":
+        (logits,) = tape.full_precision(logits, cpu=True)
+    (scores,) = tape.full_precision(log_softmax(tape, logits))
     loss, total = tape.emit_many("nll_loss", (scores, labels), (Type((), scores.dtype), Type((), scores.dtype)))
 
     def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:

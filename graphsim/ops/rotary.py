@@ -18,12 +18,16 @@ def rotate(tape: Tape, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _tables(tape: Tape, q: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin (1, S, D), shared by all layers and held to the end of the forward pass."""
+    """cos and sin (1, S, D), shared by all layers and held to the end of the forward pass.
+
+    They have the dtype of the residual stream, which is fp32 under autocast.
+    """
+    dtype = "float32" if tape.autocast else q.dtype
     shape = (1, q.shape[2], q.shape[3])
     names = [f"rotary {part} {shape}" for part in ("cos", "sin")]
     for name in names:
         if name not in tape.shared:
-            tape.shared[name] = tape.emit(name.split()[1], (), Type(shape, q.dtype), flops=shape[1] * shape[2])
+            tape.shared[name] = tape.emit(name.split()[1], (), Type(shape, dtype), flops=shape[1] * shape[2])
     return tape.shared[names[0]], tape.shared[names[1]]
 
 

@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 PREFIX = "hf:"
 
 
-def load_hf(source: str, *, first: bool = False, optimizer: Any = "adamw", **parameters: Value) -> Graph:
+def load_hf(
+    source: str,
+    *,
+    first: bool = False,
+    optimizer: Any = "adamw",
+    target: str = "",
+    device: str = "",
+    **parameters: Value,
+) -> Graph:
     """Return the step graph of ``hf:config.json``, or of a folder that holds one.
 
     The model is the class named by ``architectures``, else the base model of the ``model_type``, in the
@@ -28,7 +36,7 @@ def load_hf(source: str, *, first: bool = False, optimizer: Any = "adamw", **par
     Args:
         source: ``hf:`` and a path.
         first: return step 1, in which optimizer states are created; else the steady state.
-        optimizer: as `from_torch` takes it.
+        optimizer, target, device: as `from_torch` takes them.
         parameters: ``batch``, ``seq`` (tokens, audio samples or frames), ``image_size``; any other name
             is a field of the config to change.
 
@@ -39,22 +47,31 @@ def load_hf(source: str, *, first: bool = False, optimizer: Any = "adamw", **par
         CaptureError: the model cannot run without data.
     """
     _need_transformers()
-    return _capture(source, optimizer, parameters).graph(first=first)
+    return _capture(source, optimizer, target, device, parameters).graph(first=first)
 
 
-def load_steps(source: str, *, optimizer: str, implementation: str = "", **parameters: Value) -> tuple[Graph, Graph]:
+def load_steps(
+    source: str,
+    *,
+    optimizer: str,
+    implementation: str = "",
+    target: str = "",
+    device: str = "",
+    **parameters: Value,
+) -> tuple[Graph, Graph]:
     """Return step 1 and the steady step of ``hf:config.json``, captured once; see `load_hf`."""
     _need_transformers()
     from graphsim.frontends.torch.optimizers import named
 
-    captured = _capture(source, named(optimizer, implementation), parameters)
+    captured = _capture(source, named(optimizer, implementation), target, device, parameters)
     return captured.graph(first=True), captured.graph()
 
 
-def _capture(source: str, optimizer: Any, parameters: dict[str, Value]) -> Capture:
+def _capture(source: str, optimizer: Any, target: str, device: str, parameters: dict[str, Value]) -> Capture:
     from graphsim.frontends.hf.model import capture_config
+    from graphsim.frontends.torch.capture import gpu
 
-    return capture_config(source.removeprefix(PREFIX), optimizer, parameters)
+    return capture_config(source.removeprefix(PREFIX), optimizer, parameters, device=gpu(target, device))
 
 
 def _need_transformers() -> None:

@@ -15,6 +15,7 @@ from huggingface_hub import constants
 from torch.nn.modules.module import register_module_module_registration_hook
 from transformers.models.auto import configuration_auto, modeling_auto
 
+from graphsim.devices import Device
 from graphsim.errors import CaptureError, GraphSimError, SpecError, suggest
 from graphsim.frontends.bounds import bounded_memory
 from graphsim.frontends.expression import Value
@@ -27,7 +28,9 @@ MAX_BYTES = 4 * 2**30
 """Of memory to make a model in. Its weights take none; its Python objects do."""
 
 
-def capture_config(path: str, optimizer: Any, parameters: Mapping[str, Value]) -> Capture:
+def capture_config(
+    path: str, optimizer: Any, parameters: Mapping[str, Value], *, device: Device | None = None
+) -> Capture:
     """Capture the training step of the model that the config at *path* describes; see `load_hf`."""
     data = read_config(path)
     kind_of_config = configuration_auto.CONFIG_MAPPING[
@@ -45,6 +48,7 @@ def capture_config(path: str, optimizer: Any, parameters: Mapping[str, Value]) -
                 optimizer=optimizer,
                 loss=None,
                 step=None,
+                device=device,
             )
         except GraphSimError:
             raise

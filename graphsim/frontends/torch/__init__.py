@@ -31,6 +31,8 @@ def from_torch(
     first: bool = False,
     name: str = "",
     lines: bool = False,
+    target: str = "",
+    device: str = "",
 ) -> Graph:
     """Return the graph of one training step of *module*.
 
@@ -47,31 +49,50 @@ def from_torch(
         first: return step 1, in which optimizer states are created; else the steady state (step 2).
         name: of the graph; default: the model's class.
         lines: note the Python line of each op in its attribute ``line``.
+        target: 'cuda' to capture the step as it would run on a GPU, on any machine: model and inputs are
+            moved there first; 'cpu'; empty: where the model is.
+        device: the GPU of the catalogue, where a rule depends on it; default: a100-80g.
 
     Raises:
         MissingExtraError: PyTorch is not installed.
+        UsageError, UnknownNameError: there is no such target, device or optimizer.
         CaptureError: the step cannot run without data; the message names module and line.
     """
     _need_torch()
-    from graphsim.frontends.torch.capture import capture
+    from graphsim.frontends.torch.capture import capture, gpu
 
-    return capture(module, inputs, optimizer=optimizer, loss=loss, step=step, name=name, lines=lines).graph(first=first)
+    return capture(
+        module,
+        inputs,
+        optimizer=optimizer,
+        loss=loss,
+        step=step,
+        name=name,
+        lines=lines,
+        device=gpu(target, device, module),
+    ).graph(first=first)
 
 
-def load_torch(source: str, *, first: bool = False, optimizer: Any = "adamw", **parameters: Any) -> Graph:
-    """Return the step graph of ``torch:package.module:factory``; see `capture_source`.
+def load_torch(
+    source: str, *, first: bool = False, optimizer: Any = "adamw", target: str = "", device: str = "", **parameters: Any
+) -> Graph:
+    """Return the step graph of ``torch:package.module:factory``; see `capture_source` and `from_torch`.
 
     Raises:
         MissingExtraError: PyTorch is not installed.
         SpecError, UsageError, CaptureError: the source is wrong, or cannot run without data.
     """
     _need_torch()
+    from graphsim.frontends.torch.capture import gpu
     from graphsim.frontends.torch.source import capture_source
 
-    return capture_source(source, optimizer=optimizer, **parameters).graph(first=first)
+    on = gpu(target, device)
+    return capture_source(source, optimizer=optimizer, device=on, parameters=parameters).graph(first=first)
 
 
-def load_steps(source: str, *, optimizer: str, implementation: str = "", **parameters: Any) -> tuple[Graph, Graph]:
+def load_steps(
+    source: str, *, optimizer: str, implementation: str = "", target: str = "", device: str = "", **parameters: Any
+) -> tuple[Graph, Graph]:
     """Return step 1 and the steady step of ``torch:package.module:factory``, captured once.
 
     Raises:
@@ -79,10 +100,12 @@ def load_steps(source: str, *, optimizer: str, implementation: str = "", **param
         SpecError, UsageError, UnknownNameError, CaptureError: as `load_torch`.
     """
     _need_torch()
+    from graphsim.frontends.torch.capture import gpu
     from graphsim.frontends.torch.optimizers import named
     from graphsim.frontends.torch.source import capture_source
 
-    captured = capture_source(source, optimizer=named(optimizer, implementation), **parameters)
+    optimizers = named(optimizer, implementation)
+    captured = capture_source(source, optimizer=optimizers, device=gpu(target, device), parameters=parameters)
     return captured.graph(first=True), captured.graph()
 
 

@@ -142,7 +142,7 @@ class _Builder:
             result = name if not outputs else f"{name}:{number}"
             base = self._base.get(id(storage))
             if base is None:
-                if storage.label and storage.role is Role.OPTIMIZER_STATE:
+                if storage.label and storage.role in (Role.OPTIMIZER_STATE, Role.LIBRARY):
                     result = self._unique(storage.label)
                 self._base[id(storage)] = result
                 shape, dtype = owned_type(geometry, storage.nbytes)

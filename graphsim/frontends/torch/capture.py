@@ -14,7 +14,11 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
+from graphsim.devices import Device, device_of
+from graphsim.errors import UsageError
+from graphsim.frontends.torch import cuda
 from graphsim.frontends.torch.build import build_graph
+from graphsim.frontends.torch.libraries import Libraries
 from graphsim.frontends.torch.observe import Observer
 from graphsim.frontends.torch.optimizers import describe, make_optimizer, states
 from graphsim.frontends.torch.prepare import build, guarded, hollow_tensors, hollowed
@@ -22,6 +26,7 @@ from graphsim.frontends.torch.record import Recording
 from graphsim.frontends.torch.scope import Scope
 from graphsim.frontends.torch.values import Values
 from graphsim.graph import Graph, Role
+from graphsim.ops.tape import TARGETS
 
 
 @dataclass(frozen=True)
@@ -47,19 +52,23 @@ def capture(
     step: Any,
     name: str = "",
     lines: bool = False,
+    device: Device | None = None,
 ) -> Capture:
-    """Run two steps under observation; see `from_torch`."""
+    """Run two steps under observation, on a *device* of the catalogue or where the model is; see `from_torch`."""
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    values = Values(fake)
+    values = Values(fake, cuda.CUDA if device else None)
     with ExitStack() as stack:
+        if device:
+            stack.enter_context(cuda.pretended(device))
         model = module if isinstance(module, nn.Module) else build(module, values)
         fakes = stack.enter_context(hollowed(model, values))
-        batch = build(inputs, values) if callable(inputs) else hollow_tensors(inputs, values)
+        batch = hollow_tensors(build(inputs, values) if callable(inputs) else inputs, values)
         optimize = make_optimizer(optimizer, model, fakes, values)
         parameters = {id(p): path for path, p in model.named_parameters(remove_duplicate=False)}
         scope = Scope(model, parameters, values)
         values.layer = scope.layer
-        observer = Observer(scope, values, lines=lines)
+        libraries = Libraries(device.capability) if device else None
+        observer = Observer(scope, values, lines=lines, libraries=libraries)
         _declare(observer, model, batch, optimize)
         run = step or default_step(loss)
         stack.enter_context(guarded(values))
@@ -69,9 +78,30 @@ def capture(
             for _ in range(2):
                 _run_step(observer, run, model, batch, optimize)
         observer.seal()
-    training = {"target": "cpu", **describe(optimize)}
+    training = {
+        "target": "cuda" if device else "cpu",
+        "device": device.name if device else "",
+        **describe(optimize, on_gpu=bool(device)),
+    }
     attributes = {"captured": f"torch {torch.__version__}", "training": training, "batch": _batch_size(batch)}
     return Capture(observer.recording, name or type(model).__name__, attributes)
+
+
+def gpu(target: str, name: str = "", module: Any = None) -> Device | None:
+    """Return the GPU to capture for; None for the CPU. *target* may be empty: where *module* is.
+
+    Raises:
+        UsageError: there is no such target, or the CPU is to be a GPU.
+        UnknownNameError: the catalogue has no such device.
+    """
+    if target not in ("", *TARGETS):
+        raise UsageError(f"target must be one of {', '.join(TARGETS)}, not {target!r:.40}")
+    there = isinstance(module, nn.Module) and any(p.is_cuda for p in module.parameters())
+    if target == "cuda" or (there and not target):
+        return device_of(name, "cuda")
+    if name:
+        raise UsageError(f"device {name:.40} is a GPU: capture for target 'cuda'")
+    return None
 
 
 def _run_step(observer: Observer, run: Any, model: nn.Module, batch: Any, optimizer: Any) -> None:
@@ -134,7 +164,10 @@ def _arity(function: Callable[..., Any]) -> int:
     if isinstance(function, nn.Module):
         return 2
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    wanted = inspect.signature(function).parameters.values()
+    try:
+        wanted = inspect.signature(function).parameters.values()
+    except ValueError:  # a function written in C, such as torch.sum
+        return 1
     return min(2, sum(p.kind in kinds and p.default is p.empty for p in wanted)) or 1
 
 

@@ -1,4 +1,4 @@
-"""Hollow tensors: real CPU tensors in every respect but one, their storages have a size and no memory.
+"""Hollow tensors: real tensors in every respect but one, their storages have a size and no memory.
 
 Fake tensors are tensor subclasses, and autograd treats subclasses in its own way: it replays views
 after an in-place write where a plain tensor gets ``as_strided`` (``is_python_dispatch`` in
@@ -16,10 +16,11 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._mode_utils import no_dispatch
 
+from graphsim.frontends.torch import cuda
+
 _ADDRESS = 4096
 """Of every hollow storage. Nothing is mapped there: what reads it ends at once instead of going on with rubbish."""
 
-_CPU = torch.device("cpu")
 _TWIN = "_graphsim_twin"
 
 
@@ -45,8 +46,12 @@ class Hollows:
     def hollow(self, twin: torch.Tensor) -> torch.Tensor:
         """Return a hollow tensor for a fake one; it shares storage as the twin does."""
         with no_dispatch(), torch.no_grad():
-            tensor = torch.empty(0, dtype=twin.dtype)
-            tensor.set_(self._storage(twin), twin.storage_offset(), twin.shape, twin.stride())
+            storage = self._storage(twin)
+            if twin.device.type == "cuda":
+                tensor = cuda.plain(storage, twin.dtype, twin.storage_offset(), twin.shape, twin.stride())
+            else:
+                tensor = torch.empty(0, dtype=twin.dtype)
+                tensor.set_(storage, twin.storage_offset(), twin.shape, twin.stride())
         setattr(tensor, _TWIN, _Twin(twin))
         return tensor
 
@@ -54,7 +59,7 @@ class Hollows:
         actual = twin.untyped_storage()
         storage = self._storages.get(actual._cdata)
         if storage is None or storage.nbytes() != actual.nbytes():
-            storage = torch._C._construct_storage_from_data_pointer(_ADDRESS, _CPU, actual.nbytes())
+            storage = torch._C._construct_storage_from_data_pointer(_ADDRESS, twin.device, actual.nbytes())
             setattr(storage, _TWIN, twin)
             self._storages[actual._cdata] = storage
         return storage
@@ -75,7 +80,7 @@ class Hollows:
         if known is not None and _same(known, tensor, base):
             return known  # type: ignore[no-any-return]
         with self.fake, torch.no_grad():
-            known = torch.empty(0, dtype=tensor.dtype)
+            known = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
             known.set_(base.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
         setattr(tensor, _TWIN, _Twin(known))
         return known
@@ -114,7 +119,10 @@ class Hollows:
         storage = self._storage(twin)
         if twin.shape != operand.shape or storage._cdata != operand.untyped_storage()._cdata:
             with no_dispatch(), torch.no_grad():
-                operand.set_(storage, twin.storage_offset(), twin.shape, twin.stride())
+                if twin.device.type == "cuda":
+                    cuda.refit(operand, storage, twin.storage_offset(), twin.shape, twin.stride())
+                else:
+                    operand.set_(storage, twin.storage_offset(), twin.shape, twin.stride())
         return operand
 
 

@@ -1,4 +1,4 @@
-"""What fake kernels do not tell: temporaries inside of CPU kernels, and outputs whose fake has the wrong size."""
+"""What fake kernels do not tell: temporaries inside of kernels, and outputs whose fake has the wrong size."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from graphsim.graph import Tensor
+from graphsim.ops.attention import efficient_scratch, flash_scratch
 from graphsim.ops.conv import OneDnn
 from graphsim.ops.layernorm import THREADS
 from graphsim.ops.onednn import lstm_backward_scratch, lstm_forward_scratch, lstm_workspace
@@ -80,7 +81,7 @@ def _softmax_backward(grad: Any, output: Any, dim: int, dtype: Any) -> Any:
 
 
 def _grouped_mm(a: Any, b: Any, offs: Any = None, bias: Any = None, out_dtype: Any = None) -> Any:
-    """A product per group. The fake kernel knows the GPU's rules only; the CPU takes any dtype.
+    """A product per group. The fake kernel knows the GPU's fast path only; any dtype will do elsewhere.
 
     Source: aten/src/ATen/native/GroupedMMUtils.h, ``create_grouped_gemm_output_tensor``.
     """
@@ -90,18 +91,23 @@ def _grouped_mm(a: Any, b: Any, offs: Any = None, bias: Any = None, out_dtype: A
     return a.new_empty((*rows, b.shape[-1]), dtype=out_dtype or a.dtype)
 
 
-FAKES: dict[Any, Callable[..., Any]] = {
-    aten.mkldnn_rnn_layer.default: _lstm_layer,
-    aten.mkldnn_rnn_layer_backward.default: _lstm_layer_backward,
+_BOTH: dict[Any, Callable[..., Any]] = {
     aten.mse_loss.default: _whole_loss(aten.mse_loss.default),
     aten.smooth_l1_loss.default: _whole_loss(aten.smooth_l1_loss.default),
-    aten.native_layer_norm.default: _layer_norm,
-    aten.native_layer_norm_backward.default: _ordered_layer_norm_backward,
     aten._softmax_backward_data.default: _softmax_backward,
     aten._log_softmax_backward_data.default: _softmax_backward,
     aten._grouped_mm.default: _grouped_mm,
 }
-"""Ops for which something else runs under fake tensors."""
+
+_CPU: dict[Any, Callable[..., Any]] = {
+    aten.mkldnn_rnn_layer.default: _lstm_layer,
+    aten.mkldnn_rnn_layer_backward.default: _lstm_layer_backward,
+    aten.native_layer_norm.default: _layer_norm,
+    aten.native_layer_norm_backward.default: _ordered_layer_norm_backward,
+}
+
+FAKES = {"cpu": _BOTH | _CPU, "cuda": _BOTH}
+"""Ops for which something else runs under fake tensors, by the type of the device."""
 
 
 # -- temporaries -----------------------------------------------------------------------------------
@@ -186,7 +192,19 @@ def _lstm_backward(args: Any, result: Any) -> int:
     return _lstm_sizes(args, lstm_backward_scratch)
 
 
-WORKSPACE: dict[Any, Workspace] = {
+def _flash_backward(args: Any, result: Any) -> int:
+    _, q, k = args[:3]
+    batch, heads, rows, width = q.shape
+    return flash_scratch(batch, heads, rows, width, k.shape[1], k.shape[2], q.itemsize)
+
+
+def _efficient_backward(args: Any, result: Any) -> int:
+    _, q = args[:2]
+    batch, heads, rows, width = q.shape
+    return efficient_scratch(batch, heads, rows, width, q.itemsize)
+
+
+_CPU_SCRATCH: dict[Any, Workspace] = {
     aten.convolution.default: _convolution,
     aten.convolution_backward.default: _convolution_backward,
     aten.native_batch_norm.default: _batch_norm,
@@ -199,4 +217,11 @@ WORKSPACE: dict[Any, Workspace] = {
     ),
     aten.mkldnn_rnn_layer_backward.default: lambda args, result: _lstm_sizes(args, lstm_backward_scratch),
 }
-"""Scratch of CPU kernels, as graphsim.ops models it (the sources are named there)."""
+
+_CUDA_SCRATCH: dict[Any, Workspace] = {
+    aten._scaled_dot_product_flash_attention_backward.default: _flash_backward,
+    aten._scaled_dot_product_efficient_attention_backward.default: _efficient_backward,
+}
+
+WORKSPACE = {"cpu": _CPU_SCRATCH, "cuda": _CUDA_SCRATCH}
+"""Scratch of kernels by the type of the device, as graphsim.ops models it (the sources are named there)."""

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import flop_registry
 
 from graphsim.frontends.torch.inplace import unobserved_in_place
 from graphsim.frontends.torch.kernels import WORKSPACE
+from graphsim.frontends.torch.libraries import Libraries
 from graphsim.frontends.torch.record import BEFORE, Executed, Geometry, Operand, Recording, Reference, Storage
 from graphsim.frontends.torch.scope import Scope
 from graphsim.frontends.torch.values import Values, python_line
@@ -34,9 +35,14 @@ class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     the storage, so its end is the end of the bytes. Nothing here may keep a tensor alive.
     """
 
-    def __init__(self, scope: Scope, values: Values, *, lines: bool = False) -> None:
+    def __init__(
+        self, scope: Scope, values: Values, *, lines: bool = False, libraries: Libraries | None = None
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.values = values
+        self.libraries = libraries
+        self.device = values.device.type if values.device else "cpu"
+        self._workspace = WORKSPACE[self.device]
         self.lines = lines
         self.scope = scope
         self.recording = Recording()
@@ -68,9 +74,13 @@ class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         known = self._live.get(key)
         if known is not None:
             return known
-        storage = Storage(actual.nbytes(), geometry, born, label, role, owner)
+        storage = Storage(self._bytes(tensor), geometry, born, label, role, owner)
         self._watch(actual, storage, key)
         return storage
+
+    def _bytes(self, tensor: torch.Tensor) -> int:
+        """Return the bytes of a tensor's storage on the device; what stays on the host takes no memory of a GPU."""
+        return int(tensor.untyped_storage().nbytes()) if tensor.device.type == self.device else 0
 
     def _watch(self, actual: Any, storage: Storage, key: int) -> None:
         reference = Reference(actual, self._gone)
@@ -105,7 +115,9 @@ class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._follow_resize(signature, args, kwargs, position)
         if place.parameter:
             _mark_gradient(outputs, place.parameter)
-        workspace = WORKSPACE.get(func)
+        if self.libraries:
+            outputs += self._keep(self.libraries.allocate(func, args, place.phase, position))
+        workspace = self._workspace.get(func)
         flops = flop_registry.get(func._overloadpacket)
         self.recording.ops.append(
             Executed(
@@ -125,6 +137,10 @@ class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             )
         )
         return result
+
+    def _keep(self, workspaces: list[Storage]) -> list[Operand]:
+        self.recording.storages += workspaces
+        return [(storage, storage.geometry) for storage in workspaces]
 
     def _sign(self, func: Any) -> Signature:
         schema = func._schema
@@ -166,9 +182,9 @@ class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in _tensors(written):
             actual = tensor.untyped_storage()
             storage = self._live.get(actual._cdata)
-            if storage is not None and storage.nbytes != actual.nbytes():
+            if storage is not None and storage.nbytes != self._bytes(tensor):
                 storage.died = position + 1
-                self._watch(actual, Storage(actual.nbytes(), _geometry(tensor), position), actual._cdata)
+                self._watch(actual, Storage(self._bytes(tensor), _geometry(tensor), position), actual._cdata)
 
     # -- tensors from outside ------------------------------------------------------------------
 

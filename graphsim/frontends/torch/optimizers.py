@@ -63,14 +63,14 @@ def _over_fakes(optimizer: Any, fakes: Mapping[int, torch.Tensor], values: Value
     """Return a copy of a user's optimizer over the hollow ones of its parameters; the user's own is left alone."""
 
     def one(tensor: torch.Tensor) -> torch.Tensor:
-        return fakes[id(tensor)] if id(tensor) in fakes else values.adopt(tensor)
+        return fakes[id(tensor)] if id(tensor) in fakes else values.move(tensor)
 
     twin = copy.copy(optimizer)
     twin.param_groups = tree_map_only(torch.Tensor, one, optimizer.param_groups)
     twin.state = defaultdict(dict)
     for parameter, state in optimizer.state.items():
         key = one(parameter) if isinstance(parameter, torch.Tensor) else parameter
-        twin.state[key] = tree_map_only(torch.Tensor, values.adopt, state)
+        twin.state[key] = tree_map_only(torch.Tensor, lambda t: values.move(t) if t.dim() else values.adopt(t), state)
     return twin
 
 
@@ -87,7 +87,7 @@ def named(name: str, implementation: str = "") -> Callable[..., Any]:
     return partial(OPTIMIZERS[name], **IMPLEMENTATIONS[implementation])
 
 
-def describe(optimizer: Any) -> dict[str, str]:
+def describe(optimizer: Any, *, on_gpu: bool) -> dict[str, str]:
     """Return the fields of `Training` that say which optimizer it is, as far as they can."""
     options = getattr(optimizer, "defaults", {})
     name = type(optimizer).__name__.lower()
@@ -97,7 +97,8 @@ def describe(optimizer: Any) -> dict[str, str]:
         name = "amsgrad"
     if name not in OPTIMIZERS:
         return {}
-    form = "fused" if options.get("fused") else "foreach" if options.get("foreach") else "forloop"
+    foreach = on_gpu if options.get("foreach") is None else options["foreach"]
+    form = "fused" if options.get("fused") else "foreach" if foreach else "forloop"
     return {"optimizer": name, "optimizer_impl": form}
 
 

@@ -41,13 +41,13 @@ def build(factory: Callable[..., Any], values: Values, **parameters: Any) -> Any
 
 
 def hollow_tensors(given: Any, values: Values) -> Any:
-    """Return *given* (nested lists, tuples, dicts) with every real tensor replaced by a hollow one."""
-    return tree_map_only(torch.Tensor, values.adopt, given)
+    """Return *given* (nested lists, tuples, dicts) with every tensor replaced by a hollow one on the device."""
+    return tree_map_only(torch.Tensor, values.move, given)
 
 
 @contextmanager
 def hollowed(module: nn.Module, values: Values) -> Iterator[dict[int, torch.Tensor]]:
-    """Exchange the tensors of *module* for hollow ones inside; yield these by the id of the tensor they replace.
+    """Exchange the tensors of *module* for hollow ones on the device; yield these by the id of what they replace.
 
     Parameters, buffers and tensors that are plain attributes; no data is copied, and the module is
     as before afterwards.
@@ -60,9 +60,9 @@ def hollowed(module: nn.Module, values: Values) -> Iterator[dict[int, torch.Tens
     try:
         for table in tables:
             for name, value in list(table.items()):
-                if isinstance(value, torch.Tensor) and not values.hollows.is_hollow(value):
+                if isinstance(value, torch.Tensor) and (hollow := values.move(value)) is not value:
                     replaced.append((table, name, value))
-                    fakes[id(value)] = table[name] = values.adopt(value)
+                    fakes[id(value)] = table[name] = hollow
         yield fakes
     finally:
         for table, name, value in replaced:

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from graphsim.devices import Device
 from graphsim.errors import SpecError, UsageError, suggest
 from graphsim.frontends.torch.capture import Capture, capture, default_step
 
 PREFIX = "torch:"
 
 
-def capture_source(source: str, *, optimizer: Any = "adamw", **parameters: Any) -> Capture:
+def capture_source(
+    source: str,
+    *,
+    optimizer: Any = "adamw",
+    device: Device | None = None,
+    parameters: Mapping[str, Any],
+    change: Callable[[Any], Any] | None = None,
+) -> Capture:
     """Capture what the factory named by *source* makes; it is called with those *parameters* that it takes.
 
     This imports and runs the user's code. The factory returns (model, inputs), (model, inputs, step),
-    or a model with an ``example_input_array``.
+    or a model with an ``example_input_array``. *change* is applied to the model first.
 
     Raises:
         SpecError: there is no such function.
@@ -32,6 +40,8 @@ def capture_source(source: str, *, optimizer: Any = "adamw", **parameters: Any) 
     def model() -> Any:
         result = factory(**accepted)
         made.extend(result if isinstance(result, tuple) else (result,))
+        if change is not None:
+            change(made[0])
         return made[0]
 
     def inputs() -> Any:
@@ -47,7 +57,8 @@ def capture_source(source: str, *, optimizer: Any = "adamw", **parameters: Any) 
         return run(*operands)
 
     usual = default_step(None)
-    return capture(model, inputs, optimizer=optimizer, loss=None, step=step, name=source.removeprefix(PREFIX))
+    name = source.removeprefix(PREFIX)
+    return capture(model, inputs, optimizer=optimizer, loss=None, step=step, name=name, device=device)
 
 
 def _find(source: str) -> Callable[..., Any]:
@@ -71,7 +82,7 @@ def _find(source: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-def _accepted(factory: Callable[..., Any], parameters: dict[str, Any], source: str) -> dict[str, Any]:
+def _accepted(factory: Callable[..., Any], parameters: Mapping[str, Any], source: str) -> Mapping[str, Any]:
     known = inspect.signature(factory).parameters
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values()):
         return parameters

@@ -55,6 +55,8 @@ REPLACES_STORAGE = frozenset({aten.set_.source_Storage, aten.set_.source_Storage
 NEEDS_DATA = (DataDependentOutputException, DynamicOutputShapeException)
 
 _KEY = "_graphsim_value"
+_HOST = torch.device("cpu")
+"""Where values are computed, whatever the device of the fakes."""
 
 Content = Callable[[torch.Tensor], torch.Tensor]
 
@@ -109,15 +111,23 @@ class _Value:
 
 
 class Values:
-    """Runs ops on fakes, and on the values of those that have one."""
+    """Runs ops on fakes, and on the values of those that have one.
 
-    def __init__(self, fake: FakeTensorMode) -> None:
+    Args:
+        fake: the mode of the fakes.
+        device: where model and batch are moved to; None: they stay where they are.
+    """
+
+    def __init__(self, fake: FakeTensorMode, device: torch.device | None = None) -> None:
         self.fake = fake
+        self.device = device
         self.hollows = Hollows(fake)
+        self._fakes = FAKES[device.type if device else "cpu"]
         self.layer: Callable[[], str] = str
         self.reading = 0
         self.read_unknown = False
         self._adopted: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._moved: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._random_state = torch.Generator().manual_seed(0).get_state()
 
     def remember(self, fake: torch.Tensor, real: torch.Tensor) -> None:
@@ -136,6 +146,28 @@ class Values:
         if known is None:
             known = self._adopted[id(tensor)] = (tensor, self._hollow(tensor))
         return known[1]
+
+    def move(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the hollow tensor on `device` that stands for *tensor*, the same each time."""
+        hollow = self.adopt(tensor)
+        if self.device is None or hollow.device == self.device:
+            return hollow
+        known = self._moved.get(id(hollow))
+        if known is None:
+            known = self._moved[id(hollow)] = (hollow, self._on_device(hollow))
+        return known[1]
+
+    def _on_device(self, hollow: torch.Tensor) -> torch.Tensor:
+        twin = self.hollows.twin(hollow)
+        with self.fake, torch.no_grad():
+            there = torch.empty_like(twin, device=self.device)
+        value = getattr(twin, _KEY, None)
+        if value is not None and value.mark[0]:
+            self.remember(there, value.real)
+        moved = self.hollows.hollow(there)
+        if isinstance(hollow, torch.nn.Parameter):
+            return torch.nn.Parameter(moved, hollow.requires_grad)
+        return moved.requires_grad_(hollow.requires_grad)
 
     def lift(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the hollow tensor of one that Python code has just made of numbers."""
@@ -191,10 +223,10 @@ class Values:
             self.read_unknown = True
             return 1.0
         try:
-            result = FAKES.get(func, func)(*args, **kwargs)
+            result = self._fakes.get(func, func)(*args, **kwargs)
         except NEEDS_DATA:
             if values is not None and operands:
-                return self._adopt(self._real(func, args, kwargs))
+                return self._adopt(self._real(func, args, kwargs), operands[0].device)
             return self._shaped_by_values(func, args)
         if values is None:
             self._unknown(func, args, result)
@@ -253,6 +285,7 @@ class Values:
 
     def _real(self, func: Any, args: Any, kwargs: Any) -> Any:
         args, kwargs = tree_map_only(torch.Tensor, lambda tensor: getattr(tensor, _KEY).real, (args, kwargs))
+        args, kwargs = tree_map_only(torch.device, lambda _: _HOST, (args, kwargs))
         with no_dispatch(), self._own_randomness(func):
             return func(*args, **kwargs)
 
@@ -270,9 +303,9 @@ class Values:
             self._random_state = torch.get_rng_state()
             torch.set_rng_state(theirs)
 
-    def _adopt(self, result: Any) -> Any:
+    def _adopt(self, result: Any, device: torch.device) -> Any:
         def one(real: torch.Tensor) -> torch.Tensor:
-            fake = self.fake.from_tensor(real)
+            fake = torch.empty_like(self.fake.from_tensor(real), device=device)
             self.remember(fake, real)
             return fake
 

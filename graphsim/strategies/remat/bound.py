@@ -19,8 +19,8 @@ def extra_cost(problem: Problem, budget: int) -> float:
     state = evaluate(problem, np.arange(problem.ops))
     maker = problem.maker[state.value]
     unit = np.where(maker == NOTHING, 0, problem.unit[np.maximum(maker, 0)])
-    free = (maker != NOTHING) & (problem.until[unit] > 0) & (state.last < problem.ops)
-    cost = problem.cost[np.maximum(maker, 0)]  # the op alone: views and overwrites may cost nothing extra
+    free = (maker != NOTHING) & (problem.until[unit] > 0)
+    cost = problem.cost[: problem.ops]  # of the op alone: views and overwrites may cost nothing extra
     size = problem.size[state.value]
     used = np.zeros(len(maker), bool)
     bound = 0.0
@@ -32,10 +32,15 @@ def extra_cost(problem: Problem, budget: int) -> float:
         idle = np.flatnonzero(free & ~used & (state.born < moment) & (state.last > moment) & (size > 0))
         if int(size[idle].sum()) < excess:
             return float("inf")
-        order = idle[np.argsort(cost[idle] / size[idle], kind="stable")]
-        total = np.cumsum(size[order])
+        op, row = np.unique(maker[idle], return_inverse=True)  # what an op makes again costs once
+        bytes_of = np.zeros(len(op), dtype=np.int64)
+        np.add.at(bytes_of, row, size[idle])
+        order = np.argsort(cost[op] / bytes_of, kind="stable")
+        total = np.cumsum(bytes_of[order])
         cut = int(np.searchsorted(total, excess))
         before = int(total[cut - 1]) if cut else 0
-        here = float(cost[order[:cut]].sum()) + float(cost[order[cut]]) * (excess - before) / float(size[order[cut]])
+        dear = op[order[cut]]
+        here = float(cost[op[order[:cut]]].sum())
+        here += float(cost[dear]) * (excess - before) / float(bytes_of[order[cut]])
         bound = max(bound, here)
     return bound

@@ -25,6 +25,8 @@ _KEEP = (0.0, 0.3, 1.0)
 """Inputs are kept longer up to these shares of the bytes that are dropped: each is tried."""
 _SCORED = 24
 """Drops that are compared: the first that save anything, in order of cost by bytes dropped."""
+_TOGETHER = 500
+"""One more drop is taken at a time for every so many ops: on large graphs an evaluation for each takes too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +60,23 @@ def _best_step(state: Evaluation, budget: int) -> Evaluation | None:
     above = state.excess(budget)
     moments = np.flatnonzero(above)
     for moment in [int(above.argmax()), *moments[:: max(1, len(moments) // 4)].tolist()]:
-        drops = _drops_at(state, moment, budget, above)
+        drops = sorted(_drops_at(state, moment, budget, above), key=lambda drop: drop.cost / drop.saved)
         if drops:
-            return apply(state, min(drops, key=lambda drop: drop.cost / drop.saved))
+            return _apply_some(state, drops[: 1 + state.problem.ops // _TOGETHER], budget)
     return None
+
+
+def _apply_some(state: Evaluation, drops: list[Drop], budget: int) -> Evaluation:
+    """Return the state after those of *drops* that share no unit, or after the first if that saves more."""
+    taken: list[Drop] = []
+    for drop in drops:
+        if not any(set(drop.units).intersection(other.units) for other in taken):
+            taken.append(drop)
+    first = apply(state, drops[0])
+    if len(taken) == 1:
+        return first
+    several = apply(state, *taken)
+    return several if several.excess(budget).sum() < first.excess(budget).sum() else first
 
 
 def _drops_at(state: Evaluation, moment: int, budget: int, excess: Ints) -> list[Drop]:
@@ -102,9 +117,11 @@ def plan_drop(
     return _Planner(state, budget, excess, keep).drop(row, last, before)
 
 
-def apply(state: Evaluation, drop: Drop) -> Evaluation:
-    """Return the sequence with the units of *drop*."""
-    return evaluate(state.problem, np.insert(state.nodes, drop.before, np.array(drop.units, dtype=np.int64)))
+def apply(state: Evaluation, *drops: Drop) -> Evaluation:
+    """Return the sequence with the units of *drops*."""
+    places = np.array([drop.before for drop in drops for _ in drop.units], dtype=np.int64)
+    units = np.array([unit for drop in drops for unit in drop.units], dtype=np.int64)
+    return evaluate(state.problem, np.insert(state.nodes, places, units))
 
 
 class _Planner:

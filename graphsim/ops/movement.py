@@ -109,7 +109,7 @@ def _infer_sdpa(types: Sequence[Type], attributes: Attributes) -> Signature:
 def _lower_sdpa(tape: Tape, inputs: Sequence[Tensor], owned: Owned, attributes: Attributes) -> Tensor:
     q, k, v, *rest = tape.low_precision(*inputs[:3]) + tuple(inputs[3:])
     mask, p = rest[0] if rest else None, attributes["p"]
-    kernel = choose(tape, q, "sdpa", mask=mask, p=p)
+    kernel = choose(tape, q, "sdpa", mask=mask, p=p, grouped=q.shape[1] != k.shape[1])
     return attend(tape, q, k, v, mask, kernel=kernel, causal=False, p=p)
 
 

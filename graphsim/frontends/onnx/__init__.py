@@ -5,9 +5,13 @@ Only shapes are read: of the weights, in the file or beside it, no byte is looke
 
 from __future__ import annotations
 
-from graphsim.errors import MissingExtraError
+from graphsim.errors import MissingExtraError, SpecError
+from graphsim.frontends.bounds import bounded_memory
 from graphsim.frontends.expression import Value
 from graphsim.graph import Graph
+
+MAX_BYTES = 2**31
+"""Of memory for the graph; real ones take a hundredth of it."""
 
 
 def load_onnx(source: str, **parameters: Value) -> Graph:
@@ -37,4 +41,9 @@ def load_onnx(source: str, **parameters: Value) -> Graph:
     from graphsim.frontends.onnx.read import bind, read_model
 
     model = read_model(source)
-    return import_model(model, source, bind(model.graph, source, parameters))
+    binding = bind(model.graph, source, parameters)
+    try:
+        with bounded_memory(MAX_BYTES):
+            return import_model(model, source, binding)
+    except MemoryError:
+        raise SpecError(f"to work out its shapes takes more than {MAX_BYTES} bytes", source) from None

@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx.reference import ReferenceEvaluator
-from onnx.shape_inference import InferenceError, infer_node_outputs
 
 from graphsim.errors import SpecError
 from graphsim.frontends.builder import MAX_ELEMENTS, MAX_LAYERS
 from graphsim.frontends.fields import attribute_value
 from graphsim.frontends.onnx import arithmetic, layers, shapes
+from graphsim.frontends.onnx.evaluation import MAX_FOLD, REMEDY, Evaluation, elements
 from graphsim.frontends.onnx.read import Binding
 from graphsim.frontends.onnx.values import (
     Constant,
@@ -26,7 +25,6 @@ from graphsim.frontends.onnx.values import (
     Result,
     Stored,
     dtype_of,
-    element_type,
     is_learned,
     layer_of,
 )
@@ -35,12 +33,6 @@ from graphsim.ops import kind_of
 from graphsim.ops.kind import Parameter, ShapeError
 from graphsim.ops.tape import Type
 from graphsim.units import FLOATING, format_number
-
-MAX_FOLD = 1024
-"""Elements of a constant whose values are kept: shapes and indices have few."""
-
-MAX_RANK = 8
-"""Dimensions of a tensor: factors of a resize, one for each."""
 
 MAX_NESTED = 8
 
@@ -76,8 +68,9 @@ class Importer:
 
     def __init__(self, model: Any, where: str, binding: Binding) -> None:
         self.graph, self.where, self.binding = model.graph, where, binding
-        self.opsets = {entry.domain: entry.version for entry in model.opset_import}
         self.initializers = {tensor.name: tensor for tensor in self.graph.initializer}
+        opsets = {entry.domain: entry.version for entry in model.opset_import}
+        self.evaluation = Evaluation(opsets, self.initializers)
         self.values: dict[str, Operand] = {}
         self.ops: list[Op] = []
         self.tensors: dict[str, Tensor] = {}
@@ -135,14 +128,8 @@ class Importer:
         floating = type_.dtype in FLOATING
         outside = tensor.data_location == onnx.TensorProto.EXTERNAL
         if type_.size <= (1 if floating and learned else MAX_FOLD) and not outside:
-            return Constant(self._array(tensor, where))
+            return Constant(elements(tensor, where))
         return Stored(name, type_, Role.PARAMETER if floating and learned else Role.BUFFER)
-
-    def _array(self, tensor: Any, where: str) -> np.ndarray[Any, Any]:
-        try:
-            return onnx.numpy_helper.to_array(tensor)
-        except (ValueError, TypeError) as error:
-            raise SpecError(f"the data of '{tensor.name[:60]}' does not suit its shape: {error}", where) from None
 
     # -- nodes ---------------------------------------------------------------------------------
 
@@ -163,9 +150,9 @@ class Importer:
     def _ordinary(
         self, proto: Any, inputs: tuple[Operand | None, ...], attributes: Mapping[str, Any], where: str
     ) -> None:
-        types = self._infer(proto, inputs, where)
-        node = Node(proto, inputs, attributes, types, where, layer_of(proto), self.opsets.get("", 0))
-        results = self._fold(node) or self._translate(node)
+        types = self.evaluation.infer(proto, inputs, where)
+        node = Node(proto, inputs, attributes, types, where, layer_of(proto))
+        results = self.evaluation.fold(node) or self._translate(node)
         for name, value, type_ in zip(proto.output, results, types, strict=False):
             if value.type.shape != type_.shape:
                 raise SpecError(f"has shape {list(type_.shape)}, we find {list(value.type.shape)}", where)
@@ -186,8 +173,7 @@ class Importer:
             return self._known(attributes["value"], proto.output[0], where)
         if not attributes or "sparse_value" in attributes or any("string" in name for name in attributes):
             raise SpecError("only constants of numbers are read", where)
-        evaluator: Any = ReferenceEvaluator(proto, opsets=self.opsets)
-        return Constant(np.asarray(evaluator.run(None, {})[0]))
+        return self.evaluation.run(proto, {}, where)[0]
 
     def _branch(
         self, proto: Any, inputs: Sequence[Operand | None], attributes: Mapping[str, Any], where: str, depth: int
@@ -204,75 +190,13 @@ class Importer:
         for name, output in zip(proto.output, branch.output, strict=True):
             self.values[name] = self._value(output.name, where)
 
-    def _infer(self, proto: Any, inputs: Sequence[Operand | None], where: str) -> tuple[Type, ...]:
-        """Return the types of the node's results, by onnx's own inference from those of its operands.
-
-        Raises:
-            SpecError: the node is wrong, unknown, or the shape depends on data.
-        """
-        if proto.domain not in ("", "ai.onnx"):
-            raise SpecError(f"is of the domain '{proto.domain[:60]}': {_REMEDY}", where)
-        given = {name: value for name, value in zip(proto.input, inputs, strict=True) if value is not None}
-        data = {name: self._data(value, proto.op_type, where) for name, value in given.items()}
-        try:
-            schema = onnx.defs.get_schema(proto.op_type, self.opsets.get("", 1), "")
-            types = infer_node_outputs(
-                schema,
-                proto,
-                {name: element_type(value) for name, value in given.items()},
-                {name: tensor for name, tensor in data.items() if tensor is not None},
-                opset_imports=[onnx.helper.make_opsetid(domain, number) for domain, number in self.opsets.items()],
-            )
-        except onnx.defs.SchemaError:
-            raise SpecError("is no op of ONNX in this opset", where) from None
-        except (InferenceError, onnx.checker.ValidationError, ValueError, TypeError, RuntimeError) as error:
-            raise SpecError(" ".join(str(error).split())[:300], where) from None
-        return tuple(self._type(types.get(name), where) for name in proto.output if name)
-
-    def _data(self, value: Operand, op: str, where: str) -> Any:
-        """Return what a shape may follow from: constants, and the factors of a resize."""
-        if isinstance(value, Constant):
-            return onnx.numpy_helper.from_array(value.array)
-        if op in ("Resize", "Upsample") and isinstance(value, Stored) and value.type.size <= MAX_RANK:
-            tensor = self.initializers[value.name]
-            return None if tensor.external_data else onnx.numpy_helper.from_array(self._array(tensor, where))
-        return None
-
-    def _type(self, proto: Any, where: str) -> Type:
-        if proto is None or not proto.HasField("tensor_type"):
-            raise SpecError("what it returns is not known, or no tensor", where)
-        dims = proto.tensor_type.shape.dim
-        if not proto.tensor_type.HasField("shape") or not all(dim.HasField("dim_value") for dim in dims):
-            raise SpecError(f"the shape of its result depends on data; {_REMEDY}", where)
-        return Type(tuple(dim.dim_value for dim in dims), dtype_of(proto.tensor_type.elem_type, where))
-
-    def _fold(self, node: Node) -> Sequence[Operand]:
-        """Return the results as constants, if they are small and follow from constants."""
-        if node.op in ("Shape", "Size") or any(type_.size == 0 for type_ in node.outputs):
-            return [Constant(_shape_value(node))] if node.op in ("Shape", "Size") else self._empty(node)
-        if sum(type_.size for type_ in node.outputs) > MAX_FOLD or node.op.startswith(("Random", "Bernoulli")):
-            return ()
-        if not all(value is None or isinstance(value, Constant) for value in node.inputs):
-            return ()
-        feeds = {n: v.array for n, v in zip(node.proto.input, node.inputs, strict=True) if isinstance(v, Constant)}
-        try:
-            evaluator: Any = ReferenceEvaluator(node.proto, opsets=self.opsets)
-            with np.errstate(all="ignore"):
-                results = evaluator.run(None, feeds)
-        except Exception as error:  # whatever numpy makes of a stranger's numbers
-            raise SpecError(f"cannot be evaluated: {' '.join(str(error).split())[:200]}", node.where) from None
-        return [Constant(np.asarray(result)) for result in results]
-
-    def _empty(self, node: Node) -> Sequence[Operand]:
-        return [Constant(np.empty(type_.shape, np.dtype(type_.dtype))) for type_ in node.outputs]
-
     def _translate(self, node: Node) -> Sequence[Operand]:
         handler = HANDLERS.get(node.op)
         free = node.op in NO_GRADIENT or not any(is_learned(value) for value in node.inputs if value is not None)
         if handler is not None and node.op not in NO_GRADIENT:
             return handler(self, node)
         if not free:
-            raise SpecError(f"{node.op} has no counterpart among our ops: {_REMEDY}", node.where)
+            raise SpecError(f"{node.op} has no counterpart among our ops: {REMEDY}", node.where)
         return [self.compute(node, type_) for type_ in node.outputs]
 
     # -- what handlers use ---------------------------------------------------------------------
@@ -445,7 +369,7 @@ class Importer:
 
     def _finish(self, outputs: Sequence[Operand]) -> list[str]:
         """Append the loss; return what the step keeps."""
-        end = Node(onnx.NodeProto(name="loss", op_type="loss"), (), {}, (), f"{self.where}: loss", "", 0)
+        end = Node(onnx.NodeProto(name="loss", op_type="loss"), (), {}, (), f"{self.where}: loss", "")
         if self.binding.loss == "none":
             return [self.tensor(value, end) for value in outputs]
         floating = [value for value in outputs if value.type.dtype in FLOATING]
@@ -491,16 +415,6 @@ class Importer:
         if prod(type_.shape) > MAX_ELEMENTS:
             raise SpecError(f"'{name}' would have {format_number(type_.size)} elements, beyond any real model", where)
         self.tensors[name] = Tensor(name, type_.shape, type_.dtype, role)
-
-
-_REMEDY = "export the model without it, or capture its PyTorch code instead (graphsim peak torch:module:function)"
-
-
-def _shape_value(node: Node) -> np.ndarray[Any, Any]:
-    shape = node.required(0).type.shape
-    if node.op == "Size":
-        return np.array(prod(shape), dtype=np.int64)
-    return np.array(shape[slice(node.get("start", 0), node.get("end"))], dtype=np.int64)
 
 
 def _clean(name: str, otherwise: str = "") -> str:

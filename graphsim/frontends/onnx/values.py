@@ -115,7 +115,6 @@ class Node:
     outputs: tuple[Type, ...]
     where: str
     layer: str
-    opset: int
 
     @property
     def op(self) -> str:

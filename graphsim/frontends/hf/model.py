@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -50,10 +49,12 @@ def capture_config(
                 step=None,
                 device=device,
             )
+        except CaptureError as error:
+            raise CaptureError(f"{path}: {error.reason}", error.layer, error.line) from error
         except GraphSimError:
             raise
-        except Exception as error:  # whatever the model's own code raises
-            raise CaptureError(f"{path}: {_said(error)}{_line(error)}") from error
+        except Exception as error:  # a config that lacks what its model's inputs are made of
+            raise CaptureError(f"{path}: {_said(error)}") from error
     chosen = {name: value for name, value in sizes._asdict().items() if value is not None}
     return replace(captured, attributes={**captured.attributes, "params": {**changes, **chosen}})
 
@@ -155,9 +156,3 @@ def _apart() -> Iterator[None]:
 def _said(error: Exception) -> str:
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
-
-
-def _line(error: Exception) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    inside = [frame for frame in frames if "transformers" in frame.filename]
-    return f" ({inside[-1].filename}:{inside[-1].lineno})" if inside else ""

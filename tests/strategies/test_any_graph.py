@@ -15,10 +15,13 @@ from graphsim.strategies import STRATEGIES
 from graphsim.strategies.dtr import Dtr
 from graphsim.strategies.dtr_scores import HEURISTICS
 
+MILP = ("checkmate", "checkmate_lp")
+"""HiGHS does not keep its time limit on every program; `test_checkmate` holds these to the same on chosen graphs."""
+
 SHARES = st.sampled_from([0.0, 0.3, 0.6, 0.8, 0.9, 1.0])
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name not in MILP])
 @given(graph=training_steps(), share=SHARES)
 @settings(max_examples=100, deadline=None)
 def test_the_schedule_does_what_program_order_does_and_the_plan_says_what_it_costs(name, graph, share):
@@ -33,7 +36,7 @@ def test_the_schedule_does_what_program_order_does_and_the_plan_says_what_it_cos
     counts = np.bincount(order)
     again = {graph.ops[i].phase for i in np.flatnonzero(counts > 1)}
     assert Phase.OPTIMIZER not in again
-    if name not in ("dtr", "checkmate", "checkmate_lp", "moccasin", "auto"):  # these may also make a gradient again
+    if name not in ("dtr", "moccasin", "auto"):  # these may also make a gradient again
         assert again <= {Phase.FORWARD}
 
 

@@ -65,7 +65,8 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
     "graphsim peak gpt2 --allocator torch --allocator-options limit=16GiB,expandable_segments:True\n\n"
     "graphsim peak torch:mypackage.models:make_model --batch 8\n\n"
     "graphsim peak torch:mypackage.models:make_model --target cuda --device t4 --allocator torch\n\n"
-    "graphsim peak hf:path/to/config.json --batch 2 --seq 128"
+    "graphsim peak hf:path/to/config.json --batch 2 --seq 128\n\n"
+    "graphsim peak model.onnx --batch 8 --set loss=cross_entropy"
 )
 def peak(
     spec: Spec,
@@ -124,7 +125,7 @@ def peak(
         step = load_source(spec, overrides)
         report = report_step(step, **answer)
     else:
-        graph = load_source(spec, overrides)
+        graph = load_source(spec, overrides, mode)
         report = peak_report(graph, training, **answer)
         step = training_step(graph, training) if plot else graph
     if plot is not None:

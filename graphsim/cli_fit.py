@@ -36,7 +36,7 @@ FIT_EXAMPLES = (
 
 
 def fit(
-    spec: Annotated[str, typer.Argument(help="A spec file or a shipped spec's name.")],
+    spec: Annotated[str, typer.Argument(help="A spec file, a shipped spec's name, or an .onnx file.")],
     gpu: Annotated[str, typer.Option(help="A GPU of the catalogue: t4, a100-80g, h100-80g, ...")] = "",
     memory: Annotated[str, typer.Option(help="Or its memory: 24GiB.")] = "",
     batch: Batch = None,
@@ -81,7 +81,7 @@ def fit(
     params: dict[str, Any] = dict(overrides_of(settings, batch=batch, seq=seq))
     with working("simulating"):
         answer = run_fit(
-            lambda changed: load_source(spec, dict(changed)), params, training, memory=size, strategy=strategy
+            lambda changed: load_source(spec, dict(changed), mode), params, training, memory=size, strategy=strategy
         )
     sys.stdout.write(json.dumps(answer.as_dict(), indent=2) + "\n" if as_json else fit_text(answer))
     if not answer.fits:

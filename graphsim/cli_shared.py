@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 Spec = Annotated[
     str,
     typer.Argument(
-        help="A spec file, a shipped spec's name, a graph's .json file, torch:module:function, or hf:config.json."
+        help="A spec file, a shipped spec's name, an .onnx file, a graph's .json file, torch:module:function, "
+        "or hf:config.json."
     ),
 ]
 Batch = Annotated[int | None, typer.Option(help="Samples per (micro-)batch: param 'batch'.")]
@@ -122,7 +123,7 @@ def step_of(source: str, overrides: dict[str, Value], first: bool, **options: An
     if is_captured(source):
         steps = captured_steps(source, training, overrides)
         return steps[0] if first else steps[1]
-    graph = load_source(source, overrides)
+    graph = load_source(source, overrides, training.mode)
     return graph if is_step(source) else training_step(graph, training, first=first)
 
 
@@ -148,12 +149,17 @@ def write_file(path: Path, content: bytes) -> None:
         raise UsageError(f"{path}: {error.strerror}") from None
 
 
-def load_source(source: str, overrides: dict[str, Value]) -> Graph:
-    """Return the graph of *source*: a spec with its params set, or a file."""
+def load_source(source: str, overrides: dict[str, Value], mode: str = "train") -> Graph:
+    """Return the graph of *source*: a spec with its params set, or a file.
+
+    An ONNX file has no loss of its own; it gets one to be trained.
+    """
     from graphsim.frontends import load
 
     if is_step(source) and overrides:
         raise UsageError(f"{source} is a graph, not a spec: it has no params to set")
+    if source.endswith(".onnx") and mode != "train":
+        overrides = {"loss": "none", **overrides}
     return load(source, **overrides)
 
 

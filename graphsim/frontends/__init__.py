@@ -26,6 +26,7 @@ FRONTENDS = Registry(
         "hf": "graphsim.frontends.hf:load_hf",
         "json": "graphsim.frontends.json:load_json",
         "networkx": "graphsim.interchange:from_networkx",
+        "onnx": "graphsim.frontends.onnx:load_onnx",
         "torch": "graphsim.frontends.torch:load_torch",
     },
 )
@@ -36,8 +37,9 @@ def load(source: Any, **parameters: Any) -> Graph:
 
     Args:
         source: a spec file or the name of a shipped spec, a graph's JSON file, a networkx DAG, a DTR
-            operator log (.log or .jsonl), ``torch:package.module:factory``, your own function that
-            returns (model, inputs), or ``hf:config.json``, the local config of a transformers model.
+            operator log (.log or .jsonl), an ONNX file (.onnx), ``torch:package.module:factory``, your own
+            function that returns (model, inputs), or ``hf:config.json``, the local config of a
+            transformers model.
         parameters: values for a spec's ``[params]``, for instance ``batch=8``; ``mutations`` of a log.
 
     Raises:
@@ -49,5 +51,5 @@ def load(source: Any, **parameters: Any) -> Graph:
         name = str(source).partition(":")[0]
     else:
         suffix = str(source).rpartition(".")[2]
-        name = {"json": "json", "jsonl": "dtr", "log": "dtr"}.get(suffix, "spec")
+        name = {"json": "json", "jsonl": "dtr", "log": "dtr", "onnx": "onnx"}.get(suffix, "spec")
     return FRONTENDS[name](source, **parameters)  # type: ignore[no-any-return]

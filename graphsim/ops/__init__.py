@@ -13,6 +13,7 @@ from graphsim.ops.kind import Kind
 
 FAMILIES = (
     "elementwise",
+    "arithmetic",
     "linear",
     "matmul",
     "embedding",
@@ -24,6 +25,7 @@ FAMILIES = (
     "shape",
     "attention",
     "position",
+    "movement",
     "recurrent",
     "routing",
     "loss",

@@ -8,7 +8,7 @@ from math import prod
 from graphsim.graph import Tensor
 from graphsim.ops.elementwise import broadcast, like, reduce_to
 from graphsim.ops.kind import Attribute, Attributes, Kind, ShapeError, Signature
-from graphsim.ops.shape import axis
+from graphsim.ops.shape import axis, expand
 from graphsim.ops.tape import Gradients, Tape, Type
 
 
@@ -38,6 +38,17 @@ def bmm(tape: Tape, a: Tensor, b: Tensor, *, transpose_b: bool = False) -> Tenso
 
     tape.differentiate((a, b), (y,), saved, backward)
     return y
+
+
+def matmul(tape: Tape, a: Tensor, b: Tensor, *, transpose_b: bool = False) -> Tensor:
+    """a @ b; operands of more than one batch dimension are folded, which copies transposed and broadcast ones.
+
+    Source: aten/src/ATen/native/LinearAlgebra.cpp, _matmul_impl: expand, reshape, bmm, unsafe_view.
+    """
+    batch = broadcast(a.shape[:-2], b.shape[:-2])
+    if len(batch) > 1 and batch[0] > 1:
+        a, b = (tape.contiguous(expand(tape, x, (*batch, *x.shape[-2:]))) for x in (a, b))
+    return bmm(tape, a, b, transpose_b=transpose_b)
 
 
 def softmax(tape: Tape, x: Tensor, *, fp32: bool = False, workspace: int = 0) -> Tensor:
@@ -72,7 +83,7 @@ def _infer_matmul(types: Sequence[Type], attributes: Attributes) -> Signature:
 
 
 def _lower_matmul(tape: Tape, inputs: Sequence[Tensor], owned: Mapping[str, Tensor], attributes: Attributes) -> Tensor:
-    return bmm(tape, inputs[0], inputs[1], transpose_b=attributes["transpose"])
+    return matmul(tape, inputs[0], inputs[1], transpose_b=attributes["transpose"])
 
 
 def _infer_softmax(types: Sequence[Type], attributes: Attributes) -> Signature:

@@ -19,22 +19,37 @@ Shape = tuple[int, ...]
 
 def reshape(tape: Tape, x: Tensor, shape: Shape) -> Tensor:
     """View *x* with another shape; a transposed or sliced tensor is copied first, unless dimensions only split."""
-    return tape.view(x if refines(shape, x.shape) else tape.contiguous(x), shape)
+    x = x if refines(shape, x.shape) else tape.contiguous(x)
+    return tape.view(x, shape, contiguous=tape.is_contiguous(x))
 
 
 def transpose(tape: Tape, x: Tensor, a: int, b: int) -> Tensor:
     """Swap dimensions *a* and *b*: a view, as is its gradient."""
-    return _permuted(tape, x, _swap(x.shape, a, b))
+    order = list(range(len(x.shape)))
+    order[a], order[b] = order[b], order[a]
+    return _permuted(tape, x, order)
 
 
-def _permuted(tape: Tape, x: Tensor, shape: Shape) -> Tensor:
-    y = tape.alias(x, shape, kind="transpose", contiguous=_back_in_order(tape, x))
+def permute(tape: Tape, x: Tensor, order: Sequence[int]) -> Tensor:
+    """Put dimension ``order[i]`` at *i*: a view, as is its gradient."""
+    return x if list(order) == sorted(order) else _permuted(tape, x, order)
+
+
+def _permuted(tape: Tape, x: Tensor, order: Sequence[int]) -> Tensor:
+    shape = tuple(x.shape[i] for i in order)
+    moved = [i for i in order if x.shape[i] != 1]
+    moves = moved != sorted(moved)  # dimensions of extent 1 may stand anywhere
+
+    def in_order(tensor: Tensor) -> bool:
+        return _back_in_order(tape, tensor) if moves else tape.is_contiguous(tensor)
+
+    y = tape.alias(x, shape, kind="transpose", contiguous=in_order(x))
 
     def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
         (grad,) = grads
         if grad is None:
             return (None,)
-        return (tape.alias(grad, x.shape, kind="transpose", contiguous=_back_in_order(tape, grad)),)
+        return (tape.alias(grad, x.shape, kind="transpose", contiguous=in_order(grad)),)
 
     tape.differentiate((x,), (y,), (), backward)
     return y

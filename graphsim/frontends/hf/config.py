@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def read_config(path: str) -> dict[str, Any]:
     return data
 
 
-def known_type(data: Mapping[str, Any], known: Mapping[str, Any], path: str) -> str:
+def known_type(data: Mapping[str, Any], known: Collection[str], path: str) -> str:
     """Return the ``model_type``, one of those that transformers itself has.
 
     Raises:

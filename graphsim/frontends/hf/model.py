@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -14,7 +13,6 @@ import transformers
 from huggingface_hub import constants
 from torch.nn.modules.module import register_module_module_registration_hook
 from transformers.models.auto import configuration_auto, modeling_auto
-from transformers.models.auto.auto_mappings import CONFIG_MAPPING_NAMES
 
 from graphsim.devices import Device
 from graphsim.errors import CaptureError, GraphSimError, SpecError, suggest
@@ -34,7 +32,9 @@ def capture_config(
 ) -> Capture:
     """Capture the training step of the model that the config at *path* describes; see `load_hf`."""
     data = read_config(path)
-    kind_of_config = configuration_auto.CONFIG_MAPPING[known_type(data, CONFIG_MAPPING_NAMES, path)]
+    kind_of_config = configuration_auto.CONFIG_MAPPING[
+        known_type(data, set(configuration_auto.CONFIG_MAPPING.keys()), path)
+    ]
     sizes, changes = sizes_of(parameters, path)
     with _apart():
         config = _made(path, lambda: _config(kind_of_config, plain_fields(data), changes, path))
@@ -49,10 +49,12 @@ def capture_config(
                 step=None,
                 device=device,
             )
+        except CaptureError as error:
+            raise CaptureError(f"{path}: {error.reason}", error.layer, error.line) from error
         except GraphSimError:
             raise
-        except Exception as error:  # whatever the model's own code raises
-            raise CaptureError(f"{path}: {_said(error)}{_line(error)}") from error
+        except Exception as error:  # a config that lacks what its model's inputs are made of
+            raise CaptureError(f"{path}: {_said(error)}") from error
     chosen = {name: value for name, value in sizes._asdict().items() if value is not None}
     return replace(captured, attributes={**captured.attributes, "params": {**changes, **chosen}})
 
@@ -154,9 +156,3 @@ def _apart() -> Iterator[None]:
 def _said(error: Exception) -> str:
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
-
-
-def _line(error: Exception) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    inside = [frame for frame in frames if "transformers" in frame.filename]
-    return f" ({inside[-1].filename}:{inside[-1].lineno})" if inside else ""

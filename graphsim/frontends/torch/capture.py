@@ -18,9 +18,11 @@ from graphsim.devices import Device, device_of
 from graphsim.errors import UsageError
 from graphsim.frontends.torch import cuda
 from graphsim.frontends.torch.build import build_graph
+from graphsim.frontends.torch.lazy import hollow_copy, initialize, lazy_modules
 from graphsim.frontends.torch.libraries import Libraries
 from graphsim.frontends.torch.observe import Observer
 from graphsim.frontends.torch.optimizers import describe, make_optimizer, states
+from graphsim.frontends.torch.place import located
 from graphsim.frontends.torch.prepare import build, guarded, hollow_tensors, hollowed
 from graphsim.frontends.torch.record import Recording
 from graphsim.frontends.torch.scope import Scope
@@ -61,8 +63,12 @@ def capture(
         if device:
             stack.enter_context(cuda.pretended(device))
         model = module if isinstance(module, nn.Module) else build(module, values)
-        fakes = stack.enter_context(hollowed(model, values))
         batch = hollow_tensors(build(inputs, values) if callable(inputs) else inputs, values)
+        if lazy_modules(model):
+            model = hollow_copy(model, values)
+            with located(model):
+                initialize(model, lambda: _call(model, batch), values)
+        fakes = stack.enter_context(hollowed(model, values))
         optimize = make_optimizer(optimizer, model, fakes, values)
         parameters = {id(p): path for path, p in model.named_parameters(remove_duplicate=False)}
         scope = Scope(model, parameters, values)
@@ -74,7 +80,7 @@ def capture(
         stack.enter_context(guarded(values))
         stack.enter_context(scope.observed())
         stack.enter_context(_quiet_collector())
-        with observer:
+        with located(model), observer:
             for _ in range(2):
                 _run_step(observer, run, model, batch, optimize)
         observer.seal()

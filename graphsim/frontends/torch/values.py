@@ -362,7 +362,8 @@ def _is_small(tensor: torch.Tensor) -> bool:
     return tensor.numel() <= (MAX_FLOATS if tensor.is_floating_point() else MAX_INTEGERS)
 
 
-_FRAMEWORK = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
+FRAMEWORK = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
+"""How the paths of code begin that is PyTorch's or ours."""
 
 
 def _reason(func: Any, error: Exception) -> str:
@@ -376,7 +377,7 @@ def python_line() -> str:
     frame = sys._getframe(1)
     while frame is not None:
         path = frame.f_code.co_filename
-        if not path.startswith(_FRAMEWORK):
+        if not path.startswith(FRAMEWORK):
             return f"{path}:{frame.f_lineno}"
         frame = frame.f_back  # type: ignore[assignment]
     return ""

@@ -1,9 +1,9 @@
 """Ours: the cheap strategies first, then a search over any recompute of any unit, until it stops to pay.
 
-Starts are the cheapest plan of the span strategies that fits and a greedy repair of program order; rounds
-of simulated annealing follow, each twice as long, from the start or from the best so far, until a round
-brings nothing. On a graph that CP-SAT can take (extra `solver`), retention intervals start from the best of
-that. The cost is bounded from below by a knapsack at every op (see `remat.bound`).
+Starts are the cheapest plan of the span strategies that fits and a greedy repair of program order; rounds of
+simulated annealing follow, by turns from the repair and from the best so far, until they bring nothing or
+what is left to gain is not worth the time. On a graph that CP-SAT can take (extra `solver`), retention intervals
+start from the best of that. The cost is bounded from below by a knapsack at every op (see `remat.bound`).
 """
 
 from __future__ import annotations
@@ -31,9 +31,12 @@ from graphsim.strategies.rotor import Rotor
 from graphsim.strategies.sqrt import Sqrt
 
 Progress = Callable[[str], None]
-_FIRST_ROUND = 0.5
-_ROUNDS = 3
-"""Rounds that are run in any case."""
+_ROUND, _ROUND_PER_OP = 1.25, 0.008
+"""Seconds of a round: at least, and for every op. Longer ones settle no better than several of these do."""
+_IDLE, _IDLE_PER_OP = 2.4, 0.025
+"""Seconds that bring nothing, before the search gives up: at least, and for every op."""
+_WORTH = 0.0005
+"""A gain that is worth a round's time, in parts of the cost of the step."""
 _SOLVED, _SOLVER_SECONDS = 600, 2.0
 """Ops up to which the solver has its turn, and for how long."""
 
@@ -105,11 +108,12 @@ def _preference(plan: Plan) -> tuple[bool, float, int]:
 
 
 class _Rounds:
-    """Rounds of annealing until one brings nothing, the bound is met or the time is up."""
+    """Rounds of annealing until they bring nothing, the bound is near or the time is up."""
 
     def __init__(self, problem: Problem, budget: int, bound: float, until: float, seed: int) -> None:
         self.problem, self.budget, self.bound, self.until, self.seed = problem, budget, bound, until, seed
         self.best: Evaluation | None = None
+        self._worth = _WORTH * float(problem.cost[: problem.ops].sum())
 
     def run(self, known: Schedule) -> Iterator[Evaluation]:
         """Yield the best sequence whenever it changes."""
@@ -118,22 +122,23 @@ class _Rounds:
         start = repair(evaluate(self.problem, np.arange(self.problem.ops)), self.budget, until=limit)
         for state in (start, evaluate(self.problem, self.problem.nodes(known))):
             yield from self._offer(state)
-        length, number, idle = _FIRST_ROUND, 0, 0
-        while time.perf_counter() < self.until and not self._is_optimal() and not (number >= _ROUNDS and idle):
+        length = max(_ROUND, _ROUND_PER_OP * self.problem.ops)
+        patience = max(_IDLE, _IDLE_PER_OP * self.problem.ops)
+        number, idle = 0, 0.0
+        while time.perf_counter() < self.until and idle < patience and not (number and self._is_near()):
             assert self.best is not None, "it was offered two"
             origin = start if number % 2 == 0 else self.best
             until = min(self.until, time.perf_counter() + length)
-            before = self.best
+            before = self._rank(self.best)
             found = improve(origin, self.budget, until=until, seed=self.seed + number, bound=self.bound)
             yield from self._offer(found)
-            idle = idle + 1 if self.best is before else 0
+            idle = 0.0 if self._is_worth(before) else idle + length
             number += 1
-            length *= 1.0 if number == 1 else 2.0
 
     def solve(self) -> Iterator[Evaluation]:
         """Yield what CP-SAT makes of the best sequence, if it is installed and the graph is small."""
         seconds = min(_SOLVER_SECONDS, self.until - time.perf_counter())
-        if self.best is None or self._is_optimal() or self.problem.ops > _SOLVED or seconds < 0.5:
+        if self.best is None or self._is_near() or self.problem.ops > _SOLVED or seconds < 0.5:
             return
         try:
             hint = self.best.nodes if self.best.peak <= self.budget else None
@@ -152,6 +157,14 @@ class _Rounds:
         fits = state.peak <= self.budget
         return (not fits, state.cost * (1 + 1e-9) if fits else state.peak)
 
-    def _is_optimal(self) -> bool:
-        fits = self.best is not None and self.best.peak <= self.budget
-        return fits and self.best is not None and self.best.cost <= self.bound * (1 + 1e-9)
+    def _is_worth(self, before: tuple[bool, float]) -> bool:
+        """Whether the best is so much better than the one of rank *before* that searching on is worth the time."""
+        assert self.best is not None, "there was one before"
+        too_much, number = self._rank(self.best)
+        return too_much != before[0] or number < before[1] - (0.0 if too_much else self._worth)
+
+    def _is_near(self) -> bool:
+        """Whether the best fits, and no sequence could be much cheaper."""
+        if self.best is None or self.best.peak > self.budget:
+            return False
+        return self.best.cost <= self.bound * (1 + 1e-9) + self._worth

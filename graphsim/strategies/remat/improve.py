@@ -28,6 +28,24 @@ def without(state: Evaluation, positions: Ints | int) -> Evaluation:
     return evaluate(state.problem, np.delete(state.nodes, positions))
 
 
+def alone(state: Evaluation, position: int) -> Ints:
+    """Return *position* and the positions of those recomputes that serve nothing but the one there."""
+    ops = state.problem.ops
+    readers = np.bincount(state.read_row, minlength=len(state.value))
+    gone, stack = [position], [position]
+    while stack:
+        first, end = np.searchsorted(state.read_at, [stack[-1], stack.pop() + 1])
+        for row in state.read_row[first:end].tolist():
+            readers[row] -= 1
+            born = int(state.born[row])
+            if readers[row] or born < 0 or state.nodes[born] < ops or state.last[row] >= len(state.nodes):
+                continue
+            if not readers[state.born == born].any():
+                gone.append(born)
+                stack.append(born)
+    return np.array(gone, dtype=np.int64)
+
+
 def prune(state: Evaluation, budget: int) -> Evaluation:
     """Return *state*, which fits, without the recomputes that it can do without, dearest first."""
     problem = state.problem
@@ -106,6 +124,8 @@ class _Annealing:
         kind = generator.random()
         if len(positions) and (kind < 0.3 or (kind < 0.7 and not too_much)):
             first = int(generator.integers(len(positions)))
+            if generator.random() < 0.5:
+                return without(state, alone(state, int(positions[first])))
             count = 1 + int(generator.geometric(0.6)) // 2
             return without(state, positions[first : first + count])
         if kind > 0.92:
@@ -113,7 +133,8 @@ class _Annealing:
         if len(positions) and kind > 0.8:
             return self._shifted(state, int(generator.choice(positions)))
         if len(positions) and kind < 0.5:
-            state = without(state, int(generator.choice(positions)))
+            position = int(generator.choice(positions))
+            state = without(state, alone(state, position) if generator.random() < 0.5 else position)
         return self._dropped(state)
 
     def _inserted(self, state: Evaluation) -> Evaluation | None:

@@ -222,8 +222,9 @@ class _Units:
         return {value for member in self.members[unit] for value in self.reads[member]} - {*self.unit_made(unit)}
 
     def since(self, unit: int) -> int:
-        """Return the last op of the unit that is more than a view."""
-        return max((op for op in self.members[unit] if self.made[op] or self.writes[op]), default=0)
+        """Return the last op of the unit that is more than a view of what the unit makes."""
+        own, members = set(self.unit_made(unit)), self.members[unit]
+        return max((op for op in members if self.made[op] or self.writes[op] or not self.reads[op] <= own), default=0)
 
     def until(self, unit: int) -> int:
         """Return the op before which the unit can run again and leave every byte as program order has it, or 0."""

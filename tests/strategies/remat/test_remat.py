@@ -69,6 +69,18 @@ def test_units_anywhere_they_may_run_give_valid_schedules_of_the_evaluated_peak_
     assert run.time <= state.cost * (1 + 1e-9)  # views that have not run yet are not run again
 
 
+def test_a_unit_waits_for_what_its_views_read_besides():
+    ops = [
+        Op("make", "node", (), ("a",), time=1.0),
+        Op("other", "node", (), ("b",), time=1.0),
+        Op("look", "view", ("a", "b"), ("a_by_b",)),
+        Op("end", "node", ("a_by_b",), ("c",), time=1.0),
+    ]
+    tensors = [Tensor(name, (8,), "uint8") for name in "abc"] + [Tensor("a_by_b", (8,), "uint8", storage="a")]
+    problem = problem_of(Graph(ops, tensors, outputs=("c",)))
+    assert [problem.may_run(0, before) for before in range(1, 4)] == [False, False, True]
+
+
 @pytest.mark.parametrize("seed", range(30))
 @pytest.mark.parametrize("share", [0.9, 0.75])
 def test_no_plan_beats_the_optimum_and_no_bound_passes_it(seed, share):

@@ -159,8 +159,8 @@ class _Builder:
         self._hold()
 
     def survivors(self) -> list[str]:
-        """Return the tensors that still have a name."""
-        return [name for name, count in self._references.items() if count]
+        """Return the tensors that still have a name, in the order of the names."""
+        return list(dict.fromkeys(self._names.values()))
 
     def _complete(self) -> None:
         """Make the op of the last CALL or CONSTANT, now that its MEMORY and ALIAS lines have been read."""

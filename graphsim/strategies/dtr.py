@@ -190,9 +190,10 @@ class _Runtime:
                 self._offer(storage)
             for storage in program.released[position]:
                 self._release(storage)
-        for tensor in program.kept:
+        for tensor in program.kept:  # all of them must be there in the end: each stays once it is
             if not self.defined[tensor]:
                 self._make(tensor)
+            self._lock(tensor)
 
     def _release(self, storage: int) -> None:
         program = self.program
@@ -261,11 +262,11 @@ class _Runtime:
                     fresh.append(tensor)
             if not frame.again:
                 self._create(op)
+        self._arrive(fresh, frame)
         for tensor in frame.parents:
             storage = program.storage[tensor]
             self.locks[storage] -= 1
             self._offer(storage)
-        self._arrive(fresh, frame)
         if self.clock > self.limit or len(self.order) > self.longest:
             raise _StuckError
 

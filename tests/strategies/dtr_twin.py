@@ -63,6 +63,7 @@ class Twin:
         for name in dict.fromkeys(self.graph.outputs):
             if name not in self.defined:
                 self.execute(self.made_by[name], name)
+            self.lock(self.of(name))  # what is kept must all be there in the end
         return self.order
 
     def first(self, op: Op) -> None:
@@ -97,12 +98,12 @@ class Twin:
         fresh = [s for s in dict.fromkeys(map(self.of, order)) if not s.live]
         for storage in fresh:
             self.restore(storage)
+        self.pool += fresh
         for name in op.inputs:
             storage = self.of(name)
             storage.locks -= 1
             if not storage.locks:
                 self.pool.append(storage)
-        self.pool += fresh
 
     def free(self, op: Op) -> None:
         need = sum(self.storages[n].size for n in op.outputs if n in self.storages) + op.workspace

@@ -160,11 +160,11 @@ class _Runtime:
         self.there = [False] * count
         self.defined = [False] * len(program.storage)
         self.locks = [0] * count
-        self.blocked = [False] * count  # its next use is a hold: evicting it would free nothing
-        self.pool = np.zeros(count, dtype=bool)
-        self.joined = np.zeros(count, dtype=np.int64)
+        self.blocked = [False] * count
+        self.pool = bytearray(count)
+        self.in_pool = np.frombuffer(self.pool, dtype=bool)
+        self.joined = [0] * count
         self.arrivals = 0
-        self.created = [False] * len(program.inputs)
         self.order: list[int] = []
         self.usage, self.peak, self.evictions = 0, 0, 0
         for tensor in program.sources:
@@ -178,34 +178,67 @@ class _Runtime:
 
     def run(self) -> None:
         program = self.program
-        for position in range(len(program.inputs)):
+        for position, hold in enumerate(program.hold):
             self.now = position
-            if program.hold[position]:
-                self.order.append(position)
-            else:
+            if hold:
+                self._hold(position)
+            elif not self._run_at_once(position):
                 target = program.outputs[position][0] if program.outputs[position] else -1
                 self._execute(_Frame([position], program.inputs[position], target, again=False))
-            for storage in program.touched[position]:
-                self.blocked[storage] = program.next_hold(storage, position)
-                self._offer(storage)
+            for storage in program.blocked[position]:
+                self.blocked[storage] = True
+                self.pool[storage] = False
             for storage in program.released[position]:
-                self._release(storage)
+                if self.there[storage] and not program.constant[storage] and not self.locks[storage]:
+                    self._drop(storage)
         for tensor in program.kept:  # all of them must be there in the end: each stays once it is
             if not self.defined[tensor]:
-                self._make(tensor)
+                self._execute(self._again(tensor))
             self._lock(tensor)
 
-    def _release(self, storage: int) -> None:
-        program = self.program
-        if self.there[storage] and not program.constant[storage] and not self.locks[storage]:
-            self._drop(storage)
+    def _hold(self, position: int) -> None:
+        self.order.append(position)
+        for storage in self.program.touched[position]:
+            self.blocked[storage] = False
+            self._offer(storage)
 
-    def _make(self, tensor: int) -> None:
-        self._execute(self._again(tensor))
+    def _run_at_once(self, op: int) -> bool:
+        """Run *op* for the first time, if nothing is missing and nothing must go for it; return whether it has run.
+
+        What `_execute` does in general, without the locks.
+        """
+        program, defined, last = self.program, self.defined, self.scores.last
+        need = self.usage + program.needs[op]
+        if need > self.budget:
+            return False
+        for tensor in program.inputs[op]:
+            if not defined[tensor]:
+                return False
+        for storage in program.parents[op]:
+            last[storage] = self.clock
+            self.pool[storage] = False
+        self.clock += self.costs[op]
+        if need > self.peak:
+            self.peak = need
+        self.order.append(op)
+        self.usage += program.allocates[op]
+        for tensor in program.outputs[op]:
+            defined[tensor] = True
+        self._create(op)
+        for storage in program.fresh[op]:
+            self.there[storage] = True
+            self._offer(storage)
+        for storage in program.parents[op]:
+            self._offer(storage)
+        for tensor in program.outputs[op]:
+            last[program.storage[tensor]] = self.clock
+        return True
 
     def _again(self, tensor: int) -> _Frame:
         program = self.program
         ops = program.unit[program.producer[tensor]]
+        if len(ops) == 1:
+            return _Frame(ops, program.inputs[ops[0]], tensor, again=True)
         made = {t for op in ops for t in program.outputs[op]}
         parents = [t for op in ops for t in program.inputs[op] if t not in made]
         return _Frame(ops, parents, tensor, again=True)
@@ -231,13 +264,14 @@ class _Runtime:
                 self._compute(stack.pop())
 
     def _begin(self, frame: _Frame) -> None:
-        storage = self.program.storage
+        storage, defined, last = self.program.storage, self.defined, self.scores.last
         for tensor in frame.parents:
-            self.scores.last[storage[tensor]] = self.clock
-        for tensor in frame.parents:
-            if self.defined[tensor]:
+            last[storage[tensor]] = self.clock
+            if defined[tensor]:
                 self._lock(tensor)
-        frame.missing = [tensor for tensor in reversed(frame.parents) if not self.defined[tensor]]
+            else:
+                frame.missing.append(tensor)
+        frame.missing.reverse()
 
     def _lock(self, tensor: int) -> None:
         storage = self.program.storage[tensor]
@@ -246,7 +280,7 @@ class _Runtime:
 
     def _compute(self, frame: _Frame) -> None:
         program = self.program
-        need = sum(program.allocates[op] for op in frame.ops) + max(program.workspace[op] for op in frame.ops)
+        need = sum([program.allocates[op] for op in frame.ops]) + max([program.workspace[op] for op in frame.ops])
         while self.usage + need > self.budget:
             self._evict()
         self.peak = max(self.peak, self.usage + need)
@@ -286,21 +320,20 @@ class _Runtime:
                 self.scores.last[program.storage[tensor]] = self.clock
 
     def _create(self, op: int) -> None:
-        program = self.program
-        parents = [s for t in program.inputs[op] if program.evictable[s := program.storage[t]]]
-        for storage in {program.storage[t] for t in program.outputs[op]}:
-            if program.evictable[storage]:
-                self.scores.create(storage, self.costs[op], parents)
+        program, cost = self.program, self.costs[op]
+        for storage in program.made[op]:
+            self.scores.create(storage, cost, program.makers[op])
 
     def _offer(self, storage: int) -> None:
+        """Let *storage* join those that may be evicted, if it is one."""
         program = self.program
         if (
-            self.there[storage]
-            and not self.locks[storage]
-            and program.evictable[storage]
-            and not self.blocked[storage]
-            and self.now >= program.complete[storage]
+            program.evictable[storage]
             and not self.pool[storage]
+            and not self.locks[storage]
+            and not self.blocked[storage]
+            and self.there[storage]
+            and self.now >= program.complete[storage]
         ):
             self.pool[storage] = True
             self.arrivals += 1
@@ -308,15 +341,18 @@ class _Runtime:
 
     def _evict(self) -> None:
         """Evict the storage of the lowest score; among equals, the one that was used last."""
-        candidates = np.flatnonzero(self.pool)
+        candidates = self.in_pool.nonzero()[0]
         if not len(candidates):
             raise _StuckError
         scores = self.scores.scores(candidates, self.clock)
-        lowest = scores.min()
-        ties = candidates[scores == lowest]
-        since = self.joined[ties]
+        at = scores.argmin()
+        lowest = scores[at]
+        ties = candidates[scores == lowest].tolist()
         self.evictions += 1
-        self._drop(int(ties[since.argmin() if lowest == 0 else since.argmax()]))
+        if len(ties) > 1:
+            self._drop((min if lowest == 0 else max)(ties, key=self.joined.__getitem__))
+        else:
+            self._drop(ties[0])
 
     def _drop(self, storage: int) -> None:
         self.there[storage] = False

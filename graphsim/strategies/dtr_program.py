@@ -18,8 +18,13 @@ class Program:
     """A graph as plain lists, by op, tensor or storage (the number of the tensor that owns it).
 
     Attributes:
+        needs: for each op, the bytes that must be free before it runs.
+        parents: for each op, the storages that it reads, each once, by their last place among its inputs.
+        fresh: for each op, the storages that it makes, the first one last.
+        blocked: for each op, the storages whose next use is a hold: to evict them would free nothing.
         unit: for each op, the ops that run when it runs again.
         evictable: storages that can be made again for as long as something reads them.
+        made, makers: for each op, the evictable storages that it makes or makes views of, and those that it reads.
         complete: the op after which a storage has its final bytes.
         released: for each op, the storages that nothing uses after it.
     """
@@ -37,6 +42,9 @@ class Program:
         for tensor, base in enumerate(self.storage):
             self.tensors[base].append(tensor)
         self.allocates = [sum(self.size[t] for t in row if self.storage[t] == t) for row in self.outputs]
+        self.needs = [a + w for a, w in zip(self.allocates, self.workspace, strict=True)]
+        self.parents = [list(dict.fromkeys(self.storage[t] for t in reversed(reads)))[::-1] for reads in self.inputs]
+        self.fresh = [[t for t in (*makes[1:], *makes[:1]) if self.storage[t] == t] for makes in self.outputs]
         self.touched = [
             list({self.storage[t] for t in (*reads, *makes)})
             for reads, makes in zip(self.inputs, self.outputs, strict=True)
@@ -44,16 +52,9 @@ class Program:
         self._find_uses(index.resident.tolist())
         self.constant = [p != NOTHING and graph.ops[p].kind == "constant" for p in self.producer]
         fixed = [op.phase is Phase.OPTIMIZER or op.kind == "constant" for op in graph.ops]
+        self.blocked = [[s for s in touched if self._next_hold(s, op)] for op, touched in enumerate(self.touched)]
         self._find_units(flow, fixed)
         self._find_evictable(flow, fixed)
-
-    def next_hold(self, storage: int, position: int) -> bool:
-        """Whether the next use of *storage* after op *position* is a hold."""
-        if not self._holds:
-            return False
-        uses = self._uses[storage]
-        following = bisect_right(uses, position)
-        return following < len(uses) and self.hold[uses[following]]
 
     def _find_uses(self, resident: list[bool]) -> None:
         end = len(self.inputs)
@@ -71,6 +72,14 @@ class Program:
         for storage, last in enumerate(self.last_use):
             if 0 <= last < end:
                 self.released[last].append(storage)
+
+    def _next_hold(self, storage: int, position: int) -> bool:
+        """Whether the next use of *storage* after op *position* is a hold."""
+        if not self._holds:
+            return False
+        uses = self._uses[storage]
+        following = bisect_right(uses, position)
+        return following < len(uses) and self.hold[uses[following]]
 
     def _find_units(self, flow: Dataflow, fixed: list[bool]) -> None:
         """Join what must run again together; mark in *fixed* what must not run again at all."""
@@ -130,6 +139,9 @@ class Program:
         while self._lower_limits(flow, units, until):
             pass  # a unit may end after those that read it: most is done in the first round
         self.evictable = [ok and last <= bound for ok, last, bound in zip(possible, self.last_use, until, strict=True)]
+        bases = [list(dict.fromkeys(self.storage[t] for t in makes)) for makes in self.outputs]
+        self.made = [[s for s in row if self.evictable[s]] for row in bases]
+        self.makers = [[s for s in row if self.evictable[s]] for row in self.parents]
 
     def _lower_limits(self, flow: Dataflow, units: list[tuple[list[int], set[int]]], until: list[int]) -> bool:
         """What a unit makes can be made again for as long as what it reads; return whether that changed anything."""

@@ -7,6 +7,7 @@ and time since its last access; each heuristic leaves some of that out.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 
 import numpy as np
@@ -19,13 +20,13 @@ class Local:
     """h_DTR^local: the cost of the storage's own ops, per byte and staleness."""
 
     stale = True
-    sized = True
 
     def __init__(self, sizes: list[int]) -> None:
         self.sizes = np.array(sizes, dtype=np.float64)
-        self.last = np.full(len(sizes), -np.inf)
+        # One at a time in an array, all at once through numpy: the same bytes.
+        self.last, self.cost = array("d", [-np.inf]) * len(sizes), array("d", [0.0]) * len(sizes)
+        self.lasts, self.costs = np.frombuffer(self.last), np.frombuffer(self.cost)
         self.own = [0.0] * len(sizes)
-        self.cost = np.zeros(len(sizes))
         self.evicted = [False] * len(sizes)
         self.before: list[dict[int, None]] = [{} for _ in sizes]
         self.after: list[dict[int, None]] = [{} for _ in sizes]
@@ -53,11 +54,10 @@ class Local:
     def scores(self, candidates: npt.NDArray[np.intp], clock: float) -> Floats:
         """Return the score of each candidate."""
         self.refresh()
-        score = self.cost[candidates]
-        weight = self.sizes[candidates] if self.sized else np.ones(len(candidates))
+        weight = self.sizes[candidates]
         if self.stale:
-            weight = weight * (clock - self.last[candidates])
-        return _ratio(score, weight)
+            weight *= clock - self.lasts[candidates]
+        return _ratio(self.costs[candidates], weight)
 
 
 def _ratio(cost: Floats, weight: Floats) -> Floats:
@@ -72,7 +72,7 @@ class LeastRecent(Local):
 
     def scores(self, candidates: npt.NDArray[np.intp], clock: float) -> Floats:
         """Return the score of each candidate."""
-        return self.last[candidates]
+        return self.lasts[candidates]
 
 
 class Largest(Local):
@@ -86,62 +86,69 @@ class Largest(Local):
 class Neighborhood(Local):
     """h_DTR: with the cost of all evicted storages that would have to come back with it, before and after.
 
-    The sums are worked out anew only where an eviction or a return has changed what is reached.
+    The sums are worked out anew where an eviction or a return has changed what is reached, when they are asked for.
     """
 
     both = True
 
     def __init__(self, sizes: list[int]) -> None:
         super().__init__(sizes)
-        self._dirty: set[int] = set()
+        self._changed: set[int] = set()
 
     def create(self, storage: int, cost: float, parents: list[int]) -> None:
         """An op of *cost* has made *storage*, or a view of it, from *parents*."""
         super().create(storage, cost, parents)
-        self._dirty.add(storage)
-        self._dirty.update(parents)
+        self._changed.add(storage)
 
     def evict(self, storage: int) -> None:
         """*storage* is gone."""
         super().evict(storage)
-        self._mark(storage)
+        self._changed.add(storage)
 
     def restore(self, storage: int) -> None:
         """*storage* is there again."""
-        self._mark(storage)
         super().restore(storage)
-        self._dirty.add(storage)
+        self._changed.add(storage)
 
     def refresh(self) -> None:
-        """Bring the costs up to date."""
-        for storage in self._dirty:
-            if not self.evicted[storage]:
-                _, cost = self._walk(storage, self.before)
-                if self.both:
-                    cost += self._walk(storage, self.after)[1]
-                self.cost[storage] = self.own[storage] + cost
-        self._dirty.clear()
-
-    def _mark(self, storage: int) -> None:
-        """Who reaches *storage* through evicted ones must count anew."""
-        self._dirty |= self._walk(storage, self.after)[0]
+        """Bring the costs up to date: of what has changed, and of what reaches it through evicted storages."""
+        dirty = {storage for storage in self._changed if not self.evicted[storage]}
+        dirty |= self._border(self.after)
         if self.both:
-            self._dirty |= self._walk(storage, self.before)[0]
+            dirty |= self._border(self.before)
+        for storage in dirty:
+            cost = self._reached(storage, self.before)
+            if self.both:
+                cost += self._reached(storage, self.after)
+            self.cost[storage] = self.own[storage] + cost
+        self._changed.clear()
 
-    def _walk(self, storage: int, edges: list[dict[int, None]]) -> tuple[set[int], float]:
-        """Return the live storages around the evicted ones that *storage* reaches, and the cost of these."""
+    def _border(self, edges: list[dict[int, None]]) -> set[int]:
+        """Return the live storages next to what has changed and to the evicted ones that it reaches."""
+        evicted = self.evicted
         border: set[int] = set()
-        seen = {storage}
-        cost, stack = 0.0, [storage]
+        seen, stack = set(self._changed), list(self._changed)
         while stack:
             for other in edges[stack.pop()]:
-                if not self.evicted[other]:
+                if not evicted[other]:
                     border.add(other)
                 elif other not in seen:
                     seen.add(other)
-                    cost += self.own[other]
                     stack.append(other)
-        return border, cost
+        return border
+
+    def _reached(self, storage: int, edges: list[dict[int, None]]) -> float:
+        """Return the cost of the evicted storages that *storage* reaches."""
+        evicted, own = self.evicted, self.own
+        seen: set[int] = set()
+        cost, stack = 0.0, [storage]
+        while stack:
+            for other in edges[stack.pop()]:
+                if evicted[other] and other not in seen:
+                    seen.add(other)
+                    cost += own[other]
+                    stack.append(other)
+        return cost
 
 
 class MemoryPerSecond(Neighborhood):
@@ -207,7 +214,11 @@ class Classes(Local):
     def _add(self, root: int, cost: float) -> None:
         """The class costs more: so does everything around it."""
         fringe = self._fringe[root]
-        self.cost[np.fromiter(fringe, dtype=np.intp, count=len(fringe))] += cost
+        if len(fringe) > 16:
+            self.costs[np.fromiter(fringe, dtype=np.intp, count=len(fringe))] += cost
+        else:
+            for storage in fringe:
+                self.cost[storage] += cost
 
     def _join(self, a: int, b: int) -> int:
         """Merge two classes; who touches both pays for each already."""

@@ -1,4 +1,4 @@
-"""How long each strategy plans a step of 5,000 ops, and how fast DTR runs; the times are asserted."""
+"""How long strategies plan a step of 5,000 ops, and how fast DTR runs; the times are asserted."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from graphsim.graph import Graph
 from graphsim.liveness import live_ranges
 from graphsim.simulation import simulate
 from graphsim.strategies import STRATEGIES
+from graphsim.strategies.auto import Auto
 from graphsim.strategies.dtr import replay
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
@@ -20,6 +21,10 @@ from layered import layered
 
 SECONDS = 1.0
 """What a heuristic strategy may take for 5,000 ops."""
+FIRST_SECONDS = 5.0
+"""What `auto` may take for its first plan that fits."""
+SEARCHES = {"auto", "moccasin", "checkmate", "checkmate_lp"}
+"""They take the time that they are given."""
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +37,7 @@ def step() -> Graph:
 
 
 @pytest.mark.parametrize("share", [None, 0.8, 0.6])
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name not in SEARCHES])
 @pytest.mark.benchmark(group="plans of gpt2-xl, 5,400 ops")
 def test_planning(benchmark, step, name, share):
     budget = None if share is None else int(simulate(step).peak * share)
@@ -42,7 +47,17 @@ def test_planning(benchmark, step, name, share):
     assert benchmark.stats["min"] < SECONDS
 
 
-@pytest.mark.parametrize("heuristic", ["eqclass", "local", "lru", "size"])
+@pytest.mark.parametrize("share", [0.9, 0.6])
+@pytest.mark.benchmark(group="the first plan of gpt2-xl that fits, 5,400 ops")
+def test_the_first_plan(benchmark, step, share):
+    auto = Auto(seconds=FIRST_SECONDS)
+    plan = benchmark.pedantic(lambda: auto(step, budget=int(simulate(step).peak * share)), rounds=1)
+    benchmark.extra_info["overhead"] = plan.overhead
+    assert plan.feasible
+    assert benchmark.stats["min"] < 1.2 * FIRST_SECONDS
+
+
+@pytest.mark.parametrize("heuristic", ["dtr", "eqclass", "local", "lru", "size", "msps"])
 @pytest.mark.benchmark(group="DTR within 0.8 of the peak of gpt2-xl, 5,400 ops")
 def test_dtr(benchmark, step, heuristic):
     budget = int(simulate(step).peak * 0.8)
@@ -55,7 +70,8 @@ def test_dtr(benchmark, step, heuristic):
 @pytest.mark.benchmark(group="one schedule, 1,000 ops, about 5,900 edges")
 def test_evaluation(benchmark):
     graph = Graph.from_networkx(layered(1000, 0, 0.31))
-    schedule = STRATEGIES["dtr"]()(graph, budget=int(simulate(graph).peak * 0.9)).schedule
+    schedule = Auto(seconds=2)(graph, budget=int(simulate(graph).peak * 0.9)).schedule
+    assert schedule.repeats.any()
     peak = benchmark(lambda: live_ranges(graph, schedule).peak)
     assert peak > 0
     benchmark.extra_info["edges"] = len(graph.index.input_tensor)

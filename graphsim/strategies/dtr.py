@@ -23,8 +23,8 @@ from graphsim.strategies.dtr_scores import HEURISTICS, Local
 from graphsim.strategies.plan import Plan, judge
 from graphsim.strategies.search import Candidate, Search
 
-TRIALS = 4
-"""Larger internal budgets that are tried when DTR thrashes within the one asked for."""
+TRIALS = 2
+"""Internal budgets that are tried: the one asked for, and a larger one if DTR thrashes within that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Dtr:
 
     Attributes:
         heuristic: 'dtr', 'eqclass', 'local', 'lru', 'size' or 'msps'.
-        most: give up when this many times the cost of the step without recompute is spent.
+        most: give up when this many times the cost of the step without recompute is spent; the paper's limit is 2.
 
     Raises:
         UnknownNameError: there is no such heuristic.
@@ -44,7 +44,7 @@ class Dtr:
     """
 
     heuristic: str = "eqclass"
-    most: float = 3.0
+    most: float = 2.0
 
     def __post_init__(self) -> None:
         if self.heuristic not in HEURISTICS:

@@ -161,32 +161,37 @@ class MemoryPerSecond(Neighborhood):
 class Classes(Local):
     """h_DTR^eq: evicted neighbours by equivalence classes (union-find) that merge but never split.
 
-    A class knows the live storages around it (its fringe, with how many members each touches), so a
-    change of its cost reaches theirs in one sweep of an array.
+    A class knows the live storages around it (its fringe, with how many members each touches). They are told
+    of a change of its value when a score is asked for, all in one sweep of an array.
     """
 
     def __init__(self, sizes: list[int]) -> None:
         super().__init__(sizes)
         self._parent: list[int] = []
         self._value: list[float] = []
+        self._told: list[float] = []
         self._fringe: list[dict[int, int]] = []
+        self._changed: set[int] = set()
         self._node = [-1] * len(sizes)
 
     def evict(self, storage: int) -> None:
         """*storage* is gone: its class joins those of its evicted neighbours."""
         super().evict(storage)
         node = len(self._parent)
+        fringe: dict[int, int] = {}
         self._parent.append(node)
         self._value.append(self.own[storage])
-        self._fringe.append({})
+        self._told.append(0.0)
+        self._fringe.append(fringe)
+        self._changed.add(node)
         self._node[storage] = node
         roots = set()
-        for other in (*self.before[storage], *self.after[storage]):
-            if self.evicted[other]:
-                roots.add(self._find(self._node[other]))
-            else:
-                self._fringe[node][other] = self._fringe[node].get(other, 0) + 1
-        self._add(node, self.own[storage])
+        for edges in (self.before[storage], self.after[storage]):
+            for other in edges:
+                if self.evicted[other]:
+                    roots.add(self._find(self._node[other]))
+                else:
+                    fringe[other] = fringe.get(other, 0) + 1
         for root in roots:
             self._fringe[root].pop(storage, None)
             node = self._join(root, node)
@@ -197,41 +202,50 @@ class Classes(Local):
         root = self._find(self._node[storage])
         self._node[storage] = -1
         self._value[root] -= self.own[storage]
-        self._add(root, -self.own[storage])
+        self._changed.add(root)
         fringe, roots = self._fringe[root], set()
-        for other in (*self.before[storage], *self.after[storage]):
-            if self.evicted[other]:
-                near = self._find(self._node[other])
-                roots.add(near)
-                self._fringe[near][storage] = self._fringe[near].get(storage, 0) + 1
-            elif fringe[other] > 1:
-                fringe[other] -= 1
-            else:
-                del fringe[other]
-                self.cost[other] -= self._value[root]
-        self.cost[storage] = self.own[storage] + sum(self._value[near] for near in roots)
+        for edges in (self.before[storage], self.after[storage]):
+            for other in edges:
+                if self.evicted[other]:
+                    near = self._find(self._node[other])
+                    roots.add(near)
+                    self._fringe[near][storage] = self._fringe[near].get(storage, 0) + 1
+                elif fringe[other] > 1:
+                    fringe[other] -= 1
+                else:
+                    del fringe[other]
+                    self.cost[other] -= self._told[root]
+        self.cost[storage] = self.own[storage] + sum([self._told[near] for near in roots])
 
-    def _add(self, root: int, cost: float) -> None:
-        """The class costs more: so does everything around it."""
-        fringe = self._fringe[root]
-        if len(fringe) > 16:
-            self.costs[np.fromiter(fringe, dtype=np.intp, count=len(fringe))] += cost
-        else:
-            for storage in fringe:
-                self.cost[storage] += cost
+    def refresh(self) -> None:
+        """Bring the costs up to date: around the classes whose value has changed."""
+        for root in self._changed:
+            if self._parent[root] == root:
+                fringe = self._fringe[root]
+                change = self._value[root] - self._told[root]
+                if len(fringe) > 16:
+                    self.costs[np.fromiter(fringe, dtype=np.intp, count=len(fringe))] += change
+                else:
+                    for storage in fringe:
+                        self.cost[storage] += change
+                self._told[root] = self._value[root]
+        self._changed.clear()
 
     def _join(self, a: int, b: int) -> int:
-        """Merge two classes; who touches both pays for each already."""
+        """Merge two classes; who touches both pays once."""
         if len(self._fringe[a]) < len(self._fringe[b]):
             a, b = b, a
         large, small = self._fringe[a], self._fringe[b]
-        self._add(a, self._value[b])
         for storage, count in small.items():
-            both = storage in large
-            self.cost[storage] += -self._value[b] if both else self._value[a]
-            large[storage] = large.get(storage, 0) + count
+            if storage in large:
+                self.cost[storage] -= self._told[b]
+                large[storage] += count
+            else:
+                self.cost[storage] += self._told[a] - self._told[b]
+                large[storage] = count
         self._parent[b] = a
         self._value[a] += self._value[b]
+        self._changed.add(a)
         self._fringe[b] = {}
         return a
 

@@ -1,15 +1,16 @@
 """Ours: the cheap strategies first, then a search over any recompute of any unit, until it stops to pay.
 
-Starts are the cheapest plan of the span strategies that fits and a greedy repair of program order; rounds of
-simulated annealing follow, by turns from the repair and from the best so far, until they bring nothing or
-what is left to gain is not worth the time. On a graph that CP-SAT can take (extra `solver`), retention intervals
-start from the best of that. The cost is bounded from below by a knapsack at every op (see `remat.bound`).
+Starts are the cheapest plan of the span strategies that fits, a greedy repair of program order, and what DTR
+makes of it with each of its heuristics. Rounds of simulated annealing follow, by turns from the repair and from
+the best so far, until they bring nothing or what is left to gain is not worth the time. On a graph that CP-SAT
+can take (extra `solver`), retention intervals start from the best of that. The cost is bounded from below by a
+knapsack at every op (see `remat.bound`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -19,6 +20,8 @@ from graphsim.errors import MissingExtraError, UsageError
 from graphsim.graph import Graph
 from graphsim.schedule import Schedule
 from graphsim.strategies.blocks import Blocks
+from graphsim.strategies.dtr import Dtr
+from graphsim.strategies.dtr_scores import HEURISTICS
 from graphsim.strategies.greedy import Greedy
 from graphsim.strategies.plan import Plan, judge
 from graphsim.strategies.remat.bound import extra_cost
@@ -37,6 +40,8 @@ _IDLE, _IDLE_PER_OP = 2.4, 0.025
 """Seconds that bring nothing, before the search gives up: at least, and for every op."""
 _WORTH = 0.0005
 """A gain that is worth a round's time, in parts of the cost of the step."""
+_DTR_SHARE = 0.02
+"""Of the time, what each heuristic of DTR may take."""
 _SOLVED, _SOLVER_SECONDS = 600, 2.0
 """Ops up to which the solver has its turn, and for how long."""
 
@@ -87,10 +92,18 @@ class Auto:
         problem = problem_of(graph)
         base = float(problem.cost[: problem.ops].sum())
         bound = extra_cost(problem, budget)
-        best = min(cheap, key=_preference)
+        plans = cheap.copy()
+
+        def known() -> Iterator[Schedule]:
+            yield min(cheap, key=_preference).schedule
+            for heuristic in HEURISTICS if self.seconds else ():
+                plans.append(Dtr(heuristic, seconds=_DTR_SHARE * self.seconds)(graph, budget=budget))
+                if plans[-1].feasible:
+                    yield plans[-1].schedule
+
         search = _Rounds(problem, budget, base + bound, start + self.seconds, self.seed)
         try:
-            for state in chain(search.run(best.schedule), search.solve()):
+            for state in chain(search.run(known()), search.solve()):
                 if self.progress:
                     fits = "" if state.peak <= budget else ", does not fit yet"
                     extra = (state.cost / base - 1) if base else 0.0
@@ -99,8 +112,8 @@ class Auto:
             pass
         if search.best is not None:
             found = judge(graph, problem.schedule(search.best.nodes), strategy="auto", budget=budget, seconds=0.0)
-            best = min([best, found], key=_preference)
-        return best, bound
+            plans.append(found)
+        return min(plans, key=_preference), bound
 
 
 def _preference(plan: Plan) -> tuple[bool, float, int]:
@@ -115,13 +128,14 @@ class _Rounds:
         self.best: Evaluation | None = None
         self._worth = _WORTH * float(problem.cost[: problem.ops].sum())
 
-    def run(self, known: Schedule) -> Iterator[Evaluation]:
-        """Yield the best sequence whenever it changes."""
+    def run(self, known: Iterable[Schedule]) -> Iterator[Evaluation]:
+        """Yield the best sequence whenever it changes, of the *known* ones too."""
         now = time.perf_counter()
         limit = now + 0.4 * max(0.0, self.until - now)
         start = repair(evaluate(self.problem, np.arange(self.problem.ops)), self.budget, until=limit)
-        for state in (start, evaluate(self.problem, self.problem.nodes(known))):
-            yield from self._offer(state)
+        yield from self._offer(start)
+        for schedule in known:
+            yield from self._offer(evaluate(self.problem, self.problem.nodes(schedule)))
         length = max(_ROUND, _ROUND_PER_OP * self.problem.ops)
         patience = max(_IDLE, _IDLE_PER_OP * self.problem.ops)
         number, idle = 0, 0.0

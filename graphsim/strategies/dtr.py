@@ -8,6 +8,7 @@ only. Storages are evicted one by one, the lowest score first; a released storag
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -37,35 +38,39 @@ class Dtr:
     Attributes:
         heuristic: 'dtr', 'eqclass', 'local', 'lru', 'size' or 'msps'.
         most: give up when this many times the cost of the step without recompute is spent; the paper's limit is 2.
+        seconds: when to give up at the latest: 'dtr' and 'msps' crawl where a large graph thrashes.
 
     Raises:
         UnknownNameError: there is no such heuristic.
-        UsageError: *most* is not above 1.
+        UsageError: *most* is not above 1, or *seconds* not above 0.
     """
 
     heuristic: str = "eqclass"
     most: float = 2.0
+    seconds: float = 60.0
 
     def __post_init__(self) -> None:
         if self.heuristic not in HEURISTICS:
             raise UnknownNameError("heuristic", self.heuristic, HEURISTICS)
         if not self.most > 1:
             raise UsageError(f"most must be above 1, not {self.most}")
+        if not self.seconds > 0:
+            raise UsageError(f"seconds must be above 0, not {self.seconds}")
 
     def __call__(self, graph: Graph, /, *, budget: int | None = None) -> Plan:
         """Return the plan; it may not fit, as DTR never looks ahead."""
         start = time.perf_counter()
-        schedule = Schedule.of(graph) if budget is None else self._fit(graph, budget)
+        schedule = Schedule.of(graph) if budget is None else self._fit(graph, budget, start + self.seconds)
         return judge(graph, schedule, strategy="dtr", budget=budget, seconds=time.perf_counter() - start)
 
-    def _fit(self, graph: Graph, budget: int) -> Schedule:
+    def _fit(self, graph: Graph, budget: int, until: float) -> Schedule:
         search = Search(graph)
         if search.stored.peak <= budget:
             return search.stored.schedule
         program, found = Program(graph), []
         low, high, limit = budget, search.stored.peak, budget
         for _ in range(TRIALS):
-            outcome = run(program, limit, self.heuristic, most=self.most)
+            outcome = run(program, limit, self.heuristic, most=self.most, until=until)
             candidate = self._judged(search, outcome) if outcome.finished else None
             if candidate is None:
                 low = limit
@@ -123,9 +128,9 @@ def replay(graph: Graph, budget: int, heuristic: str = "eqclass", *, most: float
     return run(Program(graph, holds=False), budget, heuristic, most=most)
 
 
-def run(program: Program, budget: int, heuristic: str, *, most: float) -> Outcome:
-    """Run *program* within *budget* bytes."""
-    runtime = _Runtime(program, budget, HEURISTICS[heuristic](program.size), most)
+def run(program: Program, budget: int, heuristic: str, *, most: float, until: float = math.inf) -> Outcome:
+    """Run *program* within *budget* bytes, up to the time *until* of `time.perf_counter`."""
+    runtime = _Runtime(program, budget, HEURISTICS[heuristic](program.size), most, until)
     try:
         runtime.run()
     except _StuckError:
@@ -134,7 +139,7 @@ def run(program: Program, budget: int, heuristic: str, *, most: float) -> Outcom
 
 
 class _StuckError(Exception):
-    """Nothing is left to evict, or too much has been recomputed."""
+    """Nothing is left to evict, too much has been recomputed, or time is up."""
 
 
 class _Frame:
@@ -148,8 +153,8 @@ class _Frame:
 
 
 class _Runtime:
-    def __init__(self, program: Program, budget: int, scores: Local, most: float) -> None:
-        self.program, self.budget, self.scores = program, budget, scores
+    def __init__(self, program: Program, budget: int, scores: Local, most: float, until: float) -> None:
+        self.program, self.budget, self.scores, self.until = program, budget, scores, until
         costs = op_costs(program.graph)
         self.costs: list[float] = costs.tolist()
         self.base_time = float(costs.sum())
@@ -301,7 +306,7 @@ class _Runtime:
             storage = program.storage[tensor]
             self.locks[storage] -= 1
             self._offer(storage)
-        if self.clock > self.limit or len(self.order) > self.longest:
+        if self.clock > self.limit or len(self.order) > self.longest or time.perf_counter() > self.until:
             raise _StuckError
 
     def _arrive(self, fresh: list[int], frame: _Frame) -> None:

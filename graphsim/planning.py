@@ -66,7 +66,7 @@ def pareto(plans: Sequence[Plan]) -> list[bool]:
 
 
 def plan_as_dict(plan: Plan) -> dict[str, Any]:
-    """Return the plan as plain data; its schedule only by length."""
+    """Return the plan as plain data; its schedule only by length, and null for a bound that is infinite."""
     return {
         "strategy": plan.strategy,
         "budget_bytes": plan.budget,
@@ -75,8 +75,8 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
         "time": plan.time,
         "base_time": plan.base_time,
         "overhead": plan.overhead,
-        "lower_bound": plan.lower_bound,
-        "time_bound": plan.time_bound if isfinite(plan.time_bound) else None,  # JSON knows no infinity
+        "lower_bound": plan.time_bound if isfinite(plan.time_bound) else None,
+        "lower_bound_bytes": plan.lower_bound,
         "proved_optimal": plan.proved_optimal,
         "seconds": plan.seconds,
         "schedule_length": len(plan.schedule),
@@ -119,7 +119,7 @@ class Witness:
         return {
             "smallest_peak_bytes": self.smallest_peak,
             "strategy": self.strategy,
-            "lower_bound": self.lower_bound,
+            "lower_bound_bytes": self.lower_bound,
             "op": self.pin.op,
             "pinned_by": self.pin.as_dict(),
             "peak_at": self.peak.as_dict(),

@@ -21,6 +21,7 @@ KEYS = {
     "base_time",
     "overhead",
     "lower_bound",
+    "lower_bound_bytes",
     "proved_optimal",
     "seconds",
     "schedule_length",
@@ -47,7 +48,8 @@ def test_plan_answers_with_the_cheapest_schedule_that_fits():
     stored = gs.simulate(step)
     assert data.keys() >= KEYS
     assert data["budget_bytes"] == stored.peak * 6 // 10
-    assert data["lower_bound"] <= data["peak_bytes"] <= data["budget_bytes"]
+    assert data["lower_bound_bytes"] <= data["peak_bytes"] <= data["budget_bytes"]
+    assert data["base_time"] < data["lower_bound"] <= data["time"]
     assert data["base_time"] == pytest.approx(stored.time)
     assert data["overhead"] == pytest.approx(data["time"] / data["base_time"] - 1)
     assert data["schedule_length"] > len(step.ops)
@@ -88,8 +90,8 @@ def test_an_infeasible_budget_gets_a_witness_and_exit_code_1(dag):
     assert done.returncode == 1
     data = json.loads(done.stdout)
     assert not data["feasible"]
-    assert data["lower_bound"] == 40
-    assert data["witness"]["lower_bound"] == 40
+    assert data["lower_bound_bytes"] == 40
+    assert data["witness"]["lower_bound_bytes"] == 40
     assert data["witness"]["op"] == "c"
     assert {entry["name"]: entry["bytes"] for entry in data["witness"]["pinned_by"]["live"]} == {"b": 20, "c": 20}
     assert data["witness"]["smallest_peak_bytes"] == data["peak_bytes"] >= 40
@@ -138,4 +140,4 @@ def test_a_graph_file_has_no_params(dag):
 def test_where_nothing_can_fit_the_json_is_still_json(dag):
     """A bound of the time is infinite there, which JSON cannot say."""
     done = graphsim("plan", dag, "--budget", "39", "--json")
-    assert json.loads(done.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))["time_bound"] is None
+    assert json.loads(done.stdout, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))["lower_bound"] is None

@@ -22,13 +22,14 @@ from graphsim.graph import Graph
 from graphsim.index import Ints
 from graphsim.schedule import Schedule
 from graphsim.strategies.checkmate_highs import Solution, solve
-from graphsim.strategies.checkmate_model import Floats, Model, Windows
+from graphsim.strategies.checkmate_model import Floats, Model, program_size
 from graphsim.strategies.plan import Plan, judge
 from graphsim.strategies.remat.bound import extra_cost
 from graphsim.strategies.remat.evaluation import evaluate
 from graphsim.strategies.remat.improve import prune
 from graphsim.strategies.remat.problem import Problem, problem_of
 from graphsim.strategies.remat.repair import repair
+from graphsim.strategies.remat.windows import Windows
 
 Progress = Callable[[str], None]
 VARIABLES = 50_000
@@ -128,10 +129,11 @@ def model_of(problem: Problem, budget: int, variables: int, strategy: str) -> Mo
         UsageError: it has more than *variables*.
     """
     windows = Windows(problem)
-    if windows.variables > variables:
+    size = program_size(windows)
+    if size > variables:
         raise UsageError(
-            f"{strategy}: the program of this graph of {problem.ops:,} ops has about {windows.variables:,} variables, "
-            f"more than {variables:,}; use auto or moccasin, or allow it with option variables={windows.variables}"
+            f"{strategy}: the program of this graph of {problem.ops:,} ops has about {size:,} variables, "
+            f"more than {variables:,}; use auto or moccasin, or allow it with option variables={size}"
         )
     return Model(problem, windows, budget)
 

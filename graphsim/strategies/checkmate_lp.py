@@ -23,12 +23,13 @@ from graphsim.index import NOTHING, Bools, Ints
 from graphsim.schedule import Schedule
 from graphsim.strategies.checkmate import VARIABLES, finish, model_of
 from graphsim.strategies.checkmate_highs import solve
-from graphsim.strategies.checkmate_model import Model, Windows
+from graphsim.strategies.checkmate_model import Model
 from graphsim.strategies.plan import Plan, judge
 from graphsim.strategies.remat.evaluation import Evaluation, evaluate
 from graphsim.strategies.remat.improve import prune
 from graphsim.strategies.remat.problem import Problem, problem_of
 from graphsim.strategies.remat.repair import repair
+from graphsim.strategies.remat.windows import Windows
 
 TRIALS = 6
 """Halvings of the range of epsilon."""

@@ -17,7 +17,6 @@ what it makes, S before the value exists or after its last use.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +24,7 @@ import numpy.typing as npt
 from graphsim.index import NOTHING, Bools, Ints
 from graphsim.strategies.remat.evaluation import evaluate
 from graphsim.strategies.remat.problem import Problem
+from graphsim.strategies.remat.windows import Windows
 
 Floats = npt.NDArray[np.float64]
 
@@ -47,70 +47,17 @@ class Program:
     integer: Bools
 
 
-class Windows:
-    """The stages in which units may usefully run again and values be stored.
-
-    Attributes:
-        order: units that may run again, in the order in which they do so within a stage.
-        rank: (N) place of each unit in it; `NOTHING` for the others.
-        run_low, run_high: (N) first and last stage in which each unit may run again.
-        keep_low, keep_high: (V) first and last stage at whose start each value may be stored; stage N is the end.
-    """
-
-    def __init__(self, problem: Problem) -> None:
-        self.problem, ops = problem, problem.ops
-        self.run_low, self.run_high = np.zeros(ops, dtype=np.int64), np.full(ops, NOTHING)
-        self.keep_low = problem.maker + 1
-        self.op_reads = _readers(problem, range(ops))
-        last = np.array([max(readers, default=NOTHING) for readers in self.op_reads], dtype=np.int64)
-        last[problem.kept] = ops
-        self.last_read = last.copy()
-        units = [u for u in range(ops) if problem.unit[u] == u and problem.until[u] > problem.since[u]]
-        units.sort(key=lambda unit: (int(problem.since[unit]), unit))
-        self._extend(units, last)
-        self.order = [unit for unit in units if self.run_low[unit] <= self.run_high[unit]]
-        self.rank = np.full(ops, NOTHING)
-        self.rank[self.order] = np.arange(len(self.order))
-        self.keep_high = np.where(problem.size > 0, last, NOTHING)
-        self.unit_reads = _readers(problem, [ops + unit for unit in self.order])
-        self.unit_of = [u if u != NOTHING and self.rank[u] != NOTHING else NOTHING for u in problem.unit_of]
-
-    def _extend(self, units: list[int], last: Ints) -> None:
-        """Work out when units are of use, from what reads what they make; *last* use of values grows with it."""
-        problem, changed = self.problem, True
-        while changed:
-            changed = False
-            for unit in reversed(units):
-                node = problem.ops + unit
-                wanted = [int(last[v]) for v in problem.makes[node] if problem.size[v]]
-                high = min(int(problem.until[unit]), problem.ops - 1, max(wanted, default=NOTHING))
-                low = int(problem.since[unit]) + 1
-                if high < low or high <= self.run_high[unit]:
-                    continue
-                self.run_low[unit], self.run_high[unit], changed = low, high, True
-                for value in problem.reads[node]:
-                    last[value] = max(int(last[value]), high)
-
-    @cached_property
-    def variables(self) -> int:
-        """Number of variables R, S and U, and at most so many F: the size of the program before it is built."""
-        run = np.maximum(0, self.run_high - self.run_low + 1)[self.order]
-        keep = np.maximum(0, self.keep_high - self.keep_low + 1)
-        free = sum(
-            int(run[self.rank[unit]]) * (len(self.problem.reads[node]) + len(self.problem.makes[node]))
-            for unit in self.order
-            for node in [self.problem.ops + unit]
-        )
-        return int(2 * run.sum() + keep.sum()) + free + self.problem.ops
-
-
-def _readers(problem: Problem, nodes: range | list[int]) -> list[list[int]]:
-    """Return for each value which of *nodes* (ops, or units by their first op) read it."""
-    found: list[list[int]] = [[] for _ in problem.size]
-    for node in nodes:
-        for value in problem.reads[node]:
-            found[value].append(node % problem.ops)
-    return found
+def program_size(windows: Windows) -> int:
+    """Return the number of variables R, S and U, and at most so many F: the size before the program is built."""
+    problem = windows.problem
+    run = np.maximum(0, windows.run_high - windows.run_low + 1)[windows.order]
+    keep = np.maximum(0, windows.keep_high - windows.keep_low + 1)
+    free = sum(
+        int(run[windows.rank[unit]]) * (len(problem.reads[node]) + len(problem.makes[node]))
+        for unit in windows.order
+        for node in [problem.ops + unit]
+    )
+    return int(2 * run.sum() + keep.sum()) + free + problem.ops
 
 
 class Model:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import _thread
 import subprocess
 import sys
-from heapq import heappop, heappush
 from pathlib import Path
 
 import numpy as np
@@ -23,55 +22,20 @@ from graphsim.simulation import simulate
 from graphsim.strategies.checkmate import Checkmate
 from graphsim.strategies.checkmate_highs import solve
 from graphsim.strategies.checkmate_lp import CheckmateLp, round_stored
-from graphsim.strategies.checkmate_model import Model, Windows
+from graphsim.strategies.checkmate_model import Model
 from graphsim.strategies.matrices import matrices_of_schedule
 from graphsim.strategies.plan import Plan
 from graphsim.strategies.remat.bound import extra_cost
 from graphsim.strategies.remat.evaluation import evaluate
 from graphsim.strategies.remat.problem import problem_of
+from graphsim.strategies.remat.windows import Windows
 
 sys.path.insert(0, str(Path(__file__).parent / "remat"))
 
-from optimum import optimum
+from optimum import optimum, staged_optimum
 from test_remat import small_dag
 
 EXACT = Checkmate(seconds=20, gap=0)
-
-
-def staged_optimum(graph: Graph, budget: int) -> float:
-    """Return the least cost of a plain DAG within *budget* among schedules of stages: Dijkstra, as in `optimum`.
-
-    A state is (next op, last op that ran in this stage, values held): between two first executions the ops that
-    run again do so in program order, each at most once.
-    """
-    names = [op.outputs[0] for op in graph.ops]
-    number = {name: i for i, name in enumerate(names)}
-    size = [graph.tensors[name].nbytes for name in names]
-    inputs = [sum(1 << number[name] for name in {*op.inputs}) for op in graph.ops]
-    kept = sum(1 << number[name] for name in graph.outputs)
-    start = (0, -1, 0)
-    costs, queue = {start: 0.0}, [(0.0, start)]
-    while queue:
-        cost, state = heappop(queue)
-        if cost > costs[state]:
-            continue
-        done, at, held = state
-        if done == len(names):
-            if held & kept == kept:
-                return cost
-            continue
-        moves = [(0.0, (done, at, held & ~(1 << i))) for i in range(len(names)) if held >> i & 1]
-        for op in range(at + 1, done + 1):
-            live = sum(size[i] for i in range(len(size)) if (held | 1 << op) >> i & 1)
-            if held >> op & 1 or held & inputs[op] != inputs[op] or live > budget:
-                continue
-            target = (done + 1, -1) if op == done else (done, op)
-            moves.append((graph.ops[op].time, (*target, held | 1 << op)))
-        for extra, target in moves:
-            if cost + extra < costs.get(target, float("inf")):
-                costs[target] = cost + extra
-                heappush(queue, (cost + extra, target))
-    return float("inf")
 
 
 def cost_of(plan: Plan) -> float:

@@ -82,7 +82,8 @@ def plan(
 ) -> None:
     """Print the cheapest schedule that fits a memory budget; exit code 1 and a witness if none does."""
     from graphsim.options import configure
-    from graphsim.planning import plan_as_dict, read_budget, witness
+    from graphsim.planning import bounded, least_time, plan_as_dict, read_budget, witness
+    from graphsim.reporters.plans import plan_text
     from graphsim.strategies import STRATEGIES
     from graphsim.strategies.auto import Auto
 
@@ -98,14 +99,15 @@ def plan(
         return
     graph = _graph(source, overrides, optimizer, precision, target, device, costs)
     limit = read_budget(budget, graph) if budget else None
-    best = chosen(graph, budget=limit)
+    least = least_time(graph, limit)
+    best = bounded(chosen(graph, budget=limit), least)
     _clear()
     why = witness(graph, [best], limit) if limit is not None and not best.feasible else None
     if as_json:
         answer = plan_as_dict(best) | ({"witness": why.as_dict()} if why else {})
         sys.stdout.write(json.dumps(answer, indent=2) + "\n")
     elif not why:
-        _print_plan(best)
+        sys.stdout.write(plan_text(best, least))
     if why:
         raise why.error()
 
@@ -248,19 +250,6 @@ def _progress() -> Callable[[str], None] | None:
 def _clear() -> None:
     if show := _progress():
         show("")
-
-
-def _print_plan(plan: Plan) -> None:
-    from graphsim.units import format_bytes
-
-    budget = "" if plan.budget is None else f" within {format_bytes(plan.budget)}"
-    proof = "optimal" if plan.proved_optimal else "not proved optimal"
-    sys.stdout.write(
-        f"{plan.strategy}: peak {format_bytes(plan.peak_bytes)} ({plan.peak_bytes:,} bytes){budget}, "
-        f"{plan.overhead:+.2%} compute, {proof}\n"
-        f"  no schedule needs less than {format_bytes(plan.lower_bound)}; {len(plan.schedule):,} executions; "
-        f"planned in {plan.seconds:.2f} s\n"
-    )
 
 
 def _print_comparison(plans: list[Plan]) -> None:

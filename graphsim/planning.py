@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
+
+import numpy as np
 
 from graphsim.errors import InfeasibleError, MissingExtraError, UsageError
 from graphsim.graph import Graph
-from graphsim.simulation import simulate
+from graphsim.schedule import Schedule
+from graphsim.simulation import op_costs, simulate
 from graphsim.strategies import STRATEGIES, Plan
 from graphsim.strategies.plan import pinning_op
+from graphsim.strategies.remat.bound import extra_cost
+from graphsim.strategies.remat.problem import problem_of
 from graphsim.units import format_bytes, parse_bytes
 
 LARGEST = 12
@@ -38,17 +43,45 @@ def read_budget(text: str, graph: Graph) -> int:
 
 
 def compare(graph: Graph, budget: int | None = None, *, progress: Progress | None = None) -> list[Plan]:
-    """Return the plan of every strategy; *progress* is told of those that cannot take this graph, or miss an extra."""
-    plans = []
+    """Return the plan of every strategy, `bounded`.
+
+    *progress* is told of those that cannot take this graph, or miss an extra.
+    """
+    plans, least = [], least_time(graph, budget)
     for name in STRATEGIES:
         if progress:
             progress(f"planning: {name}")
         try:
-            plans.append(STRATEGIES[name]()(graph, budget=budget))
+            plans.append(bounded(STRATEGIES[name]()(graph, budget=budget), least))
         except (MissingExtraError, UsageError) as error:
             if progress:
                 progress(f"skipped: {name}: {error}")
     return plans
+
+
+def least_time(graph: Graph, budget: int | None) -> float:
+    """Return what any schedule within *budget* costs that first runs the ops in program order; infinity if none fits.
+
+    Whoever made the schedule: the knapsack of `remat.bound` knows of no strategy.
+    """
+    base = float(op_costs(graph).sum())
+    return base if budget is None or not graph.ops else base + extra_cost(problem_of(graph), budget)
+
+
+def bounded(plan: Plan, least: float) -> Plan:
+    """Return *plan* with *least* (see `least_time`) as the bound of its time, unless its own is higher.
+
+    A plan that leaves program order keeps its own: *least* says nothing of it.
+    """
+    if not _keeps_order(plan.schedule):
+        return plan
+    bound = max(plan.time_bound, least)
+    proved = plan.proved_optimal or (plan.feasible and plan.time <= least * (1 + 1e-9))
+    return replace(plan, time_bound=min(bound, plan.time) if plan.feasible else bound, proved_optimal=proved)
+
+
+def _keeps_order(schedule: Schedule) -> bool:
+    return bool((np.diff(schedule.ops[~schedule.repeats]) > 0).all())
 
 
 def cheapest(plans: Sequence[Plan]) -> Plan:
@@ -104,6 +137,7 @@ class Witness:
     Attributes:
         smallest_peak: the smallest budget known feasible, and whose plan needs it.
         lower_bound: bytes that no schedule can do without: *pin* is the op that sets it, with what it touches.
+        proved: there is none that first runs the ops in program order.
         peak: where the smallest plan peaks, and what is live there.
     """
 
@@ -111,6 +145,7 @@ class Witness:
     smallest_peak: int
     strategy: str
     lower_bound: int
+    proved: bool
     pin: Place
     peak: Place
 
@@ -120,6 +155,7 @@ class Witness:
             "smallest_peak_bytes": self.smallest_peak,
             "strategy": self.strategy,
             "lower_bound_bytes": self.lower_bound,
+            "proved": self.proved,
             "op": self.pin.op,
             "pinned_by": self.pin.as_dict(),
             "peak_at": self.peak.as_dict(),
@@ -127,7 +163,10 @@ class Witness:
 
     def error(self) -> InfeasibleError:
         """Return it as an error of one line."""
-        proof = "proved: no schedule fits" if self.budget < self.lower_bound else "not proved impossible"
+        proof = "not proved impossible"
+        if self.proved:
+            order = "" if self.budget < self.lower_bound else " that keeps the order of ops"
+            proof = f"proved: no schedule{order} fits"
         place = self.pin if self.budget < self.lower_bound else self.peak
         live = ", ".join(f"{name} {format_bytes(size)}" for name, size, _ in place.live[:3])
         return InfeasibleError(
@@ -150,6 +189,7 @@ def witness(graph: Graph, plans: Sequence[Plan], budget: int) -> Witness:
         smallest_peak=smallest.peak_bytes,
         strategy=smallest.strategy,
         lower_bound=smallest.lower_bound,
+        proved=budget < smallest.lower_bound or least_time(graph, budget) == inf,
         pin=_pin(graph),
         peak=Place(op.name if op else "", op.layer if op else "", live),
     )

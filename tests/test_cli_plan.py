@@ -59,6 +59,19 @@ def test_plan_answers_with_the_cheapest_schedule_that_fits():
         assert data["time"] <= other["time"]
 
 
+def test_a_plan_says_how_far_from_optimal_it_can_be(dag):
+    said = graphsim("plan", dag, "--budget", "40").stdout
+    assert "+6.25% compute\n  proved optimal: no plan that keeps the order of ops costs less\n" in said
+    assert "optimal: it runs no op twice" in graphsim("plan", dag, "--budget", "50").stdout
+    assert "optimal" not in graphsim("plan", dag, "--strategy", "sqrt").stdout, "of what, without a budget?"
+    asked = ("plan", "resnet18", "--optimizer", "sgd", "--budget", "0.7x", "--strategy", "rotor")
+    data = json.loads(graphsim(*asked, "--json").stdout)
+    gap, floor = data["time"] / data["lower_bound"] - 1, data["lower_bound"] / data["base_time"] - 1
+    assert 0 < floor < data["overhead"]
+    line = f"  at most {gap:.2%} from optimal: no plan that keeps the order of ops costs less than {floor:+.2%}\n"
+    assert line in graphsim(*asked).stdout
+
+
 def test_compare_lists_every_strategy_with_the_same_keys():
     listed = json.loads(graphsim("compare", "lenet5", "--json").stdout)
     assert [entry["strategy"] for entry in listed] == list(STRATEGIES)

@@ -46,6 +46,16 @@ class Plan:
         """Extra cost over executing every op once: time / base_time - 1."""
         return self.time / self.base_time - 1 if self.base_time else 0.0
 
+    @property
+    def least_overhead(self) -> float:
+        """What the bound of the time is as an overhead."""
+        return self.time_bound / self.base_time - 1 if self.base_time else 0.0
+
+    @property
+    def gap(self) -> float:
+        """How far from optimal it is at most: time / time_bound - 1."""
+        return self.time / self.time_bound - 1 if self.time_bound else 0.0
+
 
 def judge(
     graph: Graph,

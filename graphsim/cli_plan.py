@@ -126,7 +126,9 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Print every strategy's peak, extra compute and time."""
-    from graphsim.planning import plan_as_dict, read_budget
+    from graphsim.planning import least_time, plan_as_dict, read_budget
+    from graphsim.reporters.plans import comparison_text
+    from graphsim.simulation import cost_unit
 
     graph = _graph(source, overrides_of(settings, batch=batch, seq=seq), optimizer, precision, target, device, costs)
     limit = read_budget(budget, graph) if budget else None
@@ -134,7 +136,7 @@ def compare(
     if as_json:
         sys.stdout.write(json.dumps([plan_as_dict(one) for one in plans], indent=2) + "\n")
     else:
-        _print_comparison(plans)
+        sys.stdout.write(comparison_text(plans, cost_unit(graph), least_time(graph, limit), width()))
 
 
 def _graph(
@@ -250,29 +252,3 @@ def _progress() -> Callable[[str], None] | None:
 def _clear() -> None:
     if show := _progress():
         show("")
-
-
-def _print_comparison(plans: list[Plan]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from graphsim.planning import pareto
-    from graphsim.units import format_bytes
-
-    stored = next((plan.peak_bytes for plan in plans if plan.strategy == "none"), 0) or 1
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in ("strategy", "peak", "of none", "overhead", "budget", "planned in", "Pareto"):
-        table.add_column(column, justify="left" if column in ("strategy", "Pareto", "budget") else "right")
-    for plan, best in zip(plans, pareto(plans), strict=True):
-        fits = "" if plan.budget is None else ("fits" if plan.feasible else "does not fit")
-        table.add_row(
-            plan.strategy,
-            format_bytes(plan.peak_bytes),
-            f"{plan.peak_bytes / stored:.1%}",
-            f"{plan.overhead:+.2%}",
-            fits,
-            f"{plan.seconds:.2f} s",
-            "*" if best else "",
-        )
-    Console(width=width(), highlight=False).print(table)
-    sys.stdout.write(f"* no other plan needs less memory or time. Lower bound: {format_bytes(plans[0].lower_bound)}\n")

@@ -166,19 +166,29 @@ def _owner(name: str, layers: set[str]) -> str:
 
 
 def op_costs(graph: Graph) -> npt.NDArray[np.float64]:
-    """Return the cost of each op: the one place that decides.
+    """Return the cost of each op.
 
     It is the time of the op, if any op of the graph has one; else its seconds on the GPU that the step
     is made for (`devices.op_seconds`); else its flops; else 1.
     """
+    return _priced(graph)[0]
+
+
+def cost_unit(graph: Graph) -> str:
+    """Return what `op_costs` counts: 'seconds', 'flops', 'ops', or '' if only the maker of the graph knows."""
+    return _priced(graph)[1]
+
+
+def _priced(graph: Graph) -> tuple[npt.NDArray[np.float64], str]:
+    """The one place that decides what an op costs, and in what unit."""
     times = np.array([op.time for op in graph.ops], dtype=np.float64)
     if times.any():
-        return times
+        return times, str(graph.attributes.get("cost_unit", ""))
     training = graph.attributes.get("training")
     if isinstance(training, Mapping) and training.get("target") == "cuda":
-        return op_seconds(graph, device_of(str(training.get("device", "")), "cuda"))
+        return op_seconds(graph, device_of(str(training.get("device", "")), "cuda")), "seconds"
     flops = np.array([op.flops for op in graph.ops], dtype=np.float64)
-    return flops if flops.any() else _unit_costs(graph)
+    return (flops, "flops") if flops.any() else (_unit_costs(graph), "ops")
 
 
 def with_costs(graph: Graph, costs: str | Mapping[str, float]) -> Graph:
@@ -192,18 +202,20 @@ def with_costs(graph: Graph, costs: str | Mapping[str, float]) -> Graph:
     Raises:
         UnknownNameError: *costs* is no such name.
     """
+    unit = ""
     if isinstance(costs, Mapping):
         times = np.array([costs.get(op.name, costs.get(op.kind, 0.0)) for op in graph.ops], dtype=np.float64)
     elif costs == "unit":
-        times = _unit_costs(graph)
+        times, unit = _unit_costs(graph), "ops"
     elif costs == "flops":
-        times = np.array([op.flops for op in graph.ops], dtype=np.float64)
+        times, unit = np.array([op.flops for op in graph.ops], dtype=np.float64), "flops"
     elif costs in DEVICES:
-        times = op_seconds(graph, DEVICES[costs])
+        times, unit = op_seconds(graph, DEVICES[costs]), "seconds"
     else:
         raise UnknownNameError("costs", costs, ["unit", "flops", *DEVICES])
     ops = [replace(op, time=time) for op, time in zip(graph.ops, times.tolist(), strict=True)]
-    return Graph(ops, graph.tensors.values(), outputs=graph.outputs, name=graph.name, attributes=graph.attributes)
+    attributes = {**graph.attributes, "cost_unit": unit}
+    return Graph(ops, graph.tensors.values(), outputs=graph.outputs, name=graph.name, attributes=attributes)
 
 
 def _unit_costs(graph: Graph) -> npt.NDArray[np.float64]:

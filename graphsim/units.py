@@ -1,8 +1,9 @@
-"""Bytes and dtypes, to and from text. Numbers elsewhere are plain integers of bytes."""
+"""Bytes, dtypes and costs, to and from text. Numbers elsewhere are plain integers of bytes."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from fractions import Fraction
 
 from graphsim.errors import UnknownNameError, UsageError
@@ -72,3 +73,19 @@ def format_number(number: float) -> str:
         return f"{number:.3g}"
     except OverflowError:
         return "more than 1e308"
+
+
+def format_cost(cost: float, unit: str) -> str:
+    """Return a cost in *unit* (see `simulation.cost_unit`): ``12.3 ms``, ``4.56 TFLOP``, ``1,234`` of anything else."""
+    if unit == "seconds":
+        return _scaled(cost, (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)))
+    if unit == "flops":
+        return _scaled(cost, (("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", 1e6), ("FLOP", 1.0)))
+    return f"{cost:,.0f}" if cost == round(cost) or cost >= 1e6 else f"{cost:,.6g}"
+
+
+def _scaled(number: float, units: Sequence[tuple[str, float]]) -> str:
+    """Return *number* with three digits in the largest of *units* of which there is one, else in the last."""
+    unit, scale = next((entry for entry in units if number >= entry[1]), units[-1])
+    value = number / scale
+    return f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f} {unit}"

@@ -82,9 +82,10 @@ def test_compare_lists_every_strategy_with_the_same_keys():
 def test_compare_prints_a_table_that_marks_the_pareto_optimal_rows():
     done = graphsim("compare", "resnet18", "--optimizer", "sgd", "--target", "cpu")
     assert done.returncode == 0
-    rows = {line.split()[0]: line for line in done.stdout.splitlines()[1:] if line}
-    assert rows["none"].rstrip().endswith("*"), "nothing is cheaper"
-    assert set(STRATEGIES) <= set(rows)
+    rows = {line.split()[1]: line for line in done.stdout.split("\n\n")[0].splitlines()[1:]}
+    assert rows["none"].startswith("A"), "nothing is cheaper"
+    assert "FLOP" in rows["none"], "there is no device to take time on"
+    assert set(STRATEGIES) == set(rows)
     assert "\x1b[" not in done.stdout
     assert done.stderr == "", "progress is for terminals"
 

@@ -8,7 +8,7 @@ import graphsim as gs
 from graphsim.devices import DEVICES, op_seconds
 from graphsim.errors import UnknownNameError
 from graphsim.graph import Graph, Op, Tensor
-from graphsim.simulation import op_costs, with_costs
+from graphsim.simulation import cost_unit, op_costs, with_costs
 
 A100 = DEVICES["a100-80g"]
 
@@ -59,5 +59,7 @@ def test_costs_come_from_times_then_the_device_then_flops_then_one_per_op():
     assert op_costs(on_gpu).tolist() == op_seconds(graph, DEVICES["t4"]).tolist()
     assert op_costs(with_costs(on_gpu, "flops")).tolist() == [7, 0]
     assert op_costs(with_costs(on_gpu, "h200")).tolist() == op_seconds(graph, DEVICES["h200"]).tolist()
+    priced = [with_costs(on_gpu, costs) for costs in ("flops", "h200", "unit", {"a": 0.5})]
+    assert [cost_unit(each) for each in (graph, on_gpu, *priced)] == ["flops", "seconds", "flops", "seconds", "ops", ""]
     with pytest.raises(UnknownNameError, match="unit"):
         with_costs(graph, "unti")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graphsim.errors import UnknownNameError, UsageError
-from graphsim.units import format_bytes, format_count, format_number, itemsize, parse_bytes
+from graphsim.units import format_bytes, format_cost, format_count, format_number, itemsize, parse_bytes
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,22 @@ def test_counts_and_numbers_stay_short():
         "1e+40",
         "more than 1e308",
     )
+
+
+@pytest.mark.parametrize(
+    ("cost", "unit", "text"),
+    [
+        (1234.5, "seconds", "1,234 s"),
+        (0.01234, "seconds", "12.3 ms"),
+        (4.2e-8, "seconds", "0.04 µs"),
+        (4.56e12, "flops", "4.56 TFLOP"),
+        (12, "flops", "12.0 FLOP"),
+        (1234567.0, "", "1,234,567"),
+        (17.25, "ops", "17.25"),
+    ],
+)
+def test_costs_are_shown_in_the_unit_they_are_in(cost, unit, text):
+    assert format_cost(cost, unit) == text
 
 
 def test_an_unknown_dtype_is_named():

@@ -28,7 +28,12 @@ PLAN_EXAMPLES = (
     "graphsim plan dag.json --budget 0.8x\n\n"
     "graphsim plan torch:mypackage.models:make_model --budget 0.6x --emit torch -o checkpoint_plan.py"
 )
-COMPARE_EXAMPLES = "Examples:\n\ngraphsim compare vgg16 --batch 256 --optimizer sgd\n\ngraphsim compare dag.json --json"
+COMPARE_EXAMPLES = (
+    "Examples:\n\n"
+    "graphsim compare vgg16 --batch 256 --optimizer sgd\n\n"
+    "graphsim compare resnet50 --batch 64 --budget 0.6x --plot pareto.svg\n\n"
+    "graphsim compare dag.json --json"
+)
 
 Source = Annotated[
     str,
@@ -124,15 +129,24 @@ def compare(
     device: Gpu = "",
     costs: Costs = "",
     as_json: AsJson = False,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Also draw it: a .png, .svg or .pdf file (extra 'plot').")
+    ] = None,
 ) -> None:
-    """Print every strategy's peak, extra compute and time."""
+    """Print every strategy's peak, time and extra compute, and a chart of one against the other."""
     from graphsim.planning import least_time, plan_as_dict, read_budget
+    from graphsim.reporters.pareto import plans_picture
     from graphsim.reporters.plans import comparison_text
+    from graphsim.reporters.plot import check
     from graphsim.simulation import cost_unit
 
+    if plot is not None:
+        check(plot.suffix.lower())  # before the minutes that planning may take
     graph = _graph(source, overrides_of(settings, batch=batch, seq=seq), optimizer, precision, target, device, costs)
     limit = read_budget(budget, graph) if budget else None
     plans = _all_plans(graph, limit)
+    if plot is not None:
+        write_file(plot, plans_picture(graph, plans, plot.suffix.lower()))
     if as_json:
         sys.stdout.write(json.dumps([plan_as_dict(one) for one in plans], indent=2) + "\n")
     else:

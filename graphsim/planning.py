@@ -64,8 +64,13 @@ def least_time(graph: Graph, budget: int | None) -> float:
 
     Whoever made the schedule: the knapsack of `remat.bound` knows of no strategy.
     """
-    base = float(op_costs(graph).sum())
-    return base if budget is None or not graph.ops else base + extra_cost(problem_of(graph), budget)
+    return float(op_costs(graph).sum()) if budget is None else floor(graph, [budget])[0][1]
+
+
+def floor(graph: Graph, budgets: Sequence[int]) -> list[tuple[int, float]]:
+    """Return each of *budgets* with its `least_time`."""
+    base, problem = float(op_costs(graph).sum()), problem_of(graph)
+    return [(budget, base + (extra_cost(problem, budget) if graph.ops else 0.0)) for budget in budgets]
 
 
 def bounded(plan: Plan, least: float) -> Plan:

@@ -90,6 +90,18 @@ def test_compare_prints_a_table_that_marks_the_pareto_optimal_rows():
     assert done.stderr == "", "progress is for terminals"
 
 
+def test_compare_draws_into_a_file_and_refuses_before_it_plans(dag, tmp_path):
+    pytest.importorskip("matplotlib")
+    file = tmp_path / "pareto.SVG"
+    done = graphsim("compare", dag, "--budget", "40", "--plot", str(file), "--json")
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)) == len(STRATEGIES)
+    assert file.read_bytes().startswith(b"<?xml")
+    refused = graphsim("compare", "llama3_8b", "--plot", str(tmp_path / "pareto.gif"))
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "*.png or *.svg or *.pdf" in refused.stderr
+
+
 def test_a_share_of_the_peak_is_a_budget_for_a_networkx_file(dag):
     done = graphsim("plan", dag, "--budget", "1x", "--json")
     data = json.loads(done.stdout)

@@ -1,11 +1,10 @@
-"""Static pictures with matplotlib (extra `plot`): the timeline by role, the composition of the peak, plans."""
+"""Static pictures with matplotlib (extra `plot`): the timeline by role, the composition of the peak."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -21,40 +20,46 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".svg", ".pdf")
 
 
-class PlanPoint(NamedTuple):
-    """A plan as a point of memory against extra cost."""
-
-    strategy: str
-    peak: int
-    overhead: float
-
-
-def picture(run: Simulation, suffix: str, plans: Sequence[PlanPoint] = ()) -> bytes:
+def picture(run: Simulation, suffix: str) -> bytes:
     """Return the picture of *run* in the format that *suffix* names.
 
     Raises:
         UsageError: the suffix names no format.
         MissingExtraError: matplotlib is not installed.
     """
+    check(suffix)
+    return drawn(figure(run), suffix)
+
+
+def check(suffix: str) -> None:
+    """Raise what `picture` raises, before there is anything to draw."""
     if suffix not in SUFFIXES:
         raise UsageError(f"a picture is {' or '.join('*' + known for known in SUFFIXES)}, not '*{suffix[:20]}'")
-    content = io.BytesIO()
-    figure(run, plans).savefig(content, format=suffix[1:], dpi=150)
-    return content.getvalue()
+    blank(1, 1)
 
 
-def figure(run: Simulation, plans: Sequence[PlanPoint] = ()) -> Figure:
-    """Return a figure: the timeline, the composition of the peak below it, and plans beside that if there are any."""
+def blank(width: float, height: float) -> Figure:
+    """Return a figure without anything on it, of inches."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingExtraError("matplotlib", "plot") from None
-    fig = Figure(figsize=(10, 7.2), layout="constrained")
-    grid = fig.add_gridspec(2, 2 if plans else 1, height_ratios=(2, 1))
-    draw_timeline(fig.add_subplot(grid[0, :]), run)
-    draw_composition(fig.add_subplot(grid[1, 0]), run)
-    if plans:
-        draw_plans(fig.add_subplot(grid[1, 1]), plans)
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def drawn(fig: Figure, suffix: str) -> bytes:
+    """Return *fig* in the format that *suffix* names."""
+    content = io.BytesIO()
+    fig.savefig(content, format=suffix[1:], dpi=150)
+    return content.getvalue()
+
+
+def figure(run: Simulation) -> Figure:
+    """Return a figure: the timeline, and the composition of the peak below it."""
+    fig = blank(10, 7.2)
+    grid = fig.add_gridspec(2, 1, height_ratios=(2, 1))
+    draw_timeline(fig.add_subplot(grid[0]), run)
+    draw_composition(fig.add_subplot(grid[1]), run)
     return fig
 
 
@@ -73,7 +78,7 @@ def draw_timeline(axes: Axes, run: Simulation) -> None:
     axes.axvline(at + 0.5, color="#b00020", linewidth=1.2)
     right = at > len(run.schedule) / 2
     axes.annotate(
-        f"peak {format_bytes(run.peak)}\n{_plain(run.op_at(at).name) if len(run.schedule) else ''}",
+        f"peak {format_bytes(run.peak)}\n{plain(run.op_at(at).name) if len(run.schedule) else ''}",
         (at + 0.5, run.peak),
         (-6 if right else 6, 0),
         textcoords="offset points",
@@ -84,9 +89,9 @@ def draw_timeline(axes: Axes, run: Simulation) -> None:
     )
     axes.set_xlim(0, max(1, len(run.schedule)))
     axes.set_ylim(0, max(1, run.peak) * 1.25)
-    axes.set_title(f"{_plain(run.graph.name)}: live bytes while each op runs", loc="left", fontsize=11)
+    axes.set_title(f"{plain(run.graph.name)}: live bytes while each op runs", loc="left", fontsize=11)
     axes.set_xlabel("op, in order of execution")
-    _byte_axis(axes, "y")
+    byte_axis(axes, "y")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), fontsize=8, ncols=len(ROLE_COLORS), frameon=False)
 
 
@@ -117,21 +122,10 @@ def draw_composition(axes: Axes, run: Simulation) -> None:
         )
     axes.set_xlim(0, max((size for size, _ in sizes), default=1) * 1.3)
     axes.set_title("Live at the peak", loc="left", fontsize=11)
-    _byte_axis(axes, "x")
+    byte_axis(axes, "x")
 
 
-def draw_plans(axes: Axes, plans: Sequence[PlanPoint]) -> None:
-    """Memory against extra cost: left and down is better."""
-    axes.scatter([plan.peak for plan in plans], [plan.overhead for plan in plans], color="#0072b2", zorder=3)
-    for plan in plans:
-        axes.annotate(_plain(plan.strategy), (plan.peak, plan.overhead), (4, 4), textcoords="offset points", fontsize=8)
-    axes.margins(0.2)
-    axes.set_title("Strategies: peak against extra cost", loc="left", fontsize=11)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    _byte_axis(axes, "x")
-
-
-def _byte_axis(axes: Axes, which: Literal["x", "y"]) -> None:
+def byte_axis(axes: Axes, which: Literal["x", "y"]) -> None:
     """Ticks at powers of two of bytes, at most about six."""
     low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
     step = 2 ** max(0, int(np.ceil(np.log2(max(1.0, (high - low) / 6)))))
@@ -145,6 +139,6 @@ def _words(role: str) -> str:
     return role.replace("_", " ")
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """A name as it is: matplotlib reads dollars as mathematics."""
     return text.replace("$", r"\$")

@@ -57,14 +57,6 @@ def test_the_bars_are_the_composition_of_the_peak(run):
     assert sum(bars) == run.peak
 
 
-def test_plans_are_points_of_memory_and_extra_cost(run):
-    pytest.importorskip("matplotlib")
-    plans = [plot.PlanPoint("none", 2**30, 0.0), plot.PlanPoint("half $x^2$", 2**29, 0.3)]
-    (points,) = plot.figure(run, plans).axes[2].collections
-    assert points.get_offsets().tolist() == [[2**30, 0.0], [2**29, 0.3]]
-    assert plot.picture(run, ".png", plans)
-
-
 def test_without_matplotlib_the_extra_is_named(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError, match=r"graphsim\[plot\]"):

@@ -120,7 +120,9 @@ def _facts(run: Simulation, first: bool, strategy: str, asked: dict[str, Any]) -
     """Return what the head of the page says: what a graph knows of its own training, else what was asked."""
     from graphsim.training import Training
 
-    training = {**asked, **dict(run.graph.attributes.get("training", {}))}
+    if "training" not in run.graph.attributes:  # a plain DAG
+        return {"strategy": strategy} if strategy else {}
+    training = {**asked, **dict(run.graph.attributes["training"])}
     chosen = Training(**training)
     facts = {
         "batch": str(run.graph.attributes.get("batch", "")),

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
 import graphsim as gs
+from graphsim.frontends.layered import layered
 from graphsim.graph import Graph
 from graphsim.liveness import live_ranges
 from graphsim.simulation import simulate
 from graphsim.strategies import STRATEGIES
 from graphsim.strategies.auto import Auto
 from graphsim.strategies.dtr import replay
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-
-from layered import layered
 
 SECONDS = 1.0
 """What a heuristic strategy may take for 5,000 ops."""

@@ -14,6 +14,7 @@ from graphsim.version import __version__
 if TYPE_CHECKING:
     from graphsim.errors import GraphSimError
     from graphsim.frontends import load
+    from graphsim.frontends.layered import layered
     from graphsim.frontends.torch import from_torch
     from graphsim.graph import Graph, Op, Phase, Role, Tensor
     from graphsim.report import Report, peak
@@ -34,6 +35,7 @@ __all__ = [
     "Training",
     "__version__",
     "from_torch",
+    "layered",
     "load",
     "peak",
     "simulate",
@@ -43,6 +45,7 @@ __all__ = [
 _HOMES = {
     "errors": ("GraphSimError",),
     "frontends": ("load",),
+    "frontends.layered": ("layered",),
     "frontends.torch": ("from_torch",),
     "graph": ("Graph", "Op", "Phase", "Role", "Tensor"),
     "report": ("Report", "peak"),

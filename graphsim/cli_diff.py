@@ -30,7 +30,6 @@ from graphsim.cli_shared import (
     training_of,
     width,
 )
-from graphsim.errors import UsageError
 
 DIFF_EXAMPLES = (
     "Examples:\n\n"
@@ -128,9 +127,7 @@ def _report(source: str, params: dict[str, Any], options: dict[str, Any]) -> dic
         first, step = captured_steps(source, training, params)
         report = report_step(step, first=first, policy=policy, largest=None)
     elif is_step(source):
-        if params:
-            raise UsageError(f"{source} is a graph, not a spec: it has no params to set")
-        report = report_step(load_source(source, {}), policy=policy, largest=None)
+        report = report_step(load_source(source, params), policy=policy, largest=None)
     else:
         report = peak(load_source(source, params), training, policy=policy, largest=None)
     data: dict[str, Any] = json.loads(report.to_json())

@@ -26,6 +26,7 @@ PLAN_EXAMPLES = (
     "graphsim plan gpt2 --batch 16 --budget 8GiB\n\n"
     "graphsim plan resnet50 --batch 128 --budget 0.5x --strategy rotor --json\n\n"
     "graphsim plan dag.json --budget 0.8x\n\n"
+    "graphsim plan layered:250 --set seed=1 --set width=0.4 --budget 0.9x\n\n"
     "graphsim plan torch:mypackage.models:make_model --budget 0.6x --emit torch -o checkpoint_plan.py"
 )
 COMPARE_EXAMPLES = (
@@ -40,7 +41,8 @@ Source = Annotated[
     typer.Argument(
         help="A spec file or a shipped spec's name (its step >= 2 is planned), or a graph's .json file: ours, or "
         "networkx node-link JSON with 'bytes' and 'time' per node; or a DTR log (.log, .jsonl); or your own model, "
-        "torch:package.module:function, which returns (model, inputs)."
+        "torch:package.module:function, which returns (model, inputs); or layered:250, a random graph of so many nodes "
+        "(--set seed=1, --set width=0.4)."
     ),
 ]
 Budget = Annotated[str, typer.Option(help="8GiB, 512MiB, ...; or 0.8x: that share of the peak without recompute.")]

@@ -22,7 +22,7 @@ Spec = Annotated[
     str,
     typer.Argument(
         help="A spec file, a shipped spec's name, an .onnx file, a graph's .json file, torch:module:function, "
-        "or hf:config.json."
+        "hf:config.json, or layered:250, a random graph of so many nodes."
     ),
 ]
 Batch = Annotated[int | None, typer.Option(help="Samples per (micro-)batch: param 'batch'.")]
@@ -100,7 +100,7 @@ def color() -> bool:
 
 def is_step(source: str) -> bool:
     """Whether *source* is a graph, a whole step, and not the spec of a model."""
-    return source.endswith(".json")
+    return source.endswith(".json") or source.startswith("layered:")
 
 
 def is_captured(source: str) -> bool:
@@ -156,7 +156,7 @@ def load_source(source: str, overrides: dict[str, Value], mode: str = "train") -
     """
     from graphsim.frontends import load
 
-    if is_step(source) and overrides:
+    if source.endswith(".json") and overrides:
         raise UsageError(f"{source} is a graph, not a spec: it has no params to set")
     if source.endswith(".onnx") and mode != "train":
         overrides = {"loss": "none", **overrides}

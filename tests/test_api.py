@@ -22,6 +22,7 @@ def test_the_public_names_are_these():
         "Tensor",
         "Training",
         "from_torch",
+        "layered",
         "load",
         "peak",
         "simulate",

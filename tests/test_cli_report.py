@@ -56,6 +56,12 @@ def test_a_report_of_a_graph_file(tmp_path):
     assert dict(data["facts"])["optimizer"].startswith("sgd"), "the graph knows how it is trained"
 
 
+def test_a_plain_dag_is_shown_without_a_word_on_training(tmp_path):
+    done = graphsim("report", "layered:40", "-o", str(tmp_path / "page.html"), "--strategy", "greedy")
+    assert done.returncode == 0, done.stderr
+    assert dict(data_of(tmp_path / "page.html")["facts"]) == {"strategy": "greedy"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

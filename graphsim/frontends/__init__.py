@@ -25,6 +25,7 @@ FRONTENDS = Registry(
         "dtr": "graphsim.frontends.dtr:load_dtr",
         "hf": "graphsim.frontends.hf:load_hf",
         "json": "graphsim.frontends.json:load_json",
+        "layered": "graphsim.frontends.layered:load_layered",
         "networkx": "graphsim.interchange:from_networkx",
         "onnx": "graphsim.frontends.onnx:load_onnx",
         "torch": "graphsim.frontends.torch:load_torch",
@@ -38,16 +39,17 @@ def load(source: Any, **parameters: Any) -> Graph:
     Args:
         source: a spec file or the name of a shipped spec, a graph's JSON file, a networkx DAG, a DTR
             operator log (.log or .jsonl), an ONNX file (.onnx), ``torch:package.module:factory``, your own
-            function that returns (model, inputs), or ``hf:config.json``, the local config of a
-            transformers model.
-        parameters: values for a spec's ``[params]``, for instance ``batch=8``; ``mutations`` of a log.
+            function that returns (model, inputs), ``hf:config.json``, the local config of a
+            transformers model, or ``layered:250``, a random layered graph of so many nodes.
+        parameters: values for a spec's ``[params]``, for instance ``batch=8``; ``mutations`` of a log;
+            ``seed`` and ``width`` of a layered graph.
 
     Raises:
-        SpecError, GraphError: the source is wrong; the message says where.
+        SpecError, GraphError, UsageError: the source is wrong; the message says where.
     """
     if hasattr(source, "adj") and hasattr(source, "nodes"):
         name = "networkx"
-    elif str(source).startswith(("torch:", "hf:")):
+    elif str(source).startswith(("torch:", "hf:", "layered:")):
         name = str(source).partition(":")[0]
     else:
         suffix = str(source).rpartition(".")[2]

@@ -12,11 +12,11 @@ import pytest
 from generators import chain, graphs, training_steps
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layered import layered
 from networks import NETWORKS
 
 import graphsim as gs
 from graphsim.errors import MissingExtraError, UsageError
+from graphsim.frontends.layered import layered
 from graphsim.graph import Graph, Op, Tensor
 from graphsim.simulation import simulate
 from graphsim.strategies.checkmate import Checkmate

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from generators import chain
-from layered import layered
 from quick import quick
 
 from graphsim.errors import ScheduleError
+from graphsim.frontends.layered import layered
 from graphsim.graph import Graph
 from graphsim.schedule import Schedule
 from graphsim.simulation import simulate

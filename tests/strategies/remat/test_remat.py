@@ -9,10 +9,10 @@ import pytest
 from generators import training_steps
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from layered import layered
 from optimum import optimum
 
 import graphsim as gs
+from graphsim.frontends.layered import layered
 from graphsim.frontends.spec import shipped_specs
 from graphsim.graph import Graph, Op, Tensor
 from graphsim.schedule import Schedule

@@ -10,19 +10,59 @@ from __future__ import annotations
 import random
 from itertools import pairwise
 from math import ceil, floor, sqrt
+from typing import Any
 
 import networkx as nx
 
+from graphsim.errors import UsageError, suggest
+from graphsim.graph import Graph
+from graphsim.interchange import from_networkx
+
+PREFIX = "layered:"
+MAX_NODES = 10_000
+"""At most; the edges of a wide graph grow with the square of its nodes."""
 SIGMA, EDGES, SKIPS = 0.75, 0.2, 0.14
 MIXTURE = ((0.5, 0.5, 0.2), (1.0, 1.0, 0.4), (3.0, 1.0, 0.3), (5.0, 1.0, 0.1))
 """Mean, standard deviation and weight of the Gaussians that output sizes are drawn from, in thousands."""
 
 
-def layered(nodes: int, seed: int, width: float | None = None) -> nx.DiGraph:
-    """Return a graph with ``bytes``, ``time`` and ``order``; *width* is drawn from 0.25 ... 0.5 if None."""
+def load_layered(source: str, **parameters: Any) -> Graph:
+    """Return the graph that *source* draws: ``layered:250`` is one of 250 nodes, see `layered` for the parameters.
+
+    Raises:
+        UsageError: it names no number of nodes, or a parameter does not exist or is out of range.
+    """
+    text = source.removeprefix(PREFIX)
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise UsageError(
+            f"'{source[:60]}' names no graph: write {PREFIX} and the number of nodes, for example {PREFIX}250"
+        )
+    known = ("seed", "width")
+    for name in parameters:
+        if name not in known:
+            raise UsageError(f"{source} has no param '{name[:60]}' to set; {suggest(name, known)}")
+    return from_networkx(layered(int(text), **parameters))
+
+
+def layered(nodes: int, seed: int = 0, width: float | None = None) -> nx.DiGraph:
+    """Return a random graph of layers, to be planned: what `Graph.from_networkx` reads.
+
+    Args:
+        nodes: of the graph; the first is the one source, the last the one sink.
+        seed: equal ones give equal graphs.
+        width: from narrow (0) to wide (1): n nodes make about sqrt(n (1 / width - 1)) layers; drawn from
+            0.25 ... 0.5 if None, as in the paper.
+
+    Returns:
+        A DAG whose nodes have ``bytes`` and ``time``, and its ``order`` of execution, layer by layer.
+
+    Raises:
+        UsageError: an argument is out of range.
+    """
+    _check(nodes, seed, width)
     rng = random.Random(seed)
-    layers = _layers(nodes, width or rng.uniform(0.25, 0.5), rng)
-    dag = nx.DiGraph(order=[node for layer in layers for node in layer])
+    layers = _layers(nodes, rng.uniform(0.25, 0.5) if width is None else width, rng)
+    dag = nx.DiGraph(name=f"{PREFIX}{nodes}", order=[node for layer in layers for node in layer])
     dag.add_nodes_from(dag.graph["order"])
     for before, after in pairwise(layers):
         dag.add_edges_from(_connect(before, after, rng))
@@ -34,13 +74,22 @@ def layered(nodes: int, seed: int, width: float | None = None) -> nx.DiGraph:
     return dag
 
 
+def _check(nodes: int, seed: int, width: float | None) -> None:
+    if type(nodes) is not int or not 2 <= nodes <= MAX_NODES:
+        raise UsageError(f"a layered graph has 2 to {MAX_NODES:,} nodes, not {str(nodes)[:40]}")
+    if type(seed) is not int:
+        raise UsageError(f"the seed of a layered graph is an integer, not {str(seed)[:40]!r}")
+    if width is not None and not (isinstance(width, float) and 0 < width < 1):
+        raise UsageError(f"the width of a layered graph is a number between 0 and 1, not {str(width)[:40]!r}")
+
+
 def _layers(nodes: int, width: float, rng: random.Random) -> list[list[int]]:
     """One source, layers of random size until the nodes are used up, one sink."""
     count = ceil(sqrt(nodes * (1 / width - 1)))
     low, high = ceil(nodes / count * (1 - SIGMA)), floor(nodes / count * (1 + SIGMA))
     layers, used = [[0]], 1
     while used < nodes - 1:
-        size = min(rng.randint(max(1, low), high), nodes - 1 - used)
+        size = min(rng.randint(low, max(low, high)), nodes - 1 - used)
         layers.append(list(range(used, used + size)))
         used += size
     return [*layers, [nodes - 1]]

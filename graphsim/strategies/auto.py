@@ -1,9 +1,9 @@
 """Ours: the cheap strategies first, then a search over any recompute of any unit, until it stops to pay.
 
 Starts are the cheapest plan of the span strategies that fits, a greedy repair of program order, and what DTR
-makes of it with each of its heuristics. Rounds of simulated annealing follow, by turns from the repair and from
-the best so far, until they bring nothing or what is left to gain is not worth the time. On a graph that CP-SAT
-can take (extra `solver`), retention intervals start from the best of that. The cost is bounded from below by a
+makes of it with each of its heuristics. Rounds of search follow, until they bring nothing or what is left to gain
+is not worth the time: simulated annealing for small graphs; for others ruin and recreate, two at a time and each
+with what the other found (extra `solver`: without numba, annealing too). The cost is bounded from below by a
 knapsack at every op (see `remat.bound`).
 """
 
@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import count
+from math import isfinite
 
 import numpy as np
 
-from graphsim.errors import MissingExtraError, UsageError
+from graphsim.errors import UsageError
 from graphsim.graph import Graph
 from graphsim.schedule import Schedule
 from graphsim.strategies.blocks import Blocks
@@ -25,25 +27,30 @@ from graphsim.strategies.dtr_scores import HEURISTICS
 from graphsim.strategies.greedy import Greedy
 from graphsim.strategies.plan import Plan, judge
 from graphsim.strategies.remat.bound import extra_cost
+from graphsim.strategies.remat.clock import Clock
 from graphsim.strategies.remat.evaluation import Evaluation, evaluate
 from graphsim.strategies.remat.improve import improve
-from graphsim.strategies.remat.intervals import solve
 from graphsim.strategies.remat.problem import Problem, problem_of
+from graphsim.strategies.remat.rebuild import TEPID, WARM, is_available, rebuild
 from graphsim.strategies.remat.repair import repair
 from graphsim.strategies.rotor import Rotor
 from graphsim.strategies.sqrt import Sqrt
 
 Progress = Callable[[str], None]
-_ROUND, _ROUND_PER_OP = 1.25, 0.008
-"""Seconds of a round: at least, and for every op. Longer ones settle no better than several of these do."""
-_IDLE, _IDLE_PER_OP = 2.4, 0.025
-"""Seconds that bring nothing, before the search gives up: at least, and for every op."""
+_SMALL = 150
+"""Ops up to which annealing is as good: the other search is not compiled for them."""
+_STEPS = 20_000
+"""Steps of a round of annealing; of ruin and recreate: at least."""
+_STEPS_PER_OP = 25
+"""Of ruin and recreate, for every op: longer rounds settle better than several of these do."""
+_GLANCE = 1_000_000
+"""Ops times steps of the first round of annealing for larger graphs: it may do without the other search."""
+_IDLE, _IDLE_MISFIT = 2, 6
+"""Rounds in a row that bring nothing, before the search gives up; and while nothing fits."""
 _WORTH = 0.0005
 """A gain that is worth a round's time, in parts of the cost of the step."""
 _DTR_SHARE = 0.02
 """Of the time, what each heuristic of DTR may take."""
-_SOLVED, _SOLVER_SECONDS = 600, 2.0
-"""Ops up to which the solver has its turn, and for how long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +59,7 @@ class Auto:
 
     Attributes:
         seconds: when to stop at the latest; Ctrl-C stops it with the best so far.
-        seed: of the search.
+        seed: of the search; unless the time cuts it short, the same finds the same.
         progress: told of every better plan, in words.
 
     Raises:
@@ -101,15 +108,15 @@ class Auto:
                 if plans[-1].feasible:
                     yield plans[-1].schedule
 
-        search = _Rounds(problem, budget, base + bound, start + self.seconds, self.seed)
-        try:
-            for state in chain(search.run(known()), search.solve()):
-                if self.progress:
-                    fits = "" if state.peak <= budget else ", does not fit yet"
-                    extra = (state.cost / base - 1) if base else 0.0
-                    self.progress(f"auto: {extra:+.3%} compute{fits}; at least {bound / base if base else 0:+.3%}")
-        except KeyboardInterrupt:
-            pass
+        def tell(cost: float, fits: bool) -> None:
+            if self.progress is not None and base:
+                gap = "" if cost <= base + bound else f", at most {cost / (base + bound) - 1:.2%} from optimal"
+                extra = f"{cost / base - 1:+.3%} compute" if fits else "nothing fits yet"
+                self.progress(f"auto: {extra}; at least {bound / base:+.3%}{gap if fits else ''}")
+
+        search = _Rounds(problem, budget, base + bound, Clock(start + self.seconds), self.seed, tell)
+        with suppress(KeyboardInterrupt):
+            search.run(known())
         if search.best is not None:
             found = judge(graph, problem.schedule(search.best.nodes), strategy="auto", budget=budget, seconds=0.0)
             plans.append(found)
@@ -121,64 +128,93 @@ def _preference(plan: Plan) -> tuple[bool, float, int]:
 
 
 class _Rounds:
-    """Rounds of annealing until they bring nothing, the bound is near or the time is up."""
+    """Rounds of search until they bring nothing, the bound is near or the time is up."""
 
-    def __init__(self, problem: Problem, budget: int, bound: float, until: float, seed: int) -> None:
-        self.problem, self.budget, self.bound, self.until, self.seed = problem, budget, bound, until, seed
+    def __init__(
+        self, problem: Problem, budget: int, bound: float, clock: Clock, seed: int, tell: Callable[[float, bool], None]
+    ) -> None:
+        self.problem, self.budget, self.bound, self.clock, self.seed = problem, budget, bound, clock, seed
+        self.tell = tell
         self.best: Evaluation | None = None
         self._worth = _WORTH * float(problem.cost[: problem.ops].sum())
 
-    def run(self, known: Iterable[Schedule]) -> Iterator[Evaluation]:
-        """Yield the best sequence whenever it changes, of the *known* ones too."""
-        now = time.perf_counter()
-        limit = now + 0.4 * max(0.0, self.until - now)
-        start = repair(evaluate(self.problem, np.arange(self.problem.ops)), self.budget, until=limit)
-        yield from self._offer(start)
+    def run(self, known: Iterable[Schedule]) -> None:
+        """Search from a repair of program order and from the *known* schedules; `best` is what it finds."""
+        left = max(0.0, self.clock.until - time.perf_counter())
+        stored = evaluate(self.problem, np.arange(self.problem.ops))
+        start = repair(stored, self.budget, until=self.clock.until - 0.6 * left)
+        self._offer(start)
         for schedule in known:
-            yield from self._offer(evaluate(self.problem, self.problem.nodes(schedule)))
-        length = max(_ROUND, _ROUND_PER_OP * self.problem.ops)
-        patience = max(_IDLE, _IDLE_PER_OP * self.problem.ops)
-        number, idle = 0, 0.0
-        while time.perf_counter() < self.until and idle < patience and not (number and self._is_near()):
-            assert self.best is not None, "it was offered two"
-            origin = start if number % 2 == 0 else self.best
-            until = min(self.until, time.perf_counter() + length)
-            before = self._rank(self.best)
-            found = improve(origin, self.budget, until=until, seed=self.seed + number, bound=self.bound)
-            yield from self._offer(found)
-            idle = 0.0 if self._is_worth(before) else idle + length
-            number += 1
+            self._offer(evaluate(self.problem, self.problem.nodes(schedule)))
+        if self.problem.ops > _SMALL and is_available():
+            if start.peak <= self.budget:
+                self._anneal(start, _GLANCE // self.problem.ops, 0)
+            self._repeat(self._rebuilding(start))
+        else:
+            self._repeat(self._annealing(start))
 
-    def solve(self) -> Iterator[Evaluation]:
-        """Yield what CP-SAT makes of the best sequence, if it is installed and the graph is small."""
-        seconds = min(_SOLVER_SECONDS, self.until - time.perf_counter())
-        if self.best is None or self._is_near() or self.problem.ops > _SOLVED or seconds < 0.5:
-            return
-        try:
-            hint = self.best.nodes if self.best.peak <= self.budget else None
-            answer = solve(self.problem, self.budget, seconds=seconds, seed=self.seed, hint=hint)
-        except MissingExtraError:
-            return
-        if answer.nodes is not None:
-            yield from self._offer(evaluate(self.problem, answer.nodes))
+    def _repeat(self, rounds: Iterator[None]) -> None:
+        """Go through *rounds* until they bring nothing, the bound is near or the time is up."""
+        idle = 0
+        while not (self.clock.is_over() or self._is_near()) and idle < (_IDLE if self._fits() else _IDLE_MISFIT):
+            before = self._rank()
+            next(rounds)
+            idle = 0 if self._is_worth(before) else idle + 1
 
-    def _offer(self, state: Evaluation) -> Iterator[Evaluation]:
-        if self.best is None or self._rank(state) < self._rank(self.best):
+    def _annealing(self, start: Evaluation) -> Iterator[None]:
+        """Rounds of annealing, by turns from *start* and from the best."""
+        for number in count():
+            self._anneal(start if number % 2 == 0 else self._known(), _STEPS, number)
+            yield
+
+    def _anneal(self, origin: Evaluation, steps: int, number: int) -> None:
+        found = improve(
+            origin, self.budget, steps=steps, clock=self.clock, seed=self.seed + number, bound=self.bound
+        )  # fmt: skip
+        self._offer(found)
+
+    def _rebuilding(self, start: Evaluation) -> Iterator[None]:
+        """Rounds of ruin and recreate: both from *start*; then on from there, or anew where both are the same."""
+        pair, warm = (start, start), (WARM, WARM)
+        steps = max(_STEPS, _STEPS_PER_OP * self.problem.ops)
+        for number in count():
+            found = rebuild(
+                pair, self.budget, steps=steps, clock=self.clock, seed=self.seed + number, warm=warm, watch=self._watch
+            )
+            first, second = sorted(found, key=self._rank_of)
+            self._offer(first)
+            same = self._rank_of(second) <= self._rank_of(self._known())
+            pair, warm = (self._known(), start if same else second), (TEPID, WARM if same else TEPID)
+            yield
+
+    def _watch(self, cost: float) -> None:
+        if isfinite(cost) and (not self._fits() or cost < self._known().cost):
+            self.tell(cost, True)
+
+    def _known(self) -> Evaluation:
+        assert self.best is not None, "a start is offered first"
+        return self.best
+
+    def _offer(self, state: Evaluation) -> None:
+        if self.best is None or self._rank_of(state) < self._rank():
             self.best = state
-            yield state
+            self.tell(state.cost, self._fits())
 
-    def _rank(self, state: Evaluation) -> tuple[bool, float]:
+    def _fits(self) -> bool:
+        return self._known().peak <= self.budget
+
+    def _rank(self) -> tuple[bool, float]:
+        return self._rank_of(self._known())
+
+    def _rank_of(self, state: Evaluation) -> tuple[bool, float]:
         fits = state.peak <= self.budget
         return (not fits, state.cost * (1 + 1e-9) if fits else state.peak)
 
     def _is_worth(self, before: tuple[bool, float]) -> bool:
         """Whether the best is so much better than the one of rank *before* that searching on is worth the time."""
-        assert self.best is not None, "there was one before"
-        too_much, number = self._rank(self.best)
+        too_much, number = self._rank()
         return too_much != before[0] or number < before[1] - (0.0 if too_much else self._worth)
 
     def _is_near(self) -> bool:
         """Whether the best fits, and no sequence could be much cheaper."""
-        if self.best is None or self.best.peak > self.budget:
-            return False
-        return self.best.cost <= self.bound * (1 + 1e-9) + self._worth
+        return self._fits() and self._known().cost <= self.bound * (1 + 1e-9) + self._worth

@@ -7,15 +7,14 @@ they do, so that the search stays near the border.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import numpy as np
 
 from graphsim.index import NOTHING, Ints
+from graphsim.strategies.remat.clock import Clock
 from graphsim.strategies.remat.evaluation import Evaluation, evaluate
 from graphsim.strategies.remat.repair import apply, idle_at, plan_drop
 
-Watch = Callable[[Evaluation], None]
 _KEEP = (0.0, 0.3, 1.0, 2.0)
 _WARM, _COLD = 1.0, 0.005
 """First and last temperature, in costs of an average op."""
@@ -58,15 +57,12 @@ def prune(state: Evaluation, budget: int) -> Evaluation:
     return without(state, np.array(removed, dtype=np.int64)) if removed else state
 
 
-def improve(
-    state: Evaluation, budget: int, *, until: float, seed: int, bound: float, watch: Watch | None = None
-) -> Evaluation:
-    """Return the cheapest sequence within *budget* that is found until the clock shows *until*.
+def improve(state: Evaluation, budget: int, *, steps: int, clock: Clock, seed: int, bound: float) -> Evaluation:
+    """Return the cheapest sequence within *budget* that *steps* steps find; if nothing fits, the lowest peak seen.
 
-    It ends early at a cost of *bound*; if nothing fits, it returns the lowest peak that was seen. *watch*
-    is told of every better sequence.
+    It ends early at a cost of *bound*, or when *clock* is over; otherwise the same *seed* finds the same.
     """
-    return _Annealing(state, budget, seed).run(until, bound, watch)
+    return _Annealing(state, budget, seed).run(steps, clock, bound)
 
 
 class _Annealing:
@@ -81,20 +77,20 @@ class _Annealing:
         stored = evaluate(self.problem, np.arange(self.problem.ops)).excess(budget)
         self.price = 0.1 * self.base / max(1, int(stored.sum()))
 
-    def run(self, until: float, bound: float, watch: Watch | None) -> Evaluation:
-        """Anneal until the clock shows *until*."""
-        start = now = time.perf_counter()
-        while now < until and not (self.best.peak <= self.budget and self.best.cost <= bound * (1 + 1e-12)):
-            progress = (now - start) / max(1e-9, until - start)
+    def run(self, steps: int, clock: Clock, bound: float) -> Evaluation:
+        """Anneal; it cools with the steps, or with the time that has passed if that goes faster."""
+        begin, done = time.perf_counter(), 0
+        while done < steps and not clock.is_over():
+            if self.best.peak <= self.budget and self.best.cost <= bound * (1 + 1e-12):
+                break
+            progress = max(done / steps, clock.passed(begin))
             self._step(self.base / max(1, self.problem.ops) * _WARM * (_COLD / _WARM) ** progress)
             if self._is_better(self.current):
                 fits = self.current.peak <= self.budget
                 self.best = prune(self.current, self.budget) if fits else self.current
                 if fits:
                     self._move(self.best)
-                    if watch is not None:
-                        watch(self.best)
-            now = time.perf_counter()
+            done += 1
         return self.best
 
     def _is_better(self, state: Evaluation) -> bool:

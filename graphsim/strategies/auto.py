@@ -2,19 +2,19 @@
 
 Starts are the cheapest plan of the span strategies that fits, a greedy repair of program order, and what DTR
 makes of it with each of its heuristics. Rounds of search follow, until they bring nothing or what is left to gain
-is not worth the time: simulated annealing for small graphs; for others ruin and recreate, two at a time and each
-with what the other found (extra `solver`: without numba, annealing too). The cost is bounded from below by a
-knapsack at every op (see `remat.bound`).
+is not worth the time: simulated annealing for small graphs; for others two at a time, in machine code (extra
+`solver`, else as for small ones): annealing, then ruin and recreate, each with what the other found. The cost is
+bounded from below by a knapsack at every op (see `remat.bound`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
-from math import isfinite
+from math import inf, isfinite
 
 import numpy as np
 
@@ -26,29 +26,33 @@ from graphsim.strategies.dtr import Dtr
 from graphsim.strategies.dtr_scores import HEURISTICS
 from graphsim.strategies.greedy import Greedy
 from graphsim.strategies.plan import Plan, judge
+from graphsim.strategies.remat.anneal import Annealing
 from graphsim.strategies.remat.bound import extra_cost
 from graphsim.strategies.remat.clock import Clock
 from graphsim.strategies.remat.evaluation import Evaluation, evaluate
 from graphsim.strategies.remat.improve import improve
+from graphsim.strategies.remat.pair import Search, is_available, side_by_side
 from graphsim.strategies.remat.problem import Problem, problem_of
-from graphsim.strategies.remat.rebuild import TEPID, WARM, is_available, rebuild
+from graphsim.strategies.remat.rebuild import TEPID, WARM, Rebuilding
 from graphsim.strategies.remat.repair import repair
 from graphsim.strategies.rotor import Rotor
 from graphsim.strategies.sqrt import Sqrt
 
 Progress = Callable[[str], None]
 _SMALL = 150
-"""Ops up to which annealing is as good: the other search is not compiled for them."""
+"""Ops up to which plain annealing is as good: nothing is compiled for them."""
 _STEPS = 20_000
-"""Steps of a round of annealing; of ruin and recreate: at least."""
+"""Steps of a round: of annealing; of ruin and recreate at least."""
 _STEPS_PER_OP = 25
-"""Of ruin and recreate, for every op: longer rounds settle better than several of these do."""
+"""Of a round of ruin and recreate, for every op: longer rounds settle better than several of these do."""
+_MOVES_PER_OP, _FIRST = 300, 0.35
+"""Steps of the compiled annealing before, for every op; the share of the time that it may take."""
 _GLANCE = 1_000_000
-"""Ops times steps of the first round of annealing for larger graphs: it may do without the other search."""
+"""Ops times steps of a first round of plain annealing for larger graphs: they may do without the compiled searches."""
 _IDLE, _IDLE_MISFIT = 2, 6
-"""Rounds in a row that bring nothing, before the search gives up; and while nothing fits."""
+"""Rounds in a row that bring nothing, before the search gives up; and while nothing fits that might."""
 _WORTH = 0.0005
-"""A gain that is worth a round's time, in parts of the cost of the step."""
+"""A gain that is worth a round's time, in parts of the cost of the step, or of the peak while nothing fits."""
 _DTR_SHARE = 0.02
 """Of the time, what each heuristic of DTR may take."""
 
@@ -81,9 +85,10 @@ class Auto:
         if budget is not None and stored.feasible:
             return replace(stored, seconds=time.perf_counter() - start)
         cheap = [stored, *(strategy(graph, budget=budget) for strategy in (Blocks(), Sqrt(), Greedy(), Rotor()))]
-        if budget is None:
+        if budget is None or budget < stored.lower_bound:
             best = min(cheap, key=lambda plan: (plan.peak_bytes, plan.time))
-            return replace(best, strategy="auto", seconds=time.perf_counter() - start)
+            bound = best.time_bound if budget is None else inf
+            return replace(best, strategy="auto", time_bound=bound, seconds=time.perf_counter() - start)
         best, bound = self._search(graph, budget, cheap, start)
         optimal = best.feasible and best.time <= best.base_time + bound * (1 + 1e-9)
         return replace(
@@ -148,44 +153,60 @@ class _Rounds:
             self._offer(evaluate(self.problem, self.problem.nodes(schedule)))
         if self.problem.ops > _SMALL and is_available():
             if start.peak <= self.budget:
-                self._anneal(start, _GLANCE // self.problem.ops, 0)
-            self._repeat(self._rebuilding(start))
+                self._improve(start, _GLANCE // self.problem.ops, 0)
+            self._repeat(self._in_pairs(start))
         else:
-            self._repeat(self._annealing(start))
+            self._repeat(self._by_turns(start))
 
     def _repeat(self, rounds: Iterator[None]) -> None:
         """Go through *rounds* until they bring nothing, the bound is near or the time is up."""
         idle = 0
-        while not (self.clock.is_over() or self._is_near()) and idle < (_IDLE if self._fits() else _IDLE_MISFIT):
+        while not (self.clock.is_over() or self._is_near()) and idle < self._patience():
             before = self._rank()
             next(rounds)
             idle = 0 if self._is_worth(before) else idle + 1
 
-    def _annealing(self, start: Evaluation) -> Iterator[None]:
+    def _patience(self) -> int:
+        """Return the rounds in a row that may bring nothing."""
+        return _IDLE_MISFIT if isfinite(self.bound) and not self._fits() else _IDLE
+
+    def _by_turns(self, start: Evaluation) -> Iterator[None]:
         """Rounds of annealing, by turns from *start* and from the best."""
         for number in count():
-            self._anneal(start if number % 2 == 0 else self._known(), _STEPS, number)
+            self._improve(start if number % 2 == 0 else self._known(), _STEPS, number)
             yield
 
-    def _anneal(self, origin: Evaluation, steps: int, number: int) -> None:
-        found = improve(
-            origin, self.budget, steps=steps, clock=self.clock, seed=self.seed + number, bound=self.bound
-        )  # fmt: skip
-        self._offer(found)
+    def _improve(self, origin: Evaluation, steps: int, number: int) -> None:
+        seed = self.seed + number
+        self._offer(improve(origin, self.budget, steps=steps, clock=self.clock, seed=seed, bound=self.bound))
 
-    def _rebuilding(self, start: Evaluation) -> Iterator[None]:
-        """Rounds of ruin and recreate: both from *start*; then on from there, or anew where both are the same."""
-        pair, warm = (start, start), (WARM, WARM)
-        steps = max(_STEPS, _STEPS_PER_OP * self.problem.ops)
-        for number in count():
-            found = rebuild(
-                pair, self.budget, steps=steps, clock=self.clock, seed=self.seed + number, warm=warm, watch=self._watch
-            )
-            first, second = sorted(found, key=self._rank_of)
-            self._offer(first)
-            same = self._rank_of(second) <= self._rank_of(self._known())
-            pair, warm = (self._known(), start if same else second), (TEPID, WARM if same else TEPID)
+    def _in_pairs(self, start: Evaluation) -> Iterator[None]:
+        """Rounds of two searches: they anneal from *start*, then ruin and recreate what they found.
+
+        Where both have found the same, one begins anew.
+        """
+        ops = self.problem.ops
+        seeds = [(self.seed, 0, 0), (self.seed, 0, 1)]
+        left = self.clock.until - time.perf_counter()
+        pair = self._run([Annealing(start, self.budget, seed) for seed in seeds], _MOVES_PER_OP * ops, _FIRST * left)
+        yield
+        for number in count(1):
+            best, second = self._known(), pair[1]
+            same = self._rank_of(second) <= self._rank()
+            searches = [
+                Rebuilding(best, second, self.budget, (self.seed, number, 0), TEPID),
+                Rebuilding(start if same else second, best, self.budget, (self.seed, number, 1), WARM),
+            ]
+            pair = self._run(searches, max(_STEPS, _STEPS_PER_OP * ops), inf)
             yield
+
+    def _run(self, searches: Sequence[Search], steps: int, seconds: float) -> list[Evaluation]:
+        """Return what *searches* find within *seconds*, the best first."""
+        clock = Clock(min(self.clock.until, time.perf_counter() + seconds))
+        found = sorted(side_by_side(searches, steps=steps, clock=clock, watch=self._watch), key=self._rank_of)
+        self.clock.stopped = clock.stopped
+        self._offer(found[0])
+        return found
 
     def _watch(self, cost: float) -> None:
         if isfinite(cost) and (not self._fits() or cost < self._known().cost):
@@ -213,7 +234,7 @@ class _Rounds:
     def _is_worth(self, before: tuple[bool, float]) -> bool:
         """Whether the best is so much better than the one of rank *before* that searching on is worth the time."""
         too_much, number = self._rank()
-        return too_much != before[0] or number < before[1] - (0.0 if too_much else self._worth)
+        return too_much != before[0] or number < before[1] - (_WORTH * number if too_much else self._worth)
 
     def _is_near(self) -> bool:
         """Whether the best fits, and no sequence could be much cheaper."""

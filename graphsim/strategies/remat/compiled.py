@@ -40,13 +40,18 @@ def compiled(function: Function) -> Function:
     return cast(Function, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
 
 
+def inlined(function: Function) -> Function:
+    """Compile within its callers: numba optimizes what is only called anew at every level above."""
+    return cast(Function, numba.njit(inline="always", error_model="numpy")(function))
+
+
 class Arrays(NamedTuple):
     """What the loops read of a `Problem`; few arrays, as each is seven arguments of every function.
 
     Attributes:
         nodes: rows WORKSPACE, HOLD of each node.
         units: rows SINCE, BEFORE_OP (`until`) of each unit.
-        values: rows SIZE, REMAKER (`value_unit`) of each value.
+        values: rows SIZE, REMAKER (`value_unit`), MAKER of each value.
     """
 
     ops: int
@@ -65,7 +70,7 @@ class Arrays(NamedTuple):
 
 WORKSPACE, HOLD = 0, 1
 SINCE, BEFORE_OP = 0, 1
-SIZE, REMAKER = 0, 1
+SIZE, REMAKER, MAKER = 0, 1, 2
 VALUE, BORN, LAST, EARLIER, USED, AGAIN, MEMORY, ABOVE, BEFORE, FOLLOWING, NEWEST = range(11)
 """Rows of scratch *r*: of each version of a value (its value, birth, last use, version before it, last use up to a
 moment, first use after it), of each execution (bytes live, those above the budget as `Evaluation.excess` counts them,
@@ -91,7 +96,7 @@ def arrays_of(problem: Problem) -> Arrays:
         cost=p.cost,
         nodes=np.stack([p.workspace, p.hold.astype(np.int64)]),
         units=np.stack([p.since, p.until]),
-        values=np.stack([p.size, p.value_unit]),
+        values=np.stack([p.size, p.value_unit, p.maker]),
         initial=p.initial,
         kept=p.kept,
     )
@@ -603,6 +608,7 @@ def search(
     other: Ints,
     budget: int,
     state: Floats,
+    record: Floats,
     steps: int,
     temperature: float,
     ruined: float,
@@ -614,7 +620,7 @@ def search(
     Args:
         current, best: sequences, both with room at their end.
         other: a sequence that stretches are taken from.
-        state: length, excess and cost of *current*, then of *best*.
+        state, record: length, excess and cost of *current*, and of *best*.
         temperature: how much dearer a sequence may become, on average.
         ruined: recomputes that are taken away at once, on average.
         stamp: number that no plan has had before, in *d*.
@@ -637,8 +643,8 @@ def search(
             made = _without_needless(g, r, work, made, budget, _count_new(g, work, made, current, length))
         _copy(current, work, made)
         _, cost, excess = _walk(g, r, current, made, budget)
-        if excess < state[4] or (excess == state[4] and cost < state[5] * (1 - 1e-12)):
+        if excess < record[1] or (excess == record[1] and cost < record[2] * (1 - 1e-12)):
             _copy(best, current, made)
-            state[3], state[4], state[5] = made, excess, cost
+            record[0], record[1], record[2] = made, excess, cost
         state[0], state[1], state[2] = made, excess, cost
     return stamp

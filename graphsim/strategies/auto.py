@@ -33,7 +33,7 @@ from graphsim.strategies.remat.evaluation import Evaluation, evaluate
 from graphsim.strategies.remat.improve import improve
 from graphsim.strategies.remat.pair import Search, is_available, side_by_side
 from graphsim.strategies.remat.problem import Problem, problem_of
-from graphsim.strategies.remat.rebuild import TEPID, WARM, Rebuilding
+from graphsim.strategies.remat.rebuild import HOT, TEPID, WARM, Rebuilding
 from graphsim.strategies.remat.repair import repair
 from graphsim.strategies.rotor import Rotor
 from graphsim.strategies.sqrt import Sqrt
@@ -49,7 +49,7 @@ _MOVES_PER_OP, _FIRST = 300, 0.35
 """Steps of the compiled annealing before, for every op; the share of the time that it may take."""
 _GLANCE = 1_000_000
 """Ops times steps of a first round of plain annealing for larger graphs: they may do without the compiled searches."""
-_IDLE, _IDLE_MISFIT = 2, 6
+_IDLE, _IDLE_MISFIT = 3, 6
 """Rounds in a row that bring nothing, before the search gives up; and while nothing fits that might."""
 _WORTH = 0.0005
 """A gain that is worth a round's time, in parts of the cost of the step, or of the peak while nothing fits."""
@@ -195,7 +195,7 @@ class _Rounds:
             same = self._rank_of(second) <= self._rank()
             searches = [
                 Rebuilding(best, second, self.budget, (self.seed, number, 0), TEPID),
-                Rebuilding(start if same else second, best, self.budget, (self.seed, number, 1), WARM),
+                Rebuilding(start if same else second, best, self.budget, (self.seed, number, 1), HOT if same else WARM),
             ]
             pair = self._run(searches, max(_STEPS, _STEPS_PER_OP * ops), inf)
             yield

@@ -8,7 +8,7 @@ only where they do. `g` is the problem, `h` who reads what, `s` the sequence, `c
 from __future__ import annotations
 
 from math import exp, inf, log
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -37,7 +37,7 @@ NODES, MEMORY, AT, FIRST, FOLLOWING, WHERE, UNIT, FREE, LOG_TAKEN, LOG_UNIT, LOG
 position and unit of each slot, free slots; what a move has done, to undo it; scratch of moves."""
 LENGTH, SLOTS, UNUSED, AGAIN, LOGGED, STAMP = range(6)
 """Of *c*: executions, slots in use or free again, free ones, executions of units, entries of the log, last plan."""
-_MORE, _LESS = np.int64(1), np.int64(-1)
+_MORE, _LESS = cast(int, np.int64(1)), cast(int, np.int64(-1))
 """Signs; numba would compile a function for every literal number that it is called with."""
 _END = 1 << 60
 """Behind every position."""

@@ -12,8 +12,8 @@ import numpy as np
 from graphsim.strategies.remat.evaluation import Evaluation
 from graphsim.strategies.remat.pair import Search
 
-WARM, TEPID = 0.5, 0.25
-"""First temperature from a new start, and of one that goes on; in costs of an average op."""
+HOT, WARM, TEPID = 2.0, 0.5, 0.25
+"""First temperatures: of a search that begins anew, and of the second and the first of two that go on."""
 _RUINED = 3.0
 """Recomputes that are taken away at once, on average."""
 

@@ -1,17 +1,31 @@
-"""How long strategies plan a step of 5,000 ops, and how fast DTR runs; the times are asserted."""
+"""How long strategies plan a step of 5,000 ops, how fast DTR runs and schedules are evaluated; times are asserted."""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 import graphsim as gs
 from graphsim.frontends.layered import layered
 from graphsim.graph import Graph
 from graphsim.liveness import live_ranges
+from graphsim.schedule import Schedule
 from graphsim.simulation import simulate
 from graphsim.strategies import STRATEGIES
 from graphsim.strategies.auto import Auto
 from graphsim.strategies.dtr import replay
+from graphsim.strategies.remat import incremental
+from graphsim.strategies.remat.compiled import MEMORY, arrays_of, scratch, walk
+from graphsim.strategies.remat.evaluation import evaluate
+from graphsim.strategies.remat.incremental import readers_of, sequence_of
+from graphsim.strategies.remat.problem import problem_of
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+from reference import interpret
 
 SECONDS = 1.0
 """What a heuristic strategy may take for 5,000 ops."""
@@ -61,11 +75,66 @@ def test_dtr(benchmark, step, heuristic):
     assert outcome.finished
 
 
-@pytest.mark.benchmark(group="one schedule, 1,000 ops, about 5,900 edges")
-def test_evaluation(benchmark):
+@pytest.fixture(scope="module")
+def planned() -> tuple[Graph, Schedule]:
+    """A layered graph of 1,000 ops and about 5,900 edges, and a schedule within 0.9 of its peak."""
     graph = Graph.from_networkx(layered(1000, 0, 0.31))
     schedule = Auto(seconds=2)(graph, budget=int(simulate(graph).peak * 0.9)).schedule
     assert schedule.repeats.any()
-    peak = benchmark(lambda: live_ranges(graph, schedule).peak)
-    assert peak > 0
+    return graph, schedule
+
+
+@pytest.mark.benchmark(group="one schedule, 1,000 ops, about 5,900 edges")
+@pytest.mark.parametrize("how", ["brute force", "liveness pass", "search, numpy", "search, compiled"])
+def test_evaluation(benchmark, planned, how):
+    graph, schedule = planned
+    problem = problem_of(graph)
+    nodes = problem.nodes(schedule)
+    arrays, (r, _, _) = arrays_of(problem), scratch(problem, len(nodes))
+    budget = live_ranges(graph, schedule).peak
+    ways = {
+        "brute force": lambda: max(interpret(graph, schedule.ops.tolist(), "eager").during),
+        "liveness pass": lambda: live_ranges(graph, schedule).peak,
+        "search, numpy": lambda: evaluate(problem, nodes).peak,
+        "search, compiled": lambda: walk(arrays, r, nodes, len(nodes), budget) and int(r[MEMORY, : len(nodes)].max()),
+    }
+    assert benchmark(ways[how]) == budget
+    if how != "brute force":
+        assert benchmark.stats["min"] < 0.5e-3
     benchmark.extra_info["edges"] = len(graph.index.input_tensor)
+
+
+@pytest.mark.benchmark(group="one recompute less and once more, 1,000 ops: incrementally, and as a whole")
+@pytest.mark.parametrize("how", ["whole", "incremental"])
+def test_a_local_move(benchmark, planned, how):
+    graph, schedule = planned
+    problem = problem_of(graph)
+    state = evaluate(problem, problem.nodes(schedule))
+    at = int(np.flatnonzero(state.nodes >= problem.ops)[0])
+    shorter = evaluate(problem, np.delete(state.nodes, at))
+    g, h = arrays_of(problem), readers_of(problem)
+    s, c, x = sequence_of(state)
+    length = len(state.nodes)
+
+    def incrementally() -> int:
+        unit = incremental.take(g, h, s, c, x, at)
+        incremental.place(g, h, s, c, x, unit, at)
+        return int(s[incremental.MEMORY, :length].max())
+
+    def as_a_whole() -> int:
+        return evaluate(
+            problem, np.insert(evaluate(problem, np.delete(state.nodes, at)).nodes, at, state.nodes[at])
+        ).peak
+
+    assert benchmark(incrementally if how == "incremental" else as_a_whole) == state.peak
+    incremental.take(g, h, s, c, x, at)
+    assert np.array_equal(s[incremental.MEMORY, : length - 1], shorter.memory)
+
+
+@pytest.mark.benchmark(group="one schedule of gpt2-xl, 5,400 ops")
+def test_evaluation_of_a_step(benchmark, step):
+    schedule = STRATEGIES["sqrt"]()(step, budget=int(simulate(step).peak * 0.8)).schedule
+    assert schedule.repeats.any()
+    peak = benchmark(lambda: live_ranges(step, schedule).peak)
+    assert peak == max(interpret(step, schedule.ops.tolist(), "eager").during)
+    assert benchmark.stats["min"] < 2e-3

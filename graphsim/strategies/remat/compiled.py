@@ -112,7 +112,7 @@ def scratch(problem: Problem, room: int) -> tuple[Ints, Ints, Floats]:
 
 
 @compiled
-def _walk(g: Arrays, r: Ints, nodes: Ints, length: int, budget: int) -> tuple[int, float, int]:
+def walk(g: Arrays, r: Ints, nodes: Ints, length: int, budget: int) -> tuple[int, float, int]:
     """Evaluate the sequence; return (rows, cost, bytes above the budget summed over executions)."""
     for value in range(g.values.shape[1]):
         r[NEWEST, value] = -1
@@ -166,7 +166,7 @@ def _count_above(g: Arrays, r: Ints, nodes: Ints, length: int, budget: int) -> i
 def evaluated(problem: Problem, nodes: Ints, budget: int) -> tuple[float, Ints, Ints]:
     """Return what the loops make of *nodes*: cost, memory and the bytes above *budget* of each execution."""
     r, _, _ = scratch(problem, len(nodes))
-    _, cost, _ = _walk(arrays_of(problem), r, nodes, len(nodes), budget)
+    _, cost, _ = walk(arrays_of(problem), r, nodes, len(nodes), budget)
     return cost, r[MEMORY, : len(nodes)], r[ABOVE, : len(nodes)]
 
 
@@ -523,7 +523,7 @@ def _recreate(
 ) -> tuple[int, float, int, int]:
     """Add drops until the sequence fits, none helps, or the cost is *limit*; return (length, cost, excess, stamp)."""
     while True:
-        rows, cost, excess = _walk(g, r, nodes, length, budget)
+        rows, cost, excess = walk(g, r, nodes, length, budget)
         if excess == 0 or cost >= limit or length + UNITS + 2 > len(nodes):
             return length, cost, excess, stamp
         moment = _choose_moment(r, length, draw)
@@ -550,7 +550,7 @@ def _without_needless(g: Arrays, r: Ints, nodes: Ints, length: int, budget: int,
             tried[node - g.ops] = 0
             for later in range(at, length - 1):
                 nodes[later] = nodes[later + 1]
-            _, _, excess = _walk(g, r, nodes, length - 1, budget)
+            _, _, excess = walk(g, r, nodes, length - 1, budget)
             if excess == 0:
                 length -= 1
                 continue
@@ -633,7 +633,7 @@ def search(
         if draw.random() < _CROSSED:
             shorter = _cross(g, work, current, other, draw)
         else:
-            rows, _, _ = _walk(g, r, current, length, budget)
+            rows, _, _ = walk(g, r, current, length, budget)
             _ruin(g, r, current, length, rows, ruined, begins, found, gone, draw)
             shorter = _copy_rest(work, current, length, gone)
         made, cost, excess, stamp = _recreate(g, r, d, f, work, shorter, budget, limit, stamp, units, draw)
@@ -642,7 +642,7 @@ def search(
         if excess == 0:
             made = _without_needless(g, r, work, made, budget, _count_new(g, work, made, current, length))
         _copy(current, work, made)
-        _, cost, excess = _walk(g, r, current, made, budget)
+        _, cost, excess = walk(g, r, current, made, budget)
         if excess < record[1] or (excess == record[1] and cost < record[2] * (1 - 1e-12)):
             _copy(best, current, made)
             record[0], record[1], record[2] = made, excess, cost

@@ -41,11 +41,11 @@ from graphsim.strategies.sqrt import Sqrt
 Progress = Callable[[str], None]
 _SMALL = 150
 """Ops up to which plain annealing is as good: nothing is compiled for them."""
-_STEPS = 20_000
-"""Steps of a round: of annealing; of ruin and recreate at least."""
-_STEPS_PER_OP = 25
-"""Of a round of ruin and recreate, for every op: longer rounds settle better than several of these do."""
-_MOVES_PER_OP, _FIRST = 300, 0.35
+_STEPS = 6_000
+"""Steps of a round of plain annealing."""
+_REBUILT, _REBUILT_PER_OP = 20_000, 25
+"""Steps of a round of ruin and recreate: at least, and for every op; longer rounds settle better than several do."""
+_MOVED_PER_OP, _FIRST = 300, 0.35
 """Steps of the compiled annealing before, for every op; the share of the time that it may take."""
 _GLANCE = 1_000_000
 """Ops times steps of a first round of plain annealing for larger graphs: they may do without the compiled searches."""
@@ -188,7 +188,7 @@ class _Rounds:
         ops = self.problem.ops
         seeds = [(self.seed, 0, 0), (self.seed, 0, 1)]
         left = self.clock.until - time.perf_counter()
-        pair = self._run([Annealing(start, self.budget, seed) for seed in seeds], _MOVES_PER_OP * ops, _FIRST * left)
+        pair = self._run([Annealing(start, self.budget, seed) for seed in seeds], _MOVED_PER_OP * ops, _FIRST * left)
         yield
         for number in count(1):
             best, second = self._known(), pair[1]
@@ -197,7 +197,7 @@ class _Rounds:
                 Rebuilding(best, second, self.budget, (self.seed, number, 0), TEPID),
                 Rebuilding(start if same else second, best, self.budget, (self.seed, number, 1), HOT if same else WARM),
             ]
-            pair = self._run(searches, max(_STEPS, _STEPS_PER_OP * ops), inf)
+            pair = self._run(searches, max(_REBUILT, _REBUILT_PER_OP * ops), inf)
             yield
 
     def _run(self, searches: Sequence[Search], steps: int, seconds: float) -> list[Evaluation]:

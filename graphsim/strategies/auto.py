@@ -2,9 +2,9 @@
 
 Starts are the cheapest plan of the span strategies that fits, a greedy repair of program order, and what DTR
 makes of it with each of its heuristics. Rounds of search follow, until they bring nothing or what is left to gain
-is not worth the time: simulated annealing for small graphs; for others two at a time, in machine code (extra
-`solver`, else as for small ones): annealing, then ruin and recreate, each with what the other found. The cost is
-bounded from below by a knapsack at every op (see `remat.bound`).
+is not worth the time: two searches at a time in machine code (extra `solver`), annealing first, then ruin and
+recreate, each with what the other found; or plain annealing, without numba and for small graphs before it is
+compiled. The cost is bounded from below by a linear program over what is absent at each op (see `remat.bound`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from graphsim.strategies.remat.bound import extra_cost
 from graphsim.strategies.remat.clock import Clock
 from graphsim.strategies.remat.evaluation import Evaluation, evaluate
 from graphsim.strategies.remat.improve import improve
-from graphsim.strategies.remat.pair import Search, is_available, side_by_side
+from graphsim.strategies.remat.pair import Search, is_available, is_compiled, side_by_side
 from graphsim.strategies.remat.problem import Problem, problem_of
 from graphsim.strategies.remat.rebuild import HOT, TEPID, WARM, Rebuilding
 from graphsim.strategies.remat.repair import repair
@@ -40,15 +40,16 @@ from graphsim.strategies.sqrt import Sqrt
 
 Progress = Callable[[str], None]
 _SMALL = 150
-"""Ops up to which plain annealing is as good: nothing is compiled for them."""
-_STEPS = 6_000
-"""Steps of a round of plain annealing."""
-_REBUILT, _REBUILT_PER_OP = 20_000, 25
-"""Steps of a round of ruin and recreate: at least, and for every op; longer rounds settle better than several do."""
+"""Ops up to which plain annealing is nearly as good: nothing is compiled for them alone."""
+_STEPS_PER_OP = 60
+"""Steps of a round of plain annealing, for every op."""
+_REBUILT_PER_OP, _REBUILT, _REBUILT_SMALL = 25, 20_000, 100
+"""Steps of a round of ruin and recreate, for every op: longer ones settle better than several do. At least so many in
+all, but for small graphs no more than so many for every op."""
 _MOVED_PER_OP, _FIRST = 300, 0.35
 """Steps of the compiled annealing before, for every op; the share of the time that it may take."""
-_GLANCE = 1_000_000
-"""Ops times steps of a first round of plain annealing for larger graphs: they may do without the compiled searches."""
+_GLANCE = 300_000
+"""Ops times steps of a first round of plain annealing: some graphs may do without the compiled searches."""
 _IDLE, _IDLE_MISFIT = 3, 6
 """Rounds in a row that bring nothing, before the search gives up; and while nothing fits that might."""
 _WORTH = 0.0005
@@ -63,7 +64,8 @@ class Auto:
 
     Attributes:
         seconds: when to stop at the latest; Ctrl-C stops it with the best so far.
-        seed: of the search; unless the time cuts it short, the same finds the same.
+        seed: of the search; unless the time cuts it short, the same finds the same (of up to 150 ops: once the
+            searches are compiled).
         progress: told of every better plan, in words.
 
     Raises:
@@ -151,7 +153,7 @@ class _Rounds:
         self._offer(start)
         for schedule in known:
             self._offer(evaluate(self.problem, self.problem.nodes(schedule)))
-        if self.problem.ops > _SMALL and is_available():
+        if is_available() and (self.problem.ops > _SMALL or is_compiled()):
             if start.peak <= self.budget:
                 self._improve(start, _GLANCE // self.problem.ops, 0)
             self._repeat(self._in_pairs(start))
@@ -161,19 +163,17 @@ class _Rounds:
     def _repeat(self, rounds: Iterator[None]) -> None:
         """Go through *rounds* until they bring nothing, the bound is near or the time is up."""
         idle = 0
-        while not (self.clock.is_over() or self._is_near()) and idle < self._patience():
+        while not (self.clock.is_over() or self._is_near()):
+            if idle >= (_IDLE_MISFIT if isfinite(self.bound) and not self._fits() else _IDLE):
+                break
             before = self._rank()
             next(rounds)
             idle = 0 if self._is_worth(before) else idle + 1
 
-    def _patience(self) -> int:
-        """Return the rounds in a row that may bring nothing."""
-        return _IDLE_MISFIT if isfinite(self.bound) and not self._fits() else _IDLE
-
     def _by_turns(self, start: Evaluation) -> Iterator[None]:
         """Rounds of annealing, by turns from *start* and from the best."""
         for number in count():
-            self._improve(start if number % 2 == 0 else self._known(), _STEPS, number)
+            self._improve(start if number % 2 == 0 else self._known(), _STEPS_PER_OP * self.problem.ops, number)
             yield
 
     def _improve(self, origin: Evaluation, steps: int, number: int) -> None:
@@ -197,7 +197,7 @@ class _Rounds:
                 Rebuilding(best, second, self.budget, (self.seed, number, 0), TEPID),
                 Rebuilding(start if same else second, best, self.budget, (self.seed, number, 1), HOT if same else WARM),
             ]
-            pair = self._run(searches, max(_REBUILT, _REBUILT_PER_OP * ops), inf)
+            pair = self._run(searches, max(_REBUILT_PER_OP * ops, min(_REBUILT, _REBUILT_SMALL * ops)), inf)
             yield
 
     def _run(self, searches: Sequence[Search], steps: int, seconds: float) -> list[Evaluation]:

@@ -10,7 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from importlib.util import find_spec
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -27,6 +28,15 @@ _TELL = 0.25
 def is_available() -> bool:
     """Return whether numba is installed."""
     return find_spec("numba") is not None
+
+
+def is_compiled() -> bool:
+    """Return whether the searches have been compiled before, and are on disk."""
+    from graphsim.strategies.remat.compiled import search
+    from graphsim.strategies.remat.incremental import anneal
+
+    compiled: tuple[Any, ...] = (anneal, search)
+    return all(any(Path(one.stats.cache_path).glob(f"*.{one.__name__}-*.nbi")) for one in compiled)
 
 
 class Search(ABC):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+_LATE = 0.1
+"""By how much of its way a search may be late before it hurries."""
+
 
 @dataclass(slots=True)
 class Clock:
@@ -17,6 +20,10 @@ class Clock:
         """Return whether it is time to stop."""
         return self.stopped or time.perf_counter() >= self.until
 
-    def passed(self, begin: float) -> float:
-        """Return the share of the time from *begin* that has passed."""
-        return (time.perf_counter() - begin) / max(1e-9, self.until - begin)
+    def progress(self, done: float, begin: float) -> float:
+        """Return how far a search is that began at *begin* and has taken the share *done* of its steps.
+
+        That is *done*, so that a seed finds the same on any machine, unless time runs out much faster.
+        """
+        passed = (time.perf_counter() - begin) / max(1e-9, self.until - begin)
+        return passed if passed > done + _LATE else done

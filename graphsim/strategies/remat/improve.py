@@ -83,7 +83,7 @@ class _Annealing:
         while done < steps and not clock.is_over():
             if self.best.peak <= self.budget and self.best.cost <= bound * (1 + 1e-12):
                 break
-            progress = max(done / steps, clock.passed(begin))
+            progress = clock.progress(done / steps, begin)
             self._step(self.base / max(1, self.problem.ops) * _WARM * (_COLD / _WARM) ** progress)
             if self._is_better(self.current):
                 fits = self.current.peak <= self.budget

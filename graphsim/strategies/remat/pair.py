@@ -70,7 +70,7 @@ class Search(ABC):
         for done in range(0, steps, self.chunk):
             if clock.is_over():
                 return
-            share = max(done / steps, clock.passed(begin))
+            share = clock.progress(done / steps, begin)
             self.advance(average * self.warm * (self.cold / self.warm) ** share)
 
     def reached(self) -> float:

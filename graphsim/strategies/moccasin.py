@@ -54,7 +54,7 @@ class Moccasin:
         progress: told of the best and the bound, in words.
 
     Raises:
-        MissingExtraError: OR-Tools is not installed.
+        MissingExtraError: OR-Tools is not installed, and the greedy start is not proved optimal without it.
         UsageError: the graph has too many ops, *seconds* is negative or *recomputes* not positive.
     """
 
@@ -98,9 +98,9 @@ class _Search:
         """Solve with more and more recomputes, until more do not help, the time is up or Ctrl-C is heard."""
         try:
             self._offer(repair(self.best, self.budget, until=self.start + _GREEDY * self.options.seconds))
-            proved = extra_cost(self.problem, self.budget)
+            proved = self.base + extra_cost(self.problem, self.budget)
             for recomputes in self._rounds():
-                if self.extra <= proved:
+                if self.base + self.extra <= proved * (1 + 1e-9):
                     return
                 answer = self._solve(recomputes)
                 if answer.nodes is not None:

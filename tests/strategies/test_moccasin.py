@@ -278,7 +278,7 @@ def test_a_graph_that_is_too_large_is_refused():
 def test_without_or_tools_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "ortools.sat.python", None)
     with pytest.raises(MissingExtraError, match="solver"):
-        Moccasin()(chain(6), budget=5000)
+        Moccasin()(HARD, budget=int(0.8 * simulate(HARD).peak))
 
 
 @pytest.mark.parametrize("options", [{"seconds": -1}, {"recomputes": 0}])

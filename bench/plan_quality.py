@@ -3,7 +3,7 @@
     python bench/plan_quality.py [--seeds N]     # a quarter of an hour
 
 Layered graphs as in Moccasin's paper (the generator's, not its instances), and training graphs of FCN-8, a U-Net,
-SegNet and ResNet-50 with one node per layer and pass, as in Checkmate's (`tests/trained_networks.py`). Exact means
+SegNet and ResNet-50 with one node per layer and pass, as in Checkmate's (`tests/networks.py`). Exact means
 CP-SAT where it can (up to 100 ops, 20 s); its answer is optimal only among the schedules of its form.
 """
 
@@ -25,7 +25,7 @@ from graphsim.strategies.moccasin import Moccasin
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from trained_networks import NETWORKS
+from networks import NETWORKS
 
 WIDTHS = {100: 0.27, 250: 0.43, 1000: 0.31}
 EXACT_OPS = 100

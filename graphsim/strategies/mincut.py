@@ -170,7 +170,8 @@ class Partitioner:
             wanted = missing.intersection(problem.reads[op])
             if wanted and self.graph.ops[op].phase is not Phase.FORWARD and not problem.hold[op]:
                 for unit in _closure(problem, missing, wanted):
-                    nodes.append(problem.ops + unit)
+                    if problem.may_run(unit, op):  # else what it made is still there: liveness keeps it
+                        nodes.append(problem.ops + unit)
                     missing.difference_update(problem.makes[problem.ops + unit])
             nodes.append(op)
         return np.array(nodes, dtype=np.int64)

@@ -62,7 +62,7 @@ def compare(graph: Graph, budget: int | None = None, *, progress: Progress | Non
 def least_time(graph: Graph, budget: int | None) -> float:
     """Return what any schedule within *budget* costs that first runs the ops in program order; infinity if none fits.
 
-    Whoever made the schedule: the knapsack of `remat.bound` knows of no strategy.
+    Whoever made the schedule: the linear program of `remat.bound` knows of no strategy.
     """
     return float(op_costs(graph).sum()) if budget is None else floor(graph, [budget])[0][1]
 
@@ -81,8 +81,9 @@ def bounded(plan: Plan, least: float) -> Plan:
     if not _keeps_order(plan.schedule):
         return plan
     bound = max(plan.time_bound, least)
-    proved = plan.proved_optimal or (plan.feasible and plan.time <= least * (1 + 1e-9))
-    return replace(plan, time_bound=min(bound, plan.time) if plan.feasible else bound, proved_optimal=proved)
+    if plan.proved_optimal or (plan.feasible and plan.time <= least * (1 + 1e-9)):
+        return replace(plan, time_bound=plan.time, proved_optimal=True)
+    return replace(plan, time_bound=min(bound, plan.time) if plan.feasible else bound)
 
 
 def _keeps_order(schedule: Schedule) -> bool:

@@ -1,4 +1,4 @@
-"""Simulated annealing by the moves of `improve`, a hundred times as fast: each re-evaluates only what it changes.
+"""Simulated annealing by the moves of `improve`, each of which re-evaluates only what it changes.
 
 The loops are in `incremental`.
 """
@@ -10,17 +10,20 @@ import numpy as np
 from graphsim.strategies.remat.evaluation import Evaluation, evaluate
 from graphsim.strategies.remat.pair import Search
 
+_WARM = 1.0
+"""The first temperature, in costs of an average op."""
+
 
 class Annealing(Search):
     """Annealing from *state*; what is above the budget has a price that keeps it near the border."""
 
     cold, chunk = 0.005, 1000
 
-    def __init__(self, state: Evaluation, budget: int, seed: tuple[int, ...], warm: float = 1.0) -> None:
+    def __init__(self, state: Evaluation, budget: int, seed: tuple[int, ...]) -> None:
         from graphsim.strategies.remat.compiled import arrays_of
         from graphsim.strategies.remat.incremental import readers_of, sequence_of
 
-        super().__init__(state, budget, seed, warm)
+        super().__init__(state, budget, seed, _WARM)
         ops = np.arange(self.problem.ops)
         stored = int(evaluate(self.problem, ops).excess(budget).sum())
         self._price = 0.1 * float(self.problem.cost[ops].sum()) / max(1, stored)

@@ -1,6 +1,6 @@
 """Two searches side by side, in machine code (extra `solver`): they share the time and stop together.
 
-The code is compiled when it is first used, which takes some ten seconds, and kept on disk.
+The code is compiled when it is first used, which takes about twenty seconds, and kept on disk.
 """
 
 from __future__ import annotations

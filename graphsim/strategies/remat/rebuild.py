@@ -29,7 +29,7 @@ class Rebuilding(Search):
         from graphsim.strategies.remat.compiled import arrays_of, scratch
 
         super().__init__(state, budget, seed, warm)
-        self._current, self._other = self.best.copy(), other.nodes
+        self._current, self._other = self.best.copy(), np.ascontiguousarray(other.nodes)
         self._numbers, self._stamp = self.record.copy(), 1
         self._arrays = (arrays_of(self.problem), *scratch(self.problem, len(self.best)))
 
@@ -41,7 +41,7 @@ class Rebuilding(Search):
             *self._arrays,
             self._current,
             self.best,
-            np.ascontiguousarray(self._other),
+            self._other,
             self.budget,
             self._numbers,
             self.record,

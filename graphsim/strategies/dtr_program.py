@@ -1,189 +1,329 @@
-"""What DTR must know of a graph before it runs: what may be evicted, and what must run again together.
+"""DTR's program: what it must know of a graph before it runs, in arrays.
 
-An op that overwrites a storage runs again together with all ops that gave the storage its bytes, and
-with those that read it in between: they are a *unit*. What cannot be made again as long as it is
-needed is never evicted: what a source that is overwritten, or the optimizer, has a part in.
+A *node* is an op that runs for the first time (0 ... N - 1), or, N + its first op, a *unit* that runs again. An op
+that overwrites a storage runs again together with all ops that gave the storage its bytes, and with those that read
+it in between: they are a unit. What cannot be made again as long as it is needed is never evicted: what a source that
+is overwritten, or the optimizer, has a part in. A storage goes by the number of the tensor that owns it.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from typing import NamedTuple
+
+import networkx as nx
+import numpy as np
 
 from graphsim.graph import Graph, Phase
-from graphsim.index import NOTHING
-from graphsim.strategies.spans import Dataflow
+from graphsim.index import NOTHING, Bools, Index, Ints, expand
+from graphsim.simulation import op_costs
+
+OPS, READS, OUTPUTS, MADE, TOUCHED, BLOCKED, RELEASED, TENSORS, BEFORE, AFTER = range(10)
+"""Ragged lists: of a node, its ops, and the tensors that it reads of others; of an op, its outputs, the evictable
+storages that it makes or makes views of, all storages that it touches, those whose next use is a hold (to evict them
+would free nothing), and those that nothing uses after it; of a storage, its tensors, and pairs (an evictable storage
+that it is made from, or that is made from it; the op that does)."""
+NEED, HOLD = range(2)
+"""Rows of *nodes*: the bytes that must be free before it runs; whether it only keeps alive what it reads."""
+STORAGE, REMAKER, SIZE, EVICTABLE, CONSTANT, COMPLETE, LAST_USE = range(7)
+"""Rows of *tensors*: the storage, the unit that makes it again (a node); and of those that are storages, the bytes,
+whether they can be made again for as long as something reads them, whether they are there from the beginning, the op
+after which they have their final bytes, and the last op that uses them."""
 
 
-class Program:
-    """A graph as plain lists, by op, tensor or storage (the number of the tensor that owns it).
+class Program(NamedTuple):
+    """A graph in arrays, N ops and M tensors.
 
     Attributes:
-        needs: for each op, the bytes that must be free before it runs.
-        parents: for each op, the storages that it reads, each once, by their last place among its inputs.
-        fresh: for each op, the storages that it makes, the first one last.
-        blocked: for each op, the storages whose next use is a hold: to evict them would free nothing.
-        unit: for each op, the ops that run when it runs again.
-        evictable: storages that can be made again for as long as something reads them.
-        made, makers: for each op, the evictable storages that it makes or makes views of, and those that it reads.
-        complete: the op after which a storage has its final bytes.
-        released: for each op, the storages that nothing uses after it.
+        starts, items: list i of kind k is ``items[starts[k, i]:starts[k, i + 1]]``.
+        nodes: (2, 2N).
+        tensors: (7, M).
+        costs: (N) of each op.
+        kept: tensors that must be there in the end.
     """
 
-    def __init__(self, graph: Graph, *, holds: bool = True) -> None:
-        flow, index = Dataflow(graph), graph.index
-        self.graph, self._holds = graph, holds
-        self.inputs, self.outputs, self.storage = flow.inputs, flow.outputs, flow.storage
-        self.producer, self.hold = flow.producer, flow.hold
-        self.size: list[int] = index.nbytes.tolist()
-        self.workspace: list[int] = index.workspace.tolist()
-        self.kept: list[int] = index.kept.tolist()
-        self.sources = [t for t, source in enumerate(index.source.tolist()) if source]
-        self.tensors: list[list[int]] = [[] for _ in self.storage]
-        for tensor, base in enumerate(self.storage):
-            self.tensors[base].append(tensor)
-        self.allocates = [sum(self.size[t] for t in row if self.storage[t] == t) for row in self.outputs]
-        self.needs = [a + w for a, w in zip(self.allocates, self.workspace, strict=True)]
-        self.parents = [list(dict.fromkeys(self.storage[t] for t in reversed(reads)))[::-1] for reads in self.inputs]
-        self.fresh = [[t for t in (*makes[1:], *makes[:1]) if self.storage[t] == t] for makes in self.outputs]
-        self.touched = [
-            list({self.storage[t] for t in (*reads, *makes)})
-            for reads, makes in zip(self.inputs, self.outputs, strict=True)
-        ]
-        self._find_uses(index.resident.tolist())
-        self.constant = [p != NOTHING and graph.ops[p].kind == "constant" for p in self.producer]
-        fixed = [op.phase is Phase.OPTIMIZER or op.kind == "constant" for op in graph.ops]
-        self.blocked = [[s for s in touched if self._next_hold(s, op)] for op, touched in enumerate(self.touched)]
-        self._find_units(flow, fixed)
-        self._find_evictable(flow, fixed)
+    starts: Ints
+    items: Ints
+    nodes: Ints
+    tensors: Ints
+    costs: np.typing.NDArray[np.float64]
+    kept: Ints
 
-    def _find_uses(self, resident: list[bool]) -> None:
-        end = len(self.inputs)
-        self._uses: list[list[int]] = [[] for _ in self.storage]
-        for position, storages in enumerate(self.touched):
-            for storage in storages:
-                self._uses[storage].append(position)
-        self.last_use = [uses[-1] if uses else NOTHING for uses in self._uses]
-        for tensor in self.kept:
-            self.last_use[self.storage[tensor]] = end
-        for storage in self.sources:
-            if resident[storage]:
-                self.last_use[storage] = end
-        self.released: list[list[int]] = [[] for _ in range(end)]
-        for storage, last in enumerate(self.last_use):
-            if 0 <= last < end:
-                self.released[last].append(storage)
 
-    def _next_hold(self, storage: int, position: int) -> bool:
-        """Whether the next use of *storage* after op *position* is a hold."""
-        if not self._holds:
-            return False
-        uses = self._uses[storage]
-        following = bisect_right(uses, position)
-        return following < len(uses) and self.hold[uses[following]]
+def program_of(graph: Graph, *, holds: bool = True) -> Program:
+    """Return the program of *graph*.
 
-    def _find_units(self, flow: Dataflow, fixed: list[bool]) -> None:
-        """Join what must run again together; mark in *fixed* what must not run again at all."""
-        sets = _DisjointSets(len(self.inputs))
-        for base, mutators in flow.mutators.items():
-            maker = flow.producer[base]
-            if maker == NOTHING:
-                for op in mutators:
-                    fixed[op] = True
-                continue
-            between = [p for p in self._uses[base] if p < mutators[-1] and not self.hold[p]]
-            for op in (*mutators, *between):
-                sets.join(op, maker)
-        self.unit = sets.members()
-        for op, ops in enumerate(self.unit):
-            if op == ops[0] and (any(fixed[o] for o in ops) or not self._is_convex(ops)):
-                for member in ops:
-                    fixed[member] = True
+    Args:
+        holds: ops of kind `hold` keep what they name; else they only release it.
+    """
+    index = graph.index
+    uses = _Uses(index)
+    units = _Units(graph, uses)
+    complete, evictable = _evictable(graph, uses, units)
+    makes = _unique(index.output_op, index.storage[index.output_tensor], index.tensors)
+    made = _where(makes, evictable[makes[1]])
+    makers = _last_of_each(index.input_op, index.input_storage, index.tensors)
+    below, above, op = _edges(made, _where(makers, evictable[makers[1]]), index)
+    released = np.argsort(uses.last, kind="stable")
+    released = released[(uses.last[released] >= 0) & (uses.last[released] < index.ops)]
+    blocked = uses.before_hold if holds else np.zeros(len(uses.op), bool)
+    starts, items = _ragged(
+        max(2 * index.ops, index.tensors),
+        {
+            OPS: units.runs,
+            READS: units.reads,
+            OUTPUTS: (index.output_op, index.output_tensor),
+            MADE: made,
+            TOUCHED: (uses.op, uses.storage),
+            BLOCKED: (uses.op[blocked], uses.storage[blocked]),
+            RELEASED: (uses.last[released], released),
+            TENSORS: (index.storage, np.arange(index.tensors)),
+            BEFORE: (np.repeat(below, 2), np.stack([above, op], axis=1).ravel()),
+            AFTER: (np.repeat(above, 2), np.stack([below, op], axis=1).ravel()),
+        },
+    )
+    maker = units.maker
+    return Program(
+        starts=starts,
+        items=items,
+        nodes=np.stack([units.need, np.concatenate([index.hold, index.hold])]).astype(np.int64),
+        tensors=np.stack(
+            [
+                index.storage,
+                np.where(maker == NOTHING, NOTHING, index.ops + units.first[maker]),
+                index.nbytes,
+                evictable,
+                _constants(graph, maker),
+                complete,
+                uses.last,
+            ]
+        ).astype(np.int64),
+        costs=op_costs(graph),
+        kept=index.kept,
+    )
 
-    def _is_convex(self, ops: list[int]) -> bool:
+
+def _constants(graph: Graph, maker: Ints) -> Bools:
+    constant = np.array([op.kind == "constant" for op in graph.ops], bool)
+    found: Bools = (maker != NOTHING) & constant[maker]
+    return found
+
+
+Pairs = tuple[Ints, Ints]
+"""Rows and an item of each, in order of the rows."""
+
+
+def _where(pairs: Pairs, mask: Bools) -> Pairs:
+    return pairs[0][mask], pairs[1][mask]
+
+
+def _unique(rows: Ints, items: Ints, most: int) -> Pairs:
+    """Return the pairs of (row, item), items below *most*, each once, in order."""
+    keys = np.unique(rows * most + items)
+    return keys // most, keys % most
+
+
+def _last_of_each(rows: Ints, items: Ints, most: int) -> Pairs:
+    """Return the pairs of (row, item), each once, at the last place where it stands."""
+    _, first = np.unique((rows * most + items)[::-1], return_index=True)
+    last = np.sort(len(rows) - 1 - first)
+    return rows[last], items[last]
+
+
+def _by_row(pairs: Pairs) -> Pairs:
+    order = np.argsort(pairs[0], kind="stable")
+    return pairs[0][order], pairs[1][order]
+
+
+def _ragged(rows: int, lists: Mapping[int, Pairs]) -> tuple[Ints, Ints]:
+    """Return *lists* one behind the other, and where each row of each begins."""
+    starts = np.zeros((len(lists), rows + 1), dtype=np.int64)
+    items, done = [], 0
+    for kind, pairs in lists.items():
+        row, item = _by_row(pairs)
+        starts[kind, 1:] = np.cumsum(np.bincount(row, minlength=rows))
+        starts[kind] += done
+        done += len(item)
+        items.append(item)
+    return starts, np.concatenate(items)
+
+
+def _edges(made: Pairs, makers: Pairs, index: Index) -> tuple[Ints, Ints, Ints]:
+    """Return (storage, one that it is made from, the first op that does) of what ops *made* from what *makers*."""
+    start = np.concatenate([[0], np.cumsum(np.bincount(makers[0], minlength=index.ops))])
+    operand, row = expand(start, made[0])
+    below, above, op = made[1][row], makers[1][operand], made[0][row]
+    _, first = np.unique(below * index.tensors + above, return_index=True)
+    first = np.sort(first[below[first] != above[first]])
+    return below[first], above[first], op[first]
+
+
+class _Uses:
+    """Which op touches which storage.
+
+    Attributes:
+        op, storage: each pair once, in order of the ops.
+        before_hold: whether the next op that touches the storage is a hold.
+        last: of each tensor that is a storage, the last op that touches it; the end, if it outlives the step.
+    """
+
+    def __init__(self, index: Index) -> None:
+        ops = np.concatenate([index.input_op, index.output_op])
+        tensors = np.concatenate([index.input_tensor, index.output_tensor])
+        self.op, self.storage = _unique(ops, index.storage[tensors], index.tensors)
+        order = np.argsort(self.storage, kind="stable")
+        self._op, storage = self.op[order], self.storage[order]
+        self._start = np.searchsorted(storage, np.arange(index.tensors + 1))
+        self.before_hold = np.zeros(len(order), bool)
+        self.before_hold[order[:-1]] = (storage[1:] == storage[:-1]) & index.hold[self._op[1:]]
+        self.last = np.full(index.tensors, NOTHING)
+        self.last[self.storage] = self.op
+        self.last[index.storage[index.kept]] = index.ops
+        self.last[index.resident] = index.ops
+
+    def of(self, storage: int) -> list[int]:
+        """Return the ops that touch *storage*, in order."""
+        found: list[int] = self._op[self._start[storage] : self._start[storage + 1]].tolist()
+        return found
+
+
+class _Units:
+    """What must run again together.
+
+    Attributes:
+        maker: op that makes each tensor.
+        first: of each op, the first of its unit.
+        fixed: ops that must not run again at all.
+        members: of each unit of several ops, by its first.
+        overwrites: pairs of storages and the ops that overwrite them.
+        runs, reads: pairs of nodes and their ops, and the tensors that they read of others.
+        need: bytes that must be free for each node.
+    """
+
+    def __init__(self, graph: Graph, uses: _Uses) -> None:
+        index = graph.index
+        self._index = index
+        self.maker = np.full(index.tensors, NOTHING)
+        self.maker[index.output_tensor] = index.output_op
+        writer = np.repeat(np.arange(index.ops), np.diff(index.write_start))
+        self.overwrites = _by_row((index.storage[index.write_tensor], writer))
+        self.fixed = np.array([op.phase is Phase.OPTIMIZER or op.kind == "constant" for op in graph.ops], bool)
+        self.first = np.arange(index.ops)
+        self.members: dict[int, list[int]] = {}
+        for members in self._groups(uses):
+            self.first[members] = members[0]
+            self.members[members[0]] = members
+            self.fixed[members] = self.fixed[members].any() or not self._is_convex(members)
+        ops = np.arange(index.ops)
+        self.runs = np.concatenate([ops, index.ops + self.first]), np.concatenate([ops, ops])
+        self.reads = self._reads()
+        self.need = self._need()
+
+    def _groups(self, uses: _Uses) -> Iterable[list[int]]:
+        """Yield the ops that only together give some storage its bytes, with those that read it in between."""
+        joined: nx.Graph[int] = nx.Graph()
+        storages, ops = self.overwrites
+        given = self.maker[storages] == NOTHING
+        self.fixed[ops[given]] = True
+        last = dict(zip(storages[~given].tolist(), ops[~given].tolist(), strict=True))
+        for storage, mutator in last.items():
+            between = (op for op in uses.of(storage) if op <= mutator and not self._index.hold[op])
+            joined.add_edges_from((int(self.maker[storage]), op) for op in between)
+        return (sorted(members) for members in nx.connected_components(joined))
+
+    def _is_convex(self, members: list[int]) -> bool:
         """Whether no op between those of a unit depends on one of them and is read by another."""
-        if len(ops) == 1:
-            return True
-        inside = set(ops)
-        tainted: set[int] = set()
-        outside: set[int] = set()
-        for position in range(ops[0], ops[-1] + 1):
-            reads = {self.storage[t] for t in self.inputs[position]}
-            makes = {self.storage[t] for t in self.outputs[position]}
-            if position in inside:
-                if reads & outside:
+        index, inside = self._index, set(members)
+        tainted, outside = set[int](), set[int]()
+        for op in range(members[0], members[-1] + 1):
+            inputs = index.input_storage[index.input_start[op] : index.input_start[op + 1]].tolist()
+            outputs = index.output_tensor[index.output_start[op] : index.output_start[op + 1]]
+            makes = set(index.storage[outputs].tolist())
+            if op in inside:
+                if not outside.isdisjoint(inputs):
                     return False
                 tainted |= makes
-            elif reads & (tainted | outside):
+            elif not tainted.isdisjoint(inputs) or not outside.isdisjoint(inputs):
                 outside |= makes - tainted
         return True
 
-    def _find_evictable(self, flow: Dataflow, fixed: list[bool]) -> None:
-        """A storage is evictable if all that makes it again stays possible up to its last use."""
-        end = len(self.inputs)
-        until = [end] * len(self.storage)  # the last op before which each storage can be made again, or read
-        self.complete = [NOTHING] * len(self.storage)
-        possible = [True] * len(self.storage)
-        for storage in {self.storage[t] for t in self.sources}:
-            until[storage], possible[storage] = self.last_use[storage], False
-        units = []
-        for position, ops in enumerate(self.unit):
-            made = {self.storage[t] for t in self.outputs[position]}
-            for storage in made:
-                if self.producer[storage] == position:
-                    self.complete[storage] = ops[-1]
-                if fixed[position]:
-                    possible[storage] = False
-                    until[storage] = end if self.constant[storage] else self.last_use[storage]
-            if position == ops[0] and not fixed[position]:
-                units.append((ops, {self.storage[t] for op in ops for t in self.outputs[op]}))
-        while self._lower_limits(flow, units, until):
-            pass  # a unit may end after those that read it: most is done in the first round
-        self.evictable = [ok and last <= bound for ok, last, bound in zip(possible, self.last_use, until, strict=True)]
-        bases = [list(dict.fromkeys(self.storage[t] for t in makes)) for makes in self.outputs]
-        self.made = [[s for s in row if self.evictable[s]] for row in bases]
-        self.makers = [[s for s in row if self.evictable[s]] for row in self.parents]
+    def _reads(self) -> Pairs:
+        index = self._index
+        maker = self.maker[index.input_tensor]
+        elsewhere = (maker == NOTHING) | (self.first[maker] != self.first[index.input_op])
+        again = index.ops + self.first[index.input_op[elsewhere]]
+        return np.concatenate([index.input_op, again]), np.concatenate(
+            [index.input_tensor, index.input_tensor[elsewhere]]
+        )
 
-    def _lower_limits(self, flow: Dataflow, units: list[tuple[list[int], set[int]]], until: list[int]) -> bool:
-        """What a unit makes can be made again for as long as what it reads; return whether that changed anything."""
-        changed = False
-        for ops, made in units:
-            limits = [self._limit(flow, op, t, until) for op in ops for t in self.inputs[op]]
-            limit = min(limits, default=len(self.inputs))
-            for storage in made:
-                if limit < until[storage]:
-                    until[storage], changed = limit, True
-        return changed
-
-    def _limit(self, flow: Dataflow, op: int, tensor: int, until: list[int]) -> int:
-        """Return the last op before which *op* can read *tensor* again."""
-        base = self.storage[tensor]
-        if flow.producer[base] != NOTHING:
-            return until[base]
-        mutators = flow.mutators.get(base, [])
-        following = bisect_right(mutators, op)
-        changed = mutators[following] if following < len(mutators) else len(self.inputs)
-        return min(until[base], changed)
+    def _need(self) -> Ints:
+        index = self._index
+        own = index.storage[index.output_tensor] == index.output_tensor
+        made = np.bincount(
+            index.output_op[own], weights=index.nbytes[index.output_tensor[own]], minlength=index.ops
+        ).astype(np.int64)
+        again, workspace = np.zeros((2, index.ops), dtype=np.int64)
+        np.add.at(again, self.first, made)
+        np.maximum.at(workspace, self.first, index.workspace)
+        return np.concatenate([made + index.workspace, again + workspace])
 
 
-class _DisjointSets:
-    """Union-find over 0 ... count - 1."""
+def _evictable(graph: Graph, uses: _Uses, units: _Units) -> tuple[Ints, Bools]:
+    """Return the op that completes each storage, and whether it can be made again for as long as it is used."""
+    index = graph.index
+    owner = index.storage[index.output_tensor]
+    complete = np.full(index.tensors, NOTHING)
+    own = owner == index.output_tensor
+    ends = np.arange(index.ops)
+    np.maximum.at(ends, units.first, np.arange(index.ops))
+    complete[owner[own]] = ends[units.first[index.output_op[own]]]
+    possible = np.ones(index.tensors, bool)
+    until = np.full(index.tensors, index.ops)  # the last op before which each storage can be made again, or read
+    given = index.storage[index.source]
+    held = owner[units.fixed[index.output_op]]
+    possible[given] = possible[held] = False
+    until[given], until[held] = uses.last[given], uses.last[held]
+    until[_constants(graph, units.maker)] = index.ops
+    evictable: Bools = possible & (uses.last <= np.array(_limits(index, units, until), dtype=np.int64))
+    return complete, evictable
 
-    def __init__(self, count: int) -> None:
-        self._leader = list(range(count))
 
-    def find(self, item: int) -> int:
-        leader = self._leader
-        while leader[item] != item:
-            leader[item] = leader[leader[item]]
-            item = leader[item]
-        return item
+def _limits(index: Index, units: _Units, until: Ints) -> list[int]:
+    """Lower *until* to what the units allow: what one makes can be made again for as long as what it reads."""
+    limits: list[int] = until.tolist()
+    unit, may = units.first[index.input_op], ~units.fixed[index.input_op]
+    bounds = np.full(index.ops, index.ops)
+    np.minimum.at(bounds, unit, np.minimum(until[index.input_storage], _overwritten(index, units)))
+    readers = _rows(index.tensors, index.input_storage[may], unit[may])
+    makes = _rows(index.ops, units.first[index.output_op], index.storage[index.output_tensor])
+    done: list[bool] = units.fixed.tolist()
+    order = np.argsort(bounds, kind="stable")
+    for first, limit in zip(order.tolist(), bounds[order].tolist(), strict=True):  # the lowest limit comes first
+        stack = [first]
+        while stack:
+            reader = stack.pop()
+            if not done[reader]:
+                done[reader] = True
+                for storage in makes[reader]:
+                    if limit < limits[storage]:
+                        limits[storage] = limit
+                        stack += readers[storage]
+    return limits
 
-    def join(self, a: int, b: int) -> None:
-        self._leader[self.find(a)] = self.find(b)
 
-    def members(self) -> list[list[int]]:
-        """Return, for each item, the sorted members of its set."""
-        found: dict[int, list[int]] = {}
-        for item in range(len(self._leader)):
-            found.setdefault(self.find(item), []).append(item)
-        return [found[self.find(item)] for item in range(len(self._leader))]
+def _overwritten(index: Index, units: _Units) -> Ints:
+    """Return, for each input, the op that next overwrites it if no op makes it anew; else the end."""
+    storage, op = units.overwrites
+    keys = storage * (index.ops + 1) + op
+    following = np.searchsorted(keys, index.input_storage * (index.ops + 1) + index.input_op, side="right")
+    storage, op = np.append(storage, NOTHING)[following], np.append(op, index.ops)[following]
+    given = (units.maker[index.input_storage] == NOTHING) & (storage == index.input_storage)
+    return np.where(given, op, index.ops)
+
+
+def _rows(count: int, rows: Ints, items: Ints) -> list[list[int]]:
+    """Return the items of each row as lists."""
+    starts, flat = _ragged(count, {0: (rows, items)})
+    listed = flat.tolist()
+    return [listed[low:high] for low, high in pairwise(starts[0].tolist())]

@@ -104,39 +104,33 @@ class Partitioner:
             return self.joint.everything()
         if setting == 1 or self._most <= self.joint.input_bytes:
             return self._fastest
-        for cut in (self._cheap, self._aggressive):
-            if self._share(cut) < setting:
+        for share, cut in self._relaxing:
+            if share < setting:
                 return cut
         if not self._candidates:
             return self.joint.everything()
         saved = set(self._knapsack.choose(setting))
         dropped = {unit for i, unit in enumerate(self._candidates) if i not in saved}
-        return self._relaxed(frozenset(dropped))
+        return self.joint.cut(self._expensive - dropped)
 
     @cached_property
     def _fastest(self) -> Cut:
         return self.joint.cut(self.joint.banned(Bans()))
 
     @cached_property
-    def _cheap(self) -> Cut:
-        return self.joint.cut(self.joint.banned(Bans(False, False, False)))
-
-    @cached_property
     def _expensive(self) -> set[int]:
         return self.joint.banned(Bans(False, False, False, False))
-
-    @cached_property
-    def _aggressive(self) -> Cut:
-        return self.joint.cut(self._expensive)
 
     @cached_property
     def _most(self) -> int:
         return self.joint.saved_bytes(self._fastest)
 
-    def _share(self, cut: Cut) -> float:
-        """Return what *cut* saves, as a setting (`get_mem_ratio`)."""
+    @cached_property
+    def _relaxing(self) -> list[tuple[float, Cut]]:
+        """The cuts of fewer and fewer bans, and what each saves as a setting (`get_mem_ratio`)."""
         least = self.joint.input_bytes
-        return (self.joint.saved_bytes(cut) - least) / (self._most - least)
+        cuts = self.joint.cut(self.joint.banned(Bans(False, False, False))), self.joint.cut(self._expensive)
+        return [((self.joint.saved_bytes(cut) - least) / (self._most - least), cut) for cut in cuts]
 
     @cached_property
     def _candidates(self) -> list[int]:
@@ -152,9 +146,6 @@ class Partitioner:
         costs = self.problem.cost[[self.problem.ops + unit for unit in self._candidates]]
         return Knapsack(sizes, costs)
 
-    def _relaxed(self, dropped: frozenset[int]) -> Cut:
-        return self.joint.cut(self._expensive - dropped)
-
     def schedule(self, cut: Cut) -> Schedule:
         """Return program order, and before each op of backward what it misses."""
         return self.problem.schedule(self.nodes(cut))
@@ -162,19 +153,25 @@ class Partitioner:
     def nodes(self, cut: Cut) -> Ints:
         """Return the schedule of *cut* as nodes of the problem."""
         problem = self.problem
-        kept = set(problem.kept.tolist())
-        makes = [problem.makes[problem.ops + unit] for unit in cut.again]
-        missing = {value for made in makes for value in made if value not in kept}
+        missing = {value for unit in cut.again for value in self.joint.makes[unit]}.difference(problem.kept.tolist())
+        before: list[int] = []
         nodes: list[int] = []
-        for op in range(problem.ops):
-            wanted = missing.intersection(problem.reads[op])
-            if wanted and self.graph.ops[op].phase is not Phase.FORWARD and not problem.hold[op]:
-                for unit in _closure(problem, missing, wanted):
-                    if problem.may_run(unit, op):  # else what it made is still there: liveness keeps it
-                        nodes.append(problem.ops + unit)
-                    missing.difference_update(problem.makes[problem.ops + unit])
-            nodes.append(op)
-        return np.array(nodes, dtype=np.int64)
+        for op, reads in self._reading:
+            if missing.isdisjoint(reads):
+                continue
+            for unit in _closure(problem, missing, missing.intersection(reads)):
+                if problem.may_run(unit, op):  # else what it made is still there: liveness keeps it
+                    before.append(op)
+                    nodes.append(problem.ops + unit)
+                missing.difference_update(problem.makes[problem.ops + unit])
+        return np.insert(np.arange(problem.ops), before, nodes)
+
+    @cached_property
+    def _reading(self) -> list[tuple[int, list[int]]]:
+        """Ops behind forward that read values, with these; holds apart."""
+        ops, reads = self.graph.ops, self.problem.reads
+        later = (op for op in range(len(ops)) if ops[op].phase is not Phase.FORWARD and not self.problem.hold[op])
+        return [(op, reads[op]) for op in later if reads[op]]
 
 
 def _closure(problem: Problem, missing: set[int], values: Iterable[int]) -> list[int]:

@@ -16,15 +16,17 @@ run eagerly, so the differences are:
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from heapq import heappop, heappush
 
 import networkx as nx
 import numpy as np
 
 from graphsim.graph import Graph, Phase
-from graphsim.index import NOTHING
+from graphsim.index import NOTHING, Bools
 from graphsim.strategies.remat.problem import Problem
 
 _ALLOWED = """
@@ -64,6 +66,9 @@ RANDOM = frozenset(("bernoulli", "dropout", "native_dropout", "rand_like", "rand
 INTENSIVE = frozenset(_INTENSIVE.split())
 """`compute_intensive_ops`, and our kernels of that kind."""
 
+_Node = str | int | tuple[int]
+"""Of the network: source or sink, a unit, a value that several read."""
+
 _FAR, _BIAS = 100, 1.1
 """A node weighs `_BIAS` times more for every step away from backward, up to `_FAR`."""
 _LONG = 100
@@ -75,6 +80,7 @@ def base_kind(kind: str) -> str:
     return kind.strip("_")
 
 
+@cache
 def fuses(kind: str) -> bool:
     """Whether ops of *kind* fuse with their neighbours (`OpTypes.is_fusible`)."""
     name = base_kind(kind)
@@ -105,7 +111,9 @@ class Joint:
     Attributes:
         units: of the forward pass, in order; each has a place in it.
         place: of each unit in *units*.
+        makes: values that each unit makes.
         values: that forward makes, with their unit.
+        parts: ops of each unit, views apart.
         readers: forward units that read each value.
         backward: ops of backward and later that read each value, holds and views apart.
         stored: units that cannot run again, whatever the cut.
@@ -114,58 +122,64 @@ class Joint:
     def __init__(self, graph: Graph, problem: Problem) -> None:
         self.graph, self.problem = graph, problem
         phases = [op.phase for op in graph.ops]
-        works = [bool(problem.makes[op]) or bool(graph.ops[op].mutates) for op in range(problem.ops)]
-        made = [u for u in range(problem.ops) if problem.unit[u] == u and problem.makes[problem.ops + u]]
+        works = [bool(problem.makes[op] or graph.ops[op].mutates) for op in range(problem.ops)]
+        unit_of = problem.unit.tolist()
+        made = [u for u in range(problem.ops) if unit_of[u] == u and problem.makes[problem.ops + u]]
         self.units = [unit for unit in made if phases[unit] is Phase.FORWARD]
         self.place = {unit: place for place, unit in enumerate(self.units)}
-        self.values = {value: unit for unit in self.units for value in problem.makes[problem.ops + unit]}
+        self.makes = {unit: problem.makes[problem.ops + unit] for unit in self.units}
+        self.values = {value: unit for unit, makes in self.makes.items() for value in makes}
         self.parts = {unit: [op for op in problem.members[unit] if works[op]] for unit in self.units}
-        self.readers: dict[int, list[int]] = {value: [] for value in self.values}
+        readers: dict[int, dict[int, None]] = {value: {} for value in self.values}
         self.backward: dict[int, list[int]] = {value: [] for value in self.values}
-        for op in range(problem.ops):
+        for op, unit in enumerate(unit_of):
             for value in problem.reads[op] if works[op] else ():
-                unit = int(problem.unit[op])
-                if value not in self.values or self.values[value] == unit:
+                if self.values.get(value, unit) == unit:
                     continue
-                if phases[op] is Phase.FORWARD:
-                    if unit in self.place and unit not in self.readers[value]:
-                        self.readers[value].append(unit)
-                else:
+                if phases[op] is not Phase.FORWARD:
                     self.backward[value].append(op)
+                elif unit in self.place:
+                    readers[value][unit] = None
+        self.readers = {value: list(units) for value, units in readers.items()}
         end = max((op for ops in self.backward.values() for op in ops), default=NOTHING)
         self.stored = {unit for unit in self.units if not self._may_run(unit, end, phases)}
+        self._again: dict[frozenset[int], frozenset[int]] = {}
 
     def _may_run(self, unit: int, end: int, phases: list[Phase]) -> bool:
         forward = all(phases[op] is Phase.FORWARD for op in self.parts[unit])
         return forward and bool(self.problem.until[unit] >= end)
 
-    def users(self, unit: int) -> list[int]:
-        """Return the forward units that read what *unit* makes."""
-        makes = self.problem.makes[self.problem.ops + unit]
-        return list(dict.fromkeys(reader for value in makes for reader in self.readers[value]))
+    @cached_property
+    def users(self) -> dict[int, list[int]]:
+        """Forward units that read what each unit makes."""
+        return {
+            unit: list(dict.fromkeys(reader for value in makes for reader in self.readers[value]))
+            for unit, makes in self.makes.items()
+        }
 
     @cached_property
     def distance(self) -> dict[int, int]:
         """Steps of each unit from backward (`dist_from_bw`); many, where it does not lead there."""
         found: dict[int, int] = {}
         for unit in reversed(self.units):
-            steps = [found.get(user, 10**9) + 1 for user in self.users(unit)]
-            read = any(self.backward[value] for value in self.problem.makes[self.problem.ops + unit])
+            steps = [found.get(user, 10**9) + 1 for user in self.users[unit]]
+            read = any(self.backward[value] for value in self.makes[unit])
             found[unit] = min([*steps, 1 if read else 10**9])
         return found
 
-    def kinds(self, unit: int) -> list[str]:
-        """Return the kinds of the ops of *unit*."""
-        return [self.graph.ops[op].kind for op in self.parts[unit]]
+    @cached_property
+    def kinds(self) -> dict[int, list[str]]:
+        """Kinds of the ops of each unit."""
+        return {unit: [self.graph.ops[op].kind for op in parts] for unit, parts in self.parts.items()}
 
     @cached_property
     def fusible(self) -> dict[int, bool]:
         """Whether each unit fuses with its neighbours."""
-        return {unit: all(map(fuses, self.kinds(unit))) for unit in self.units}
+        return {unit: all(map(fuses, kinds)) for unit, kinds in self.kinds.items()}
 
     def fuse(self, unit: int, user: int) -> bool:
         """Whether *user*, a forward unit, fuses with *unit*."""
-        return self.kinds(user)[0] == "cat" or (self.fusible[unit] and self.fusible[user])
+        return self.kinds[user][0] == "cat" or (self.fusible[unit] and self.fusible[user])
 
     def fuses_behind(self, unit: int, op: int) -> bool:
         """Whether *op*, of backward, fuses with *unit*."""
@@ -185,7 +199,7 @@ class Joint:
 
     def bytes_of(self, unit: int) -> int:
         """Return the bytes that *unit* makes."""
-        return int(self.problem.size[self.problem.makes[self.problem.ops + unit]].sum())
+        return int(self.problem.size[self.makes[unit]].sum())
 
     # -- bans ----------------------------------------------------------------------------------------------
 
@@ -199,7 +213,7 @@ class Joint:
         return found
 
     def _is_banned(self, unit: int, bans: Bans) -> bool:
-        names = [base_kind(kind) for kind in self.kinds(unit)]
+        names = [base_kind(kind) for kind in self.kinds[unit]]
         if bans.not_in_allowlist:
             if any(name not in ALLOWED and name not in DECOMPOSED for name in names):
                 return True
@@ -209,8 +223,7 @@ class Joint:
 
     def _is_materialized(self, unit: int) -> bool:
         """Whether backward reads the unit's values in memory anyway (`is_materialized_backwards`)."""
-        makes = self.problem.makes[self.problem.ops + unit]
-        return any(not self.fuses_behind(unit, op) for value in makes for op in self.backward[value])
+        return any(not self.fuses_behind(unit, op) for value in self.makes[unit] for op in self.backward[value])
 
     def _is_reduction(self, unit: int) -> bool:
         op = self.graph.ops[self.parts[unit][0]]
@@ -221,7 +234,7 @@ class Joint:
     def _ban_far_apart(self, banned: set[int]) -> None:
         """Of what is read near and far, behind an op that does not fuse, the far reader is not run again."""
         for unit in self.units:
-            users = self.users(unit)
+            users = self.users[unit]
             places = [self.place[user] for user in users]
             if not users:
                 continue
@@ -240,7 +253,7 @@ class Joint:
             if not fused:
                 return place
             unit = self.units[place]
-            for user in self.users(unit):
+            for user in self.users[unit]:
                 entry = (self.place[user], self.fuse(unit, user))
                 if entry[0] <= limit and entry not in seen:
                     seen.add(entry)
@@ -260,7 +273,7 @@ class Joint:
                 if place > start + _LONG and not heap:
                     banned.add(unit)
                     break
-                for user in self.users(unit):
+                for user in self.users[unit]:
                     if self.fuse(unit, user) and user not in banned:
                         heappush(heap, self.place[user])
 
@@ -269,27 +282,50 @@ class Joint:
     def cut(self, banned: set[int]) -> Cut:
         """Return the cheapest set of values to save, if the units *banned* do not run again (`solve_min_cut`).
 
-        Of several, the one nearest to backward, as networkx gives it.
+        Of several, the one nearest to backward, as networkx gives it. Cuts differ in few islands: what may run again
+        in one is cut once.
         """
+        able = [island - banned for island in self._islands]
+        fresh = [units for units in able if units not in self._again]
+        if fresh:
+            again = self._cheapest(_union(fresh))
+            self._again.update((units, units & again) for units in fresh)
+        return self._cut(_union(self._again[units] for units in able))
+
+    @cached_property
+    def _islands(self) -> list[frozenset[int]]:
+        """The units in groups whose cuts do not depend on each other.
+
+        A value that backward reads is saved unless its maker runs again, whoever else reads it: only the other values
+        tie their makers and readers.
+        """
+        islands = nx.utils.UnionFind(self.units)
+        for value, unit in self.values.items():
+            if not self.backward[value]:
+                islands.union(unit, *self.readers[value])
+        return [frozenset(island) for island in islands.to_sets()]
+
+    def _cheapest(self, able: frozenset[int]) -> frozenset[int]:
+        """Return which of the units *able* run again in the cheapest cut, if no others do."""
         network = nx.DiGraph()
         network.add_nodes_from(("source", "sink"))
+        capacity = Counter[tuple[_Node, _Node]]()
         for value, unit in self.values.items():
-            head = self._head(value, banned)
+            head = self._head(value, able)
             if head is None:
                 continue
-            tail = "source" if unit in banned else unit
-            before = network[tail][head]["capacity"] if network.has_edge(tail, head) else 0
-            network.add_edge(tail, head, capacity=before + self.weight[value])
+            capacity[unit if unit in able else "source", head] += self.weight[value]
             if isinstance(head, tuple):
-                network.add_edges_from((head, user) for user in self.readers[value] if user not in banned)  # infinite
+                network.add_edges_from((head, user) for user in self.readers[value] if user in able)  # infinite
+        network.add_weighted_edges_from(((*edge, width) for edge, width in capacity.items()), weight="capacity")
         _, (_, behind) = nx.minimum_cut(network, "source", "sink")
-        return self._cut(frozenset(unit for unit in self.units if unit in behind))
+        return able.intersection(behind)
 
-    def _head(self, value: int, banned: set[int]) -> str | int | tuple[int] | None:
+    def _head(self, value: int, able: frozenset[int]) -> _Node | None:
         """Return the node that *value* leads to: the sink, its only reader, one of its own, or none."""
         if self.backward[value]:
             return "sink"
-        users = [user for user in self.readers[value] if user not in banned]
+        users = [user for user in self.readers[value] if user in able]
         if len(users) > 1:
             return (value,)
         return users[0] if users else None
@@ -305,18 +341,26 @@ class Joint:
 
     def saved_bytes(self, cut: Cut) -> int:
         """Return the bytes that *cut* saves: values, and what exists before that backward or a recompute reads."""
-        reading = [op for unit in cut.again for op in self.parts[unit]]
-        reading += [i for i, op in enumerate(self.graph.ops) if op.phase is Phase.BACKWARD]
+        reading = self._in_phase(Phase.BACKWARD)
+        reading[[op for unit in cut.again for op in self.parts[unit]]] = True
         return int(self.problem.size[list(cut.saved)].sum()) + self._sources(reading)
 
     @cached_property
     def input_bytes(self) -> int:
         """Bytes of what exists before the step and forward or backward reads: the least that can be saved."""
-        return self._sources([i for i, op in enumerate(self.graph.ops) if op.phase in (Phase.FORWARD, Phase.BACKWARD)])
+        return self._sources(self._in_phase(Phase.FORWARD, Phase.BACKWARD))
 
-    def _sources(self, ops: list[int]) -> int:
+    def _in_phase(self, *phases: Phase) -> Bools:
+        """Return which ops are of one of *phases*."""
+        return np.array([op.phase in phases for op in self.graph.ops], bool)
+
+    def _sources(self, reading: Bools) -> int:
+        """Return the bytes of what exists before the step and the ops that *reading* marks read."""
         index = self.graph.index
         read = np.zeros(index.tensors, bool)
-        inputs = np.isin(index.input_op, ops)
-        read[index.input_storage[inputs]] = True
+        read[index.input_storage[reading[index.input_op]]] = True
         return int(index.nbytes[read & index.resident].sum())
+
+
+def _union(groups: Iterable[frozenset[int]]) -> frozenset[int]:
+    return frozenset[int]().union(*groups)

@@ -12,7 +12,8 @@ import graphsim as gs
 from graphsim.errors import UnknownNameError, UsageError
 from graphsim.graph import HOLD, Graph, Op, Phase, Tensor
 from graphsim.simulation import simulate
-from graphsim.strategies.dtr import Dtr, replay
+from graphsim.strategies.dtr import Dtr, replay, run
+from graphsim.strategies.dtr_program import program_of
 from graphsim.strategies.dtr_scores import HEURISTICS
 
 
@@ -46,7 +47,9 @@ def test_the_fast_run_evicts_what_its_twin_evicts(heuristic, graph, share):
     if not any(op.time for op in graph.ops):
         return  # costs would be counted otherwise
     budget = int(simulate(graph).peak * share)
-    outcome = replay(graph, budget, heuristic, most=100)
+    program = program_of(graph, holds=False)
+    outcome = run(program, budget, heuristic, most=100, machine=True)
+    assert outcome == run(program, budget, heuristic, most=100, machine=False)
     try:
         expected = Twin(graph, budget, heuristic).run()
     except Thrashing:
@@ -73,6 +76,15 @@ def test_without_pressure_nothing_runs_twice():
     graph = chain(20)
     assert Dtr()(graph, budget=21_000).overhead == 0
     assert Dtr()(graph).overhead == 0
+
+
+@pytest.mark.parametrize("heuristic", HEURISTICS)
+def test_machine_code_does_what_the_interpreter_does(heuristic):
+    step = gs.training_step(gs.load("resnet18", batch=8), optimizer="momentum")  # in place, holds, views
+    program, budget = program_of(step), int(simulate(step).peak * 0.6)
+    assert run(program, budget, heuristic, most=2, machine=True) == run(
+        program, budget, heuristic, most=2, machine=False
+    )
 
 
 @pytest.mark.parametrize("share", [0.8, 0.6])

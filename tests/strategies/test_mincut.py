@@ -192,10 +192,22 @@ def test_no_choice_of_what_runs_again_weighs_less_than_the_cut(seed, bans):
         return sum(joint.weight[v] for v in others if joint.backward[v] or again.intersection(joint.readers[v]))
 
     able = [unit for unit in joint.units if unit not in banned]
-    best = min(weight(set(again)) for size in range(len(able) + 1) for again in combinations(able, size))
+    choices = [set(again) for size in range(len(able) + 1) for again in combinations(able, size)]
+    best = min(map(weight, choices))
     cut = joint.cut(banned)
     assert not cut.again & banned
     assert weight(set(cut.again)) == sum(joint.weight[value] for value in cut.saved) == best
+    assert all(cut.again <= again for again in choices if weight(again) == best), "the one nearest to backward"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_banned_elsewhere_and_what_was_cut_before_leave_the_cut_of_an_island_as_it_is(seed):
+    graph, chance = joint_graph(seed), random.Random(seed)
+    problem = problem_of(graph)
+    joint = Joint(graph, problem)
+    for _ in range(20):
+        banned = {unit for unit in joint.units if chance.random() < 0.3} | joint.stored
+        assert joint.cut(banned) == Joint(graph, problem).cut(banned)
 
 
 @pytest.mark.parametrize("seed", range(40))

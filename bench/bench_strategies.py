@@ -13,7 +13,7 @@ from graphsim.frontends.layered import layered
 from graphsim.graph import Graph
 from graphsim.liveness import live_ranges
 from graphsim.schedule import Schedule
-from graphsim.simulation import simulate
+from graphsim.simulation import simulate, with_costs
 from graphsim.strategies import STRATEGIES
 from graphsim.strategies.auto import Auto
 from graphsim.strategies.dtr import replay
@@ -68,8 +68,8 @@ def test_the_first_plan(benchmark, step, share):
 @pytest.mark.parametrize("heuristic", ["dtr", "eqclass", "local", "lru", "size", "msps"])
 @pytest.mark.benchmark(group="DTR within 0.8 of the peak of gpt2-xl, 5,400 ops")
 def test_dtr(benchmark, step, heuristic):
-    budget = int(simulate(step).peak * 0.8)
-    outcome = benchmark.pedantic(lambda: replay(step, budget, heuristic, most=2), rounds=2, warmup_rounds=1)
+    graph, budget = with_costs(step, "a100-80g"), int(simulate(step).peak * 0.8)  # with times, as a log
+    outcome = benchmark.pedantic(lambda: replay(graph, budget, heuristic, most=2), rounds=5, warmup_rounds=1)
     benchmark.extra_info["ops per second"] = round(len(outcome.order) / benchmark.stats["min"])
     benchmark.extra_info["overhead"] = outcome.overhead
     assert outcome.finished

@@ -25,13 +25,14 @@ from graphsim.strategies.blocks import Blocks
 from graphsim.strategies.dtr import Dtr
 from graphsim.strategies.dtr_scores import HEURISTICS
 from graphsim.strategies.greedy import Greedy
+from graphsim.strategies.machine_code import is_available
 from graphsim.strategies.plan import Plan, judge
 from graphsim.strategies.remat.anneal import Annealing
 from graphsim.strategies.remat.bound import extra_cost
 from graphsim.strategies.remat.clock import Clock
 from graphsim.strategies.remat.evaluation import Evaluation, evaluate
 from graphsim.strategies.remat.improve import improve
-from graphsim.strategies.remat.pair import Search, is_available, is_compiled, side_by_side
+from graphsim.strategies.remat.pair import Search, is_compiled, side_by_side
 from graphsim.strategies.remat.problem import Problem, problem_of
 from graphsim.strategies.remat.rebuild import HOT, TEPID, WARM, Rebuilding
 from graphsim.strategies.remat.repair import repair
@@ -153,6 +154,8 @@ class _Rounds:
         self._offer(start)
         for schedule in known:
             self._offer(evaluate(self.problem, self.problem.nodes(schedule)))
+        if self._is_near():
+            return
         if is_available() and (self.problem.ops > _SMALL or is_compiled()):
             if start.peak <= self.budget:
                 self._improve(start, _GLANCE // self.problem.ops, 0)

@@ -22,12 +22,14 @@ from graphsim.strategies import dtr_loop
 from graphsim.strategies.dtr_program import Program, program_of
 from graphsim.strategies.dtr_scores import HEURISTICS
 from graphsim.strategies.dtr_state import EVICTIONS, LENGTH, PEAK, as_lists, beginning
-from graphsim.strategies.machine_code import compiled, is_available, is_compiled
+from graphsim.strategies.machine_code import compiled, is_available, is_on_disk
 from graphsim.strategies.plan import Plan, judge
 from graphsim.strategies.search import Candidate, Search
 
 TRIALS = 2
 """Internal budgets that are tried: the one asked for, and a larger one if DTR thrashes within that."""
+_LARGE = 1000
+"""Ops for which machine code is worth loading; to compile it takes longer than to interpret one run of any graph."""
 _PAUSE = 1024
 """Executions between looks at the clock."""
 
@@ -71,7 +73,9 @@ class Dtr:
         search = Search(graph)
         if search.stored.peak <= budget:
             return search.stored.schedule
-        program, found, machine = program_of(graph), [], is_compiled(dtr_loop, "advance")
+        program, found = program_of(graph), []
+        large = len(program.costs) >= _LARGE and is_available()
+        machine = large and is_on_disk(compiled(dtr_loop)["advance"])
         low, high, limit = budget, search.stored.peak, budget
         for _ in range(TRIALS):
             outcome = run(program, limit, self.heuristic, most=self.most, until=until, machine=machine)
@@ -154,7 +158,7 @@ def run(
     counts = state.counts
     return Outcome(
         finished=how == dtr_loop.FINISHED,
-        order=[int(op) for op in state.order[: counts[LENGTH]]],
+        order=np.array(state.order[: counts[LENGTH]], dtype=np.int64).tolist(),
         time=float(state.clock[0]) - 1.0,
         base_time=base_time,
         peak=int(counts[PEAK]),

@@ -9,7 +9,6 @@ is overwritten, or the optimizer, has a part in. A storage goes by the number of
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import pairwise
 from typing import NamedTuple
 
 import networkx as nx
@@ -120,7 +119,8 @@ def _where(pairs: Pairs, mask: Bools) -> Pairs:
 
 def _unique(rows: Ints, items: Ints, most: int) -> Pairs:
     """Return the pairs of (row, item), items below *most*, each once, in order."""
-    keys = np.unique(rows * most + items)
+    keys = np.sort(rows * most + items)  # half the time of np.unique, which hashes
+    keys = keys[np.diff(keys, prepend=NOTHING) != 0]
     return keys // most, keys % most
 
 
@@ -295,20 +295,21 @@ def _limits(index: Index, units: _Units, until: Ints) -> list[int]:
     unit, may = units.first[index.input_op], ~units.fixed[index.input_op]
     bounds = np.full(index.ops, index.ops)
     np.minimum.at(bounds, unit, np.minimum(until[index.input_storage], _overwritten(index, units)))
-    readers = _rows(index.tensors, index.input_storage[may], unit[may])
-    makes = _rows(index.ops, units.first[index.output_op], index.storage[index.output_tensor])
+    reader, readers = _listed(index.tensors, index.input_storage[may], unit[may])
+    make, makes = _listed(index.ops, units.first[index.output_op], index.storage[index.output_tensor])
     done: list[bool] = units.fixed.tolist()
-    order = np.argsort(bounds, kind="stable")
+    bounded = np.flatnonzero(bounds < index.ops)
+    order = bounded[np.argsort(bounds[bounded], kind="stable")]
     for first, limit in zip(order.tolist(), bounds[order].tolist(), strict=True):  # the lowest limit comes first
         stack = [first]
         while stack:
-            reader = stack.pop()
-            if not done[reader]:
-                done[reader] = True
-                for storage in makes[reader]:
+            op = stack.pop()
+            if not done[op]:
+                done[op] = True
+                for storage in makes[make[op] : make[op + 1]]:
                     if limit < limits[storage]:
                         limits[storage] = limit
-                        stack += readers[storage]
+                        stack += readers[reader[storage] : reader[storage + 1]]
     return limits
 
 
@@ -322,8 +323,7 @@ def _overwritten(index: Index, units: _Units) -> Ints:
     return np.where(given, op, index.ops)
 
 
-def _rows(count: int, rows: Ints, items: Ints) -> list[list[int]]:
-    """Return the items of each row as lists."""
+def _listed(count: int, rows: Ints, items: Ints) -> tuple[list[int], list[int]]:
+    """Return where each row begins, and the items, as lists."""
     starts, flat = _ragged(count, {0: (rows, items)})
-    listed = flat.tolist()
-    return [listed[low:high] for low, high in pairwise(starts[0].tolist())]
+    return starts[0].tolist(), flat.tolist()

@@ -9,13 +9,12 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from graphsim.errors import MissingExtraError
+from graphsim.strategies.machine_code import is_available, is_on_disk
 from graphsim.strategies.remat.clock import Clock
 from graphsim.strategies.remat.evaluation import Evaluation, evaluate
 from graphsim.strategies.remat.improve import prune
@@ -25,18 +24,12 @@ _TELL = 0.25
 """Seconds between reports."""
 
 
-def is_available() -> bool:
-    """Return whether numba is installed."""
-    return find_spec("numba") is not None
-
-
 def is_compiled() -> bool:
     """Return whether the searches have been compiled before, and are on disk."""
     from graphsim.strategies.remat.compiled import search
     from graphsim.strategies.remat.incremental import anneal
 
-    compiled: tuple[Any, ...] = (anneal, search)
-    return all(any(Path(one.stats.cache_path).glob(f"*.{one.__name__}-*.nbi")) for one in compiled)
+    return is_on_disk(anneal, search)
 
 
 class Search(ABC):

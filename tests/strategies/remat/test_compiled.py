@@ -18,6 +18,7 @@ from graphsim.graph import Graph
 from graphsim.index import Ints
 from graphsim.simulation import simulate
 from graphsim.strategies.auto import Auto
+from graphsim.strategies.machine_code import is_available
 from graphsim.strategies.moccasin import Moccasin
 from graphsim.strategies.remat import incremental
 from graphsim.strategies.remat.anneal import Annealing
@@ -25,7 +26,7 @@ from graphsim.strategies.remat.clock import Clock
 from graphsim.strategies.remat.compiled import Floats, arrays_of, evaluated
 from graphsim.strategies.remat.evaluation import Evaluation, evaluate
 from graphsim.strategies.remat.incremental import readers_of, sequence_of
-from graphsim.strategies.remat.pair import Search, is_available, side_by_side
+from graphsim.strategies.remat.pair import Search, side_by_side
 from graphsim.strategies.remat.problem import Problem, problem_of
 from graphsim.strategies.remat.rebuild import Rebuilding
 from graphsim.strategies.remat.repair import repair
@@ -203,7 +204,7 @@ def test_it_tells_what_it_has_reached(kind):
 
 @KINDS
 def test_without_numba_it_names_the_extra_and_auto_does_without(kind, monkeypatch):
-    monkeypatch.setattr("graphsim.strategies.remat.pair.find_spec", lambda name: None)
+    monkeypatch.setattr("graphsim.strategies.machine_code.find_spec", lambda name: None)
     assert not is_available()
     state, budget = start_of(20, 0, 0.9)
     with pytest.raises(MissingExtraError, match="solver"):

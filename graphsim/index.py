@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from graphsim.graph import Graph
 
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 NOTHING = -1

@@ -32,7 +32,7 @@ from graphsim.strategies.remat.bound import extra_cost
 from graphsim.strategies.remat.clock import Clock
 from graphsim.strategies.remat.evaluation import Evaluation, evaluate
 from graphsim.strategies.remat.improve import improve
-from graphsim.strategies.remat.pair import Search, is_compiled, side_by_side
+from graphsim.strategies.remat.pair import Search, compiling_beside, is_compiled, side_by_side
 from graphsim.strategies.remat.problem import Problem, problem_of
 from graphsim.strategies.remat.rebuild import HOT, TEPID, WARM, Rebuilding
 from graphsim.strategies.remat.repair import repair
@@ -191,7 +191,9 @@ class _Rounds:
         ops = self.problem.ops
         seeds = [(self.seed, 0, 0), (self.seed, 0, 1)]
         left = self.clock.until - time.perf_counter()
-        pair = self._run([Annealing(start, self.budget, seed) for seed in seeds], _MOVED_PER_OP * ops, _FIRST * left)
+        with compiling_beside(self.clock):
+            annealing = [Annealing(start, self.budget, seed) for seed in seeds]
+            pair = self._run(annealing, _MOVED_PER_OP * ops, _FIRST * left)
         yield
         for number in count(1):
             best, second = self._known(), pair[1]

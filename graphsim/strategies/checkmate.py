@@ -19,10 +19,10 @@ import numpy as np
 
 from graphsim.errors import UsageError
 from graphsim.graph import Graph
-from graphsim.index import Ints
+from graphsim.index import Floats, Ints
 from graphsim.schedule import Schedule
 from graphsim.strategies.checkmate_highs import Solution, solve
-from graphsim.strategies.checkmate_model import Floats, Model, program_size
+from graphsim.strategies.checkmate_model import Model, program_size
 from graphsim.strategies.plan import Plan, judge
 from graphsim.strategies.remat.bound import extra_cost
 from graphsim.strategies.remat.evaluation import evaluate

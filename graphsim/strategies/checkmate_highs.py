@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from graphsim.errors import MissingExtraError
-from graphsim.strategies.checkmate_model import Floats, Program
+from graphsim.index import Floats
+from graphsim.strategies.checkmate_model import Program
 
 Progress = Callable[[float, float], None]
 """Told of the best objective (infinity for none) and the bound."""

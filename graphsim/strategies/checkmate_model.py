@@ -19,14 +19,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
-from graphsim.index import NOTHING, Bools, Ints
+from graphsim.index import NOTHING, Bools, Floats, Ints
 from graphsim.strategies.remat.evaluation import evaluate
 from graphsim.strategies.remat.problem import Problem
 from graphsim.strategies.remat.windows import Windows
-
-Floats = npt.NDArray[np.float64]
 
 _COST, _BYTES = 1e3, 1e4
 """The cost of the step, and the room for bytes, are this many units: tolerances of solvers are absolute."""

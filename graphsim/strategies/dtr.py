@@ -22,7 +22,7 @@ from graphsim.strategies import dtr_loop
 from graphsim.strategies.dtr_program import Program, program_of
 from graphsim.strategies.dtr_scores import HEURISTICS
 from graphsim.strategies.dtr_state import EVICTIONS, LENGTH, PEAK, as_lists, beginning
-from graphsim.strategies.machine_code import compiled, is_available, is_on_disk
+from graphsim.strategies.machine_code import compiled_functions, is_available, is_on_disk
 from graphsim.strategies.plan import Plan, judge
 from graphsim.strategies.search import Candidate, Search
 
@@ -30,8 +30,8 @@ TRIALS = 2
 """Internal budgets that are tried: the one asked for, and a larger one if DTR thrashes within that."""
 _LARGE = 1000
 """Ops for which machine code is worth loading; to compile it takes longer than to interpret one run of any graph."""
-_PAUSE = 1024
-"""Executions between looks at the clock."""
+_PAUSE_INTERPRETED, _PAUSE = 16, 256
+"""Executions between looks at the clock, interpreted and as machine code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,7 @@ class Dtr:
 
     DTR counts what it has not evicted, the schedule only what is read again: so where it runs out of
     memory within the budget, it is given more, and the plan with the lowest true peak is returned.
+    Large graphs run as machine code where a `replay` has compiled it.
 
     Attributes:
         heuristic: 'dtr', 'eqclass', 'local', 'lru', 'size' or 'msps'.
@@ -75,7 +76,7 @@ class Dtr:
             return search.stored.schedule
         program, found = program_of(graph), []
         large = len(program.costs) >= _LARGE and is_available()
-        machine = large and is_on_disk(compiled(dtr_loop)["advance"])
+        machine = large and is_on_disk(compiled_functions(dtr_loop)["advance"])
         low, high, limit = budget, search.stored.peak, budget
         for _ in range(TRIALS):
             outcome = run(program, limit, self.heuristic, most=self.most, until=until, machine=machine)
@@ -146,21 +147,23 @@ def run(
         machine: whether as machine code (extra `solver`), or interpreted.
     """
     base_time = float(program.costs.sum())
-    longest = int(most * (len(program.costs) + 1))
-    state, advance = beginning(program, longest), dtr_loop.advance
+    limit, longest = 1.0 + most * base_time, most * (len(program.costs) + 1)
+    pause = _PAUSE if machine else _PAUSE_INTERPRETED
+    state, advance = beginning(program, pause), dtr_loop.advance
     if machine:
-        advance = compiled(dtr_loop)["advance"]
+        advance = compiled_functions(dtr_loop)["advance"]
     else:
         program, state = as_lists(program), as_lists(state)
+    order: list[int] = []
     how = dtr_loop.RUNNING
     while how == dtr_loop.RUNNING and time.perf_counter() < until:
-        how = advance(program, state, HEURISTICS[heuristic], budget, 1.0 + most * base_time, longest, _PAUSE)
-    counts = state.counts
+        how = advance(program, state, HEURISTICS[heuristic], budget, limit, longest - len(order), pause)
+        order += np.asarray(state.order[: state.counts[LENGTH]], dtype=np.int64).tolist()
     return Outcome(
         finished=how == dtr_loop.FINISHED,
-        order=np.array(state.order[: counts[LENGTH]], dtype=np.int64).tolist(),
+        order=order,
         time=float(state.clock[0]) - 1.0,
         base_time=base_time,
-        peak=int(counts[PEAK]),
-        evictions=int(counts[EVICTIONS]),
+        peak=int(state.counts[PEAK]),
+        evictions=int(state.counts[EVICTIONS]),
     )

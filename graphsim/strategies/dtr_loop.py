@@ -92,8 +92,8 @@ class Rule(NamedTuple):
     stale: bool
 
 
-def advance(p: Program, s: State, rule: Rule, budget: int, limit: float, longest: int, executions: int) -> int:
-    """Go on for about so many *executions*; return what became of the run.
+def advance(p: Program, s: State, rule: Rule, budget: int, limit: float, longest: float, pause: int) -> int:
+    """Go on until the next pause; return what became of the run.
 
     Args:
         p: the program.
@@ -101,10 +101,11 @@ def advance(p: Program, s: State, rule: Rule, budget: int, limit: float, longest
         rule: what to evict.
         budget: bytes.
         limit: the time at which it has cost too much.
-        longest: the executions that are too many.
-        executions: when to pause.
+        longest: the executions that are too many, from here.
+        pause: executions up to then.
     """
-    counts, pause = s.counts, s.counts[LENGTH] + executions
+    counts = s.counts
+    counts[LENGTH] = 0
     while counts[LENGTH] < pause:
         if counts[DEPTH]:
             if not go_on(p, s, rule, budget) or s.clock[0] > limit or counts[LENGTH] > longest:
@@ -131,7 +132,7 @@ def begin_op(p: Program, s: State) -> None:
         hold(p, s)
     else:
         first, last = p.starts[OUTPUTS][op], p.starts[OUTPUTS][op + 1]
-        begin(p, s, op, p.items[first] if first < last else -1)
+        begin(p, s, op, p.items[first] if first < last else -1)  # it can: nothing else is missing
 
 
 def keep(p: Program, s: State, tensor: int) -> bool:

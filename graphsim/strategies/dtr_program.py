@@ -24,7 +24,7 @@ storages that it makes or makes views of, all storages that it touches, those wh
 would free nothing), and those that nothing uses after it; of a storage, its tensors, and pairs (an evictable storage
 that it is made from, or that is made from it; the op that does)."""
 NEED, HOLD = range(2)
-"""Rows of *nodes*: the bytes that must be free before it runs; whether it only keeps alive what it reads."""
+"""Rows of *nodes*: the bytes that must be free before it runs; of ops, whether it only keeps alive what it reads."""
 STORAGE, REMAKER, SIZE, EVICTABLE, CONSTANT, COMPLETE, LAST_USE = range(7)
 """Rows of *tensors*: the storage, the unit that makes it again (a node); and of those that are storages, the bytes,
 whether they can be made again for as long as something reads them, whether they are there from the beginning, the op
@@ -62,7 +62,7 @@ def program_of(graph: Graph, *, holds: bool = True) -> Program:
     complete, evictable = _evictable(graph, uses, units)
     makes = _unique(index.output_op, index.storage[index.output_tensor], index.tensors)
     made = _where(makes, evictable[makes[1]])
-    makers = _last_of_each(index.input_op, index.input_storage, index.tensors)
+    makers = _unique(index.input_op, index.input_storage, index.tensors)
     below, above, op = _edges(made, _where(makers, evictable[makers[1]]), index)
     released = np.argsort(uses.last, kind="stable")
     released = released[(uses.last[released] >= 0) & (uses.last[released] < index.ops)]
@@ -82,7 +82,8 @@ def program_of(graph: Graph, *, holds: bool = True) -> Program:
             AFTER: (np.repeat(above, 2), np.stack([below, op], axis=1).ravel()),
         },
     )
-    maker = units.maker
+    maker, remaker = units.maker, units.maker.copy()
+    remaker[maker != NOTHING] = index.ops + units.first[maker[maker != NOTHING]]
     return Program(
         starts=starts,
         items=items,
@@ -90,7 +91,7 @@ def program_of(graph: Graph, *, holds: bool = True) -> Program:
         tensors=np.stack(
             [
                 index.storage,
-                np.where(maker == NOTHING, NOTHING, index.ops + units.first[maker]),
+                remaker,
                 index.nbytes,
                 evictable,
                 _constants(graph, maker),
@@ -105,7 +106,8 @@ def program_of(graph: Graph, *, holds: bool = True) -> Program:
 
 def _constants(graph: Graph, maker: Ints) -> Bools:
     constant = np.array([op.kind == "constant" for op in graph.ops], bool)
-    found: Bools = (maker != NOTHING) & constant[maker]
+    found: Bools = maker != NOTHING
+    found[found] = constant[maker[found]]
     return found
 
 
@@ -122,13 +124,6 @@ def _unique(rows: Ints, items: Ints, most: int) -> Pairs:
     keys = np.sort(rows * most + items)  # half the time of np.unique, which hashes
     keys = keys[np.diff(keys, prepend=NOTHING) != 0]
     return keys // most, keys % most
-
-
-def _last_of_each(rows: Ints, items: Ints, most: int) -> Pairs:
-    """Return the pairs of (row, item), each once, at the last place where it stands."""
-    _, first = np.unique((rows * most + items)[::-1], return_index=True)
-    last = np.sort(len(rows) - 1 - first)
-    return rows[last], items[last]
 
 
 def _by_row(pairs: Pairs) -> Pairs:
@@ -195,7 +190,6 @@ class _Units:
         maker: op that makes each tensor.
         first: of each op, the first of its unit.
         fixed: ops that must not run again at all.
-        members: of each unit of several ops, by its first.
         overwrites: pairs of storages and the ops that overwrite them.
         runs, reads: pairs of nodes and their ops, and the tensors that they read of others.
         need: bytes that must be free for each node.
@@ -210,10 +204,10 @@ class _Units:
         self.overwrites = _by_row((index.storage[index.write_tensor], writer))
         self.fixed = np.array([op.phase is Phase.OPTIMIZER or op.kind == "constant" for op in graph.ops], bool)
         self.first = np.arange(index.ops)
-        self.members: dict[int, list[int]] = {}
+        given = self.maker[self.overwrites[0]] == NOTHING
+        self.fixed[self.overwrites[1][given]] = True
         for members in self._groups(uses):
             self.first[members] = members[0]
-            self.members[members[0]] = members
             self.fixed[members] = self.fixed[members].any() or not self._is_convex(members)
         ops = np.arange(index.ops)
         self.runs = np.concatenate([ops, index.ops + self.first]), np.concatenate([ops, ops])
@@ -224,9 +218,8 @@ class _Units:
         """Yield the ops that only together give some storage its bytes, with those that read it in between."""
         joined: nx.Graph[int] = nx.Graph()
         storages, ops = self.overwrites
-        given = self.maker[storages] == NOTHING
-        self.fixed[ops[given]] = True
-        last = dict(zip(storages[~given].tolist(), ops[~given].tolist(), strict=True))
+        made = self.maker[storages] != NOTHING
+        last = dict(zip(storages[made].tolist(), ops[made].tolist(), strict=True))
         for storage, mutator in last.items():
             between = (op for op in uses.of(storage) if op <= mutator and not self._index.hold[op])
             joined.add_edges_from((int(self.maker[storage]), op) for op in between)

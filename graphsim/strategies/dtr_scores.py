@@ -17,5 +17,5 @@ HEURISTICS = {
     "size": Rule(costly=False, around=ALONE, sized=True, stale=False),
     "msps": Rule(costly=True, around=MAKERS, sized=True, stale=False),
 }
-"""Heuristics by name: h_DTR and its equivalence classes (union-find that merges but never splits), h_local, h_LRU,
-h_size, and h_MSPS (Peng et al., Capuchin, ASPLOS 2020)."""
+"""Heuristics by name: h_DTR, and by equivalence classes that merge but never split, h_local, h_LRU, h_size, and h_MSPS
+(Peng et al., Capuchin, ASPLOS 2020)."""

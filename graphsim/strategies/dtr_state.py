@@ -10,16 +10,15 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from graphsim.index import NOTHING, Ints
+from graphsim.index import NOTHING, Floats, Ints
 from graphsim.strategies.dtr_program import READS, REMAKER, SIZE, STORAGE, Program
 
-Floats = np.typing.NDArray[np.float64]
 Arrays = TypeVar("Arrays", bound=tuple[np.typing.NDArray[np.generic], ...])
 
 POSITION, BEGUN, CREATED, LENGTH, USAGE, PEAK, EVICTIONS, DEPTH, MISSING, POOL, ARRIVALS, SEARCHES, FREE = range(13)
 """Counts: the op of program order that has its turn (after the last: what must be there in the end), whether it has
-begun, ops that have run, executions, bytes not evicted, the most of these, evictions, frames, tensors missing, storages
-in the pool, arrivals in it, searches, class numbers not in use."""
+begun, ops that have run, executions since the last pause, bytes not evicted, the most of these, evictions, frames,
+tensors missing, storages in the pool, arrivals in it, searches, class numbers not in use."""
 DEFINED, THERE, LOCKS, BARRED, PLACE, JOINED, EVICTED, CLASS, NEXT, PREVIOUS, SEEN = range(11)
 """Rows of *tensors*: whether it can be read; and of storages, whether it is there, its locks, whether to evict it would
 free nothing, its place in the pool (-1: none), its arrival there, whether it is evicted, its class and neighbours in
@@ -35,10 +34,14 @@ OWN, LAST, VALUE = range(3)
 
 
 class State(NamedTuple):
-    """Where a run is.
+    """Where a run is: N ops, M tensors, R tensors that all nodes read.
 
     Attributes:
-        order: the ops that were executed.
+        counts: (13).
+        tensors: (18, M).
+        frames: (4, R + 2).
+        reals: (3, M).
+        order: the ops that were executed since the last pause.
         clock: one number, the cost so far; it begins at 1.
     """
 
@@ -50,21 +53,21 @@ class State(NamedTuple):
     clock: Floats
 
 
-def beginning(program: Program, longest: int) -> State:
+def beginning(program: Program, pause: int) -> State:
     """Return the state before the first op: the sources are there.
 
     Args:
         program: what is to run.
-        longest: the executions that are too many.
+        pause: executions up to the first pause, and between two.
     """
     count, ops = program.tensors.shape[1], len(program.costs)
     reads = int(program.starts[READS, 2 * ops] - program.starts[READS, 0])
     state = State(
-        counts=np.zeros(13, np.int64),
-        tensors=np.zeros((18, count), np.int64),
-        frames=np.zeros((4, reads + 2), np.int64),
-        reals=np.zeros((3, count)),
-        order=np.empty(longest + 3 * ops + 1, np.int64),
+        counts=np.zeros(FREE + 1, np.int64),
+        tensors=np.zeros((STACK + 1, count), np.int64),
+        frames=np.zeros((MISSED + 1, reads + 2), np.int64),
+        reals=np.zeros((VALUE + 1, count)),
+        order=np.empty(pause + ops, np.int64),
         clock=np.ones(1),
     )
     sources = np.flatnonzero(program.tensors[REMAKER] == NOTHING)
@@ -78,5 +81,8 @@ def beginning(program: Program, longest: int) -> State:
 
 
 def as_lists(arrays: Arrays) -> Arrays:
-    """Return *arrays* as lists, of which the interpreter reads and writes one number in half the time."""
+    """Return *arrays* as lists, of which the interpreter reads and writes one number in half the time.
+
+    For those who use them one number at a time they are the same, so their type is kept.
+    """
     return type(arrays)(*(array.tolist() for array in arrays))

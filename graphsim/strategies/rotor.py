@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from graphsim.errors import UsageError
 from graphsim.graph import Graph
-from graphsim.index import Ints
+from graphsim.index import Floats, Ints
 from graphsim.liveness import live_ranges
 from graphsim.strategies.plan import Plan, judge
 from graphsim.strategies.search import Candidate, Search
@@ -29,8 +28,6 @@ from graphsim.strategies.spans import ChainPlan, ForwardPass, Sweep
 MAX_SPANS = 64
 SLOTS = 240
 """Equal parts in which memory is counted; sizes are rounded up."""
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

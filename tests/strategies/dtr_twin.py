@@ -42,7 +42,11 @@ class Twin:
         self.pool: list[Storage] = []
         self.made_by = {name: op for op in graph.ops for name in op.outputs}
         self.storages = {t.name: Storage(t.name, t.nbytes) for t in graph.tensors.values() if not t.storage}
-        self.defined: set[str] = set()
+        self.given = {name for name in self.storages if name not in self.made_by}
+        self.defined = set(self.given)  # parameters: there from beginning to end
+        for name in self.given:
+            self.storages[name].live = True
+            self.usage += self.storages[name].size
 
     def of(self, tensor: str) -> Storage:
         return self.storages[self.graph.tensors[tensor].base]
@@ -52,7 +56,7 @@ class Twin:
         for position, op in enumerate(self.graph.ops):
             for name in (*op.inputs, *op.outputs):
                 last[self.of(name)] = position
-        for name in self.graph.outputs:
+        for name in (*self.graph.outputs, *self.given):
             last[self.of(name)] = math.inf
         for position, op in enumerate(self.graph.ops):
             if op.kind != HOLD:
@@ -102,7 +106,7 @@ class Twin:
         for name in op.inputs:
             storage = self.of(name)
             storage.locks -= 1
-            if not storage.locks:
+            if not storage.locks and storage.name not in self.given:
                 self.pool.append(storage)
 
     def free(self, op: Op) -> None:

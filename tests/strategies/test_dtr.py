@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import graphsim as gs
 from graphsim.errors import UnknownNameError, UsageError
-from graphsim.graph import HOLD, Graph, Op, Phase, Tensor
+from graphsim.graph import HOLD, Graph, Op, Phase, Role, Tensor
 from graphsim.simulation import simulate
 from graphsim.strategies.dtr import Dtr, replay, run
 from graphsim.strategies.dtr_program import program_of
@@ -19,24 +19,28 @@ from graphsim.strategies.dtr_scores import HEURISTICS
 
 @st.composite
 def programs(draw: st.DrawFn) -> Graph:
-    """Ops without mutations: several outputs, views, inputs read twice, values read long after, releases."""
+    """Ops without mutations: parameters, several outputs, views, inputs read twice or long after, releases."""
     ops: list[Op] = []
-    tensors: list[Tensor] = []
+    tensors = [
+        Tensor(f"p{i}", (draw(st.integers(0, 9)),), "uint8", Role.PARAMETER) for i in range(draw(st.integers(0, 2)))
+    ]
     for number in range(draw(st.integers(2, 16))):
         recent = st.sampled_from(tensors[-4:]) if tensors else st.nothing()
         inputs = draw(st.lists(recent | st.sampled_from(tensors), max_size=3)) if tensors else []
         if inputs and draw(st.integers(0, 7)) == 0:
             ops.append(Op(f"o{number}", HOLD, tuple(t.name for t in inputs)))
             continue
-        made = [Tensor(f"t{number}.{i}", (draw(st.integers(1, 9)),), "uint8") for i in range(draw(st.integers(1, 2)))]
+        made = [Tensor(f"t{number}.{i}", (draw(st.integers(0, 9)),), "uint8") for i in range(draw(st.integers(1, 2)))]
         if inputs and draw(st.integers(0, 4)) == 0:
             made = [Tensor(f"t{number}.v", (1,), "uint8", storage=draw(st.sampled_from(inputs)).base)]
         names = tuple(t.name for t in inputs)
         # Powers of two add up without rounding, in whatever order.
         time = draw(st.sampled_from([0.0, 0.25, 0.5, 1.0, 1.0, 2.0, 4.0, 8.0]))
-        ops.append(Op(f"o{number}", "node", names, tuple(t.name for t in made), time=time))
+        workspace = draw(st.sampled_from([0, 0, 0, 1, 5]))
+        ops.append(Op(f"o{number}", "node", names, tuple(t.name for t in made), time=time, workspace=workspace))
         tensors += made
-    kept = draw(st.lists(st.sampled_from(tensors), max_size=2, unique=True))
+    made_here = [t for t in tensors if t.role is not Role.PARAMETER]
+    kept = draw(st.lists(st.sampled_from(made_here), max_size=2, unique=True)) if made_here else []
     return Graph(ops, tensors, outputs=[t.name for t in kept])
 
 
@@ -79,12 +83,53 @@ def test_without_pressure_nothing_runs_twice():
 
 
 @pytest.mark.parametrize("heuristic", HEURISTICS)
-def test_machine_code_does_what_the_interpreter_does(heuristic):
+@pytest.mark.parametrize(("share", "finishes"), [(0.8, True), (0.6, False)])
+def test_machine_code_does_what_the_interpreter_does(heuristic, share, finishes):
     step = gs.training_step(gs.load("resnet18", batch=8), optimizer="momentum")  # in place, holds, views
-    program, budget = program_of(step), int(simulate(step).peak * 0.6)
-    assert run(program, budget, heuristic, most=2, machine=True) == run(
-        program, budget, heuristic, most=2, machine=False
-    )
+    program, budget = program_of(step), int(simulate(step).peak * share)
+    outcome = run(program, budget, heuristic, most=2, machine=True)
+    assert outcome == run(program, budget, heuristic, most=2, machine=False)
+    assert outcome.finished is finishes
+    assert outcome.evictions > 0
+
+
+def test_a_plan_is_the_same_with_machine_code(monkeypatch):
+    graph = chain(100)
+    interpreted = Dtr()(graph, budget=30_000)
+    replay(graph, 30_000)  # compiles
+    ran = []
+    monkeypatch.setattr("graphsim.strategies.dtr._LARGE", 1)
+    monkeypatch.setattr("graphsim.strategies.dtr.run", lambda *a, **k: ran.append(k["machine"]) or run(*a, **k))
+    assert Dtr()(graph, budget=30_000).schedule.ops.tolist() == interpreted.schedule.ops.tolist()
+    assert ran == [True]
+
+
+def test_without_numba_a_log_is_interpreted(monkeypatch):
+    graph = chain(100)
+    expected = replay(graph, 30_000)
+    assert expected.finished
+    monkeypatch.setattr("graphsim.strategies.machine_code.find_spec", lambda name: None)
+    assert replay(graph, 30_000) == expected
+
+
+def test_pauses_change_nothing(monkeypatch):
+    program = program_of(chain(100))
+    expected = run(program, 30_000, "eqclass", most=3, machine=False)
+    monkeypatch.setattr("graphsim.strategies.dtr._PAUSE_INTERPRETED", 1)
+    assert run(program, 30_000, "eqclass", most=3, machine=False) == expected
+
+
+def test_it_stops_when_its_time_is_up():
+    outcome = run(program_of(chain(100)), 30_000, "eqclass", most=3, until=0.0, machine=False)
+    assert not outcome.finished
+    assert outcome.order == []
+
+
+def test_a_graph_of_little_or_nothing():
+    assert replay(Graph([], []), 0).finished
+    source = Tensor("x", (5,), "uint8")
+    assert replay(Graph([], [source], outputs=["x"]), 0).peak == 0
+    assert replay(Graph([Op("h", HOLD, ("x",))], [source]), 0).order == [0]
 
 
 @pytest.mark.parametrize("share", [0.8, 0.6])
@@ -119,3 +164,5 @@ def test_a_wrong_option_is_refused():
         replay(chain(3), 5000, "lur")
     with pytest.raises(UsageError, match="above 1"):
         Dtr(most=1.0)
+    with pytest.raises(UsageError, match="above 0"):
+        Dtr(seconds=0)

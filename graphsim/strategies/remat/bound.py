@@ -16,11 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphsim.index import NOTHING, Ints
+from graphsim.index import NOTHING, Floats, Ints
 from graphsim.strategies.remat.evaluation import Evaluation, evaluate
 from graphsim.strategies.remat.problem import Problem
 
-Floats = np.typing.NDArray[np.float64]
 _STEPS, _AIM = 1000, 2.0
 """Subgradient steps, and the bound that they aim at: so many times the best so far."""
 _PATIENCE = 20

@@ -6,18 +6,14 @@ value, as in `evaluation.Evaluation`; rows stand in order of birth. `g` is the p
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import cos, exp, inf, log, pi, sqrt
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
-from graphsim.index import Bools, Ints
+from graphsim.index import Bools, Floats, Ints
+from graphsim.strategies.machine_code import compiled
 from graphsim.strategies.remat.problem import Problem
-
-Floats = np.typing.NDArray[np.float64]
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 UNITS = 12
 """Units that one drop may need to run, at most."""
@@ -33,16 +29,6 @@ _CROSSED = 0.05
 """Share of steps that take a stretch from another sequence instead of ruining this one."""
 LONGEST = 256
 """Values that one drop may keep longer, at most."""
-
-
-def compiled(function: Function) -> Function:
-    """Compile on first use; kept on disk, and free of the interpreter lock while it runs."""
-    return cast(Function, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
-
-
-def inlined(function: Function) -> Function:
-    """Compile within its callers: numba optimizes what is only called anew at every level above."""
-    return cast(Function, numba.njit(inline="always", error_model="numpy")(function))
 
 
 class Arrays(NamedTuple):

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from graphsim.index import Ints
+from graphsim.index import Floats, Ints
+from graphsim.strategies.machine_code import compiled, inlined
 from graphsim.strategies.remat.compiled import (
     BEFORE_OP,
     HOLD,
@@ -23,9 +24,6 @@ from graphsim.strategies.remat.compiled import (
     UNITS,
     WORKSPACE,
     Arrays,
-    Floats,
-    compiled,
-    inlined,
 )
 from graphsim.strategies.remat.evaluation import Evaluation
 from graphsim.strategies.remat.problem import Problem

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphsim.strategies.remat.evaluation import Evaluation
+from graphsim.graph import Graph, Op, Tensor
+from graphsim.strategies.remat.evaluation import Evaluation, evaluate
 from graphsim.strategies.remat.pair import Search
+from graphsim.strategies.remat.problem import problem_of
 
 HOT, WARM, TEPID = 2.0, 0.5, 0.25
 """First temperatures: of a search that begins anew, and of the second and the first of two that go on."""
@@ -51,3 +53,10 @@ class Rebuilding(Search):
             self._stamp,
             self.draw,
         )
+
+
+def warm_up() -> None:
+    """Compile the loops, as the first step does."""
+    problem = problem_of(Graph([Op("a", "node", (), ("x",))], [Tensor("x", (1,), "uint8")]))
+    state = evaluate(problem, np.arange(1))
+    Rebuilding(state, state, 1, (0,)).advance(0.0)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from graphsim.errors import MissingExtraError
 from graphsim.frontends.layered import layered
 from graphsim.graph import Graph
-from graphsim.index import Ints
+from graphsim.index import Floats, Ints
 from graphsim.simulation import simulate
 from graphsim.strategies.auto import Auto
 from graphsim.strategies.machine_code import is_available
@@ -23,7 +23,7 @@ from graphsim.strategies.moccasin import Moccasin
 from graphsim.strategies.remat import incremental
 from graphsim.strategies.remat.anneal import Annealing
 from graphsim.strategies.remat.clock import Clock
-from graphsim.strategies.remat.compiled import Floats, arrays_of, evaluated
+from graphsim.strategies.remat.compiled import arrays_of, evaluated
 from graphsim.strategies.remat.evaluation import Evaluation, evaluate
 from graphsim.strategies.remat.incremental import readers_of, sequence_of
 from graphsim.strategies.remat.pair import Search, side_by_side

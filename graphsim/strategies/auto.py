@@ -2,9 +2,9 @@
 
 Starts are the cheapest plan of the span strategies that fits, a greedy repair of program order, and what DTR
 makes of it with each of its heuristics. Rounds of search follow, until they bring nothing or what is left to gain
-is not worth the time: two searches at a time in machine code (extra `solver`), annealing first, then ruin and
-recreate, each with what the other found; or plain annealing, without numba and for small graphs before it is
-compiled. The cost is bounded from below by a linear program over what is absent at each op (see `remat.bound`).
+is not worth the time: two searches at a time in machine code (extra `solver`), from the beginning by annealing and
+ruin and recreate, then across all that was found so; or plain annealing, without numba and for small graphs before it
+is compiled. The cost is bounded from below by a linear program over what is absent at each op (see `remat.bound`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from graphsim.strategies.remat.evaluation import Evaluation, evaluate
 from graphsim.strategies.remat.improve import improve
 from graphsim.strategies.remat.pair import Search, compiling_beside, is_compiled, side_by_side
 from graphsim.strategies.remat.problem import Problem, problem_of
-from graphsim.strategies.remat.rebuild import HOT, TEPID, WARM, Rebuilding
+from graphsim.strategies.remat.rebuild import Rebuilding
 from graphsim.strategies.remat.repair import repair
 from graphsim.strategies.rotor import Rotor
 from graphsim.strategies.sqrt import Sqrt
@@ -44,15 +44,16 @@ _SMALL = 150
 """Ops up to which plain annealing is nearly as good: nothing is compiled for them alone."""
 _STEPS_PER_OP = 60
 """Steps of a round of plain annealing, for every op."""
-_REBUILT_PER_OP, _REBUILT, _REBUILT_SMALL = 25, 20_000, 100
-"""Steps of a round of ruin and recreate, for every op: longer ones settle better than several do. At least so many in
-all, but for small graphs no more than so many for every op."""
+_REBUILT, _REBUILT_LARGE, _REBUILT_SMALL = 4_000_000, 2, 50
+"""Ops times steps of a round of ruin and recreate; but at least, and at most, so many steps for every op."""
+_POOL = 8
+"""Sequences that are crossed with each other."""
 _MOVED_PER_OP, _FIRST = 300, 0.35
 """Steps of the compiled annealing before, for every op; the share of the time that it may take."""
 _GLANCE = 300_000
-"""Ops times steps of a first round of plain annealing: some graphs may do without the compiled searches."""
+"""Ops times steps of a first round of plain annealing: some graphs do without the compiled searches."""
 _IDLE, _IDLE_MISFIT = 3, 6
-"""Rounds in a row that bring nothing, before the search gives up; and while nothing fits that might."""
+"""Beginnings in a row that bring nothing, before the search gives up; and while nothing fits that might."""
 _WORTH = 0.0005
 """A gain that is worth a round's time, in parts of the cost of the step, or of the peak while nothing fits."""
 _DTR_SHARE = 0.02
@@ -154,20 +155,20 @@ class _Rounds:
         self._offer(start)
         for schedule in known:
             self._offer(evaluate(self.problem, self.problem.nodes(schedule)))
+        if start.peak <= self.budget:
+            self._improve(start, _GLANCE // self.problem.ops, 0)
         if self._is_near():
             return
         if is_available() and (self.problem.ops > _SMALL or is_compiled()):
-            if start.peak <= self.budget:
-                self._improve(start, _GLANCE // self.problem.ops, 0)
-            self._repeat(self._in_pairs(start))
+            self._repeat(self._in_pairs(start), 3)
         else:
-            self._repeat(self._by_turns(start))
+            self._repeat(self._by_turns(start), 1)
 
-    def _repeat(self, rounds: Iterator[None]) -> None:
-        """Go through *rounds* until they bring nothing, the bound is near or the time is up."""
+    def _repeat(self, rounds: Iterator[None], each: int) -> None:
+        """Go through *rounds*, so many for *each* beginning, until they bring nothing, or it is near or late enough."""
         idle = 0
         while not (self.clock.is_over() or self._is_near()):
-            if idle >= (_IDLE_MISFIT if isfinite(self.bound) and not self._fits() else _IDLE):
+            if idle >= each * (_IDLE_MISFIT if isfinite(self.bound) and not self._fits() else _IDLE):
                 break
             before = self._rank()
             next(rounds)
@@ -184,26 +185,34 @@ class _Rounds:
         self._offer(improve(origin, self.budget, steps=steps, clock=self.clock, seed=seed, bound=self.bound))
 
     def _in_pairs(self, start: Evaluation) -> Iterator[None]:
-        """Rounds of two searches: they anneal from *start*, then ruin and recreate what they found.
+        """Rounds of two searches: they anneal from *start*, ruin and recreate by themselves, and cross what was found.
 
-        Where both have found the same, one begins anew.
+        Several beginnings that do not know of each other, crossed, beat one that goes on.
         """
         ops = self.problem.ops
-        seeds = [(self.seed, 0, 0), (self.seed, 0, 1)]
-        left = self.clock.until - time.perf_counter()
-        with compiling_beside(self.clock):
-            annealing = [Annealing(start, self.budget, seed) for seed in seeds]
-            pair = self._run(annealing, _MOVED_PER_OP * ops, _FIRST * left)
-        yield
-        for number in count(1):
-            best, second = self._known(), pair[1]
-            same = self._rank_of(second) <= self._rank()
-            searches = [
-                Rebuilding(best, second, self.budget, (self.seed, number, 0), TEPID),
-                Rebuilding(start if same else second, best, self.budget, (self.seed, number, 1), HOT if same else WARM),
-            ]
-            pair = self._run(searches, max(_REBUILT_PER_OP * ops, min(_REBUILT, _REBUILT_SMALL * ops)), inf)
+        steps = min(max(_REBUILT // ops, _REBUILT_LARGE * ops), _REBUILT_SMALL * ops)
+        pool: list[Evaluation] = []
+        for number in count():
+            seeds = [(self.seed, number, 0), (self.seed, number, 1)]
+            left = self.clock.until - time.perf_counter()
+            with compiling_beside(self.clock):
+                annealing = [Annealing(start, self.budget, seed) for seed in seeds]
+                pair = self._run(annealing, _MOVED_PER_OP * ops, _FIRST * left)
             yield
+            rebuilding = [Rebuilding(one, self.budget, (*seed, 1)) for one, seed in zip(pair, seeds, strict=True)]
+            pool = self._merged(pool, self._run(rebuilding, steps, inf))
+            yield
+            crossing = [
+                Rebuilding(one, self.budget, (*seed, 2), [other for other in pool if other is not one])
+                for one, seed in zip(pool, seeds, strict=False)
+            ]
+            pool = self._merged(pool, self._run(crossing, steps, inf))
+            yield
+
+    def _merged(self, pool: list[Evaluation], found: list[Evaluation]) -> list[Evaluation]:
+        """Return the best of both, each once, the best first."""
+        unique = {self._rank_of(one): one for one in (*found, *pool)}
+        return [unique[rank] for rank in sorted(unique)][:_POOL]
 
     def _run(self, searches: Sequence[Search], steps: int, seconds: float) -> list[Evaluation]:
         """Return what *searches* find within *seconds*, the best first."""

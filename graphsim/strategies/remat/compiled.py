@@ -25,8 +25,6 @@ _EARLY = 0.15
 """Share of values that are made again earlier than their next use, where there may be room."""
 _COMPARED = 12
 """Drops that save something and are compared, at most."""
-_CROSSED = 0.05
-"""Share of steps that take a stretch from another sequence instead of ruining this one."""
 LONGEST = 256
 """Values that one drop may keep longer, at most."""
 
@@ -598,6 +596,7 @@ def search(
     steps: int,
     temperature: float,
     ruined: float,
+    crossed: float,
     stamp: int,
     draw: Any,
 ) -> int:
@@ -609,6 +608,7 @@ def search(
         state, record: length, excess and cost of *current*, and of *best*.
         temperature: how much dearer a sequence may become, on average.
         ruined: recomputes that are taken away at once, on average.
+        crossed: share of steps that take a stretch from *other* instead.
         stamp: number that no plan has had before, in *d*.
     """
     work, begins, found = np.empty_like(current), np.empty_like(current), np.empty_like(current)
@@ -616,7 +616,7 @@ def search(
     for _ in range(steps):
         length, now = int(state[0]), state[1]
         limit = inf if now else state[2] - temperature * log(1 - draw.random())
-        if draw.random() < _CROSSED:
+        if draw.random() < crossed:
             shorter = _cross(g, work, current, other, draw)
         else:
             rows, _, _ = walk(g, r, current, length, budget)

@@ -7,6 +7,9 @@ Where nothing fits yet, less above the budget is better. The loops are in `compi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import cycle
+
 import numpy as np
 
 from graphsim.graph import Graph, Op, Tensor
@@ -14,24 +17,27 @@ from graphsim.strategies.remat.evaluation import Evaluation, evaluate
 from graphsim.strategies.remat.pair import Search
 from graphsim.strategies.remat.problem import problem_of
 
-HOT, WARM, TEPID = 2.0, 0.5, 0.25
-"""First temperatures: of a search that begins anew, and of the second and the first of two that go on."""
+_WARM, _CROSSING = 0.25, 0.1
+"""First temperatures: of a search by itself, and of one that crosses."""
+_CROSSED = 0.75
+"""Share of steps that take a stretch from another sequence instead of ruining this one, where there are others."""
 _RUINED = 3.0
 """Recomputes that are taken away at once, on average."""
 
 
 class Rebuilding(Search):
-    """Ruin and recreate from *state*; now and then it takes a stretch of *other*."""
+    """Ruin and recreate from *state*; mostly it takes a stretch of one of *others*, by turns, if there are any."""
 
     cold, chunk = 0.01, 20
 
     def __init__(
-        self, state: Evaluation, other: Evaluation, budget: int, seed: tuple[int, ...], warm: float = WARM
+        self, state: Evaluation, budget: int, seed: tuple[int, ...], others: Sequence[Evaluation] = ()
     ) -> None:
         from graphsim.strategies.remat.compiled import arrays_of, scratch
 
-        super().__init__(state, budget, seed, warm)
-        self._current, self._other = self.best.copy(), np.ascontiguousarray(other.nodes)
+        super().__init__(state, budget, seed, _CROSSING if others else _WARM)
+        self._current, self._crossed = self.best.copy(), _CROSSED if others else 0.0
+        self._others = cycle([np.ascontiguousarray(other.nodes) for other in others or [state]])
         self._numbers, self._stamp = self.record.copy(), 1
         self._arrays = (arrays_of(self.problem), *scratch(self.problem, len(self.best)))
 
@@ -43,13 +49,14 @@ class Rebuilding(Search):
             *self._arrays,
             self._current,
             self.best,
-            self._other,
+            next(self._others),
             self.budget,
             self._numbers,
             self.record,
             self.chunk,
             temperature,
             _RUINED,
+            self._crossed,
             self._stamp,
             self.draw,
         )
@@ -59,4 +66,4 @@ def warm_up() -> None:
     """Compile the loops, as the first step does."""
     problem = problem_of(Graph([Op("a", "node", (), ("x",))], [Tensor("x", (1,), "uint8")]))
     state = evaluate(problem, np.arange(1))
-    Rebuilding(state, state, 1, (0,)).advance(0.0)
+    Rebuilding(state, 1, (0,)).advance(0.0)

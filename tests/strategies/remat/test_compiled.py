@@ -54,7 +54,7 @@ def start_of(nodes: int, seed: int, share: float) -> tuple[Evaluation, int]:
 def searches(kind: str, state: Evaluation, budget: int, seed: int = 0) -> list[Search]:
     if kind == "anneal":
         return [Annealing(state, budget, (seed, number)) for number in range(2)]
-    return [Rebuilding(state, state, budget, (seed, number)) for number in range(2)]
+    return [Rebuilding(state, budget, (seed, number)) for number in range(2)]
 
 
 def run(kind: str, state: Evaluation, budget: int, *, steps: int = 0, seed: int = 0) -> Evaluation:
@@ -131,6 +131,21 @@ def test_what_it_returns_is_no_worse_than_what_it_was_given(kind, seed, part):
     if state.peak <= budget:
         assert found.peak <= budget
         assert found.cost <= state.cost * (1 + 1e-9)
+
+
+def test_crossing_beats_the_best_that_it_crosses():
+    gains = []
+    for seed in range(3):
+        state, budget = start_of(200, seed, 0.9)
+        pool = [run("rebuild", state, budget, steps=100, seed=number) for number in range(4)]
+        best = min(pool, key=lambda one: one.cost)
+        crossing = Rebuilding(best, budget, (0,), [one for one in pool if one is not best])
+        crossing.run(400, Clock(float("inf")))
+        found = crossing.found()
+        assert found.peak <= budget
+        gains.append(best.cost - found.cost)
+    assert min(gains) >= 0
+    assert max(gains) > 0
 
 
 @KINDS

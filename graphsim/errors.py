@@ -63,9 +63,9 @@ class LayoutError(GraphSimError):
 class InfeasibleError(GraphSimError):
     """No schedule fits the budget."""
 
-    def __init__(self, message: str, *, budget: int, lower_bound: int) -> None:
+    def __init__(self, message: str, *, budget: int, memory_bound: int) -> None:
         self.budget = budget
-        self.lower_bound = lower_bound
+        self.memory_bound = memory_bound
         super().__init__(message)
 
 

@@ -115,7 +115,7 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
         "base_time": plan.base_time,
         "overhead": plan.overhead,
         "lower_bound": plan.time_bound if isfinite(plan.time_bound) else None,
-        "lower_bound_bytes": plan.lower_bound,
+        "lower_bound_bytes": plan.memory_bound,
         "proved_optimal": plan.proved_optimal,
         "seconds": plan.seconds,
         "schedule_length": len(plan.schedule),
@@ -142,7 +142,7 @@ class Witness:
 
     Attributes:
         smallest_peak: the smallest budget known feasible, and whose plan needs it.
-        lower_bound: bytes that no schedule can do without: *pin* is the op that sets it, with what it touches.
+        memory_bound: bytes that no schedule can do without: *pin* is the op that sets it, with what it touches.
         proved: there is none that first runs the ops in program order.
         peak: where the smallest plan peaks, and what is live there.
     """
@@ -150,7 +150,7 @@ class Witness:
     budget: int
     smallest_peak: int
     strategy: str
-    lower_bound: int
+    memory_bound: int
     proved: bool
     pin: Place
     peak: Place
@@ -160,7 +160,7 @@ class Witness:
         return {
             "smallest_peak_bytes": self.smallest_peak,
             "strategy": self.strategy,
-            "lower_bound_bytes": self.lower_bound,
+            "lower_bound_bytes": self.memory_bound,
             "proved": self.proved,
             "op": self.pin.op,
             "pinned_by": self.pin.as_dict(),
@@ -171,16 +171,16 @@ class Witness:
         """Return it as an error of one line."""
         proof = "not proved impossible"
         if self.proved:
-            order = "" if self.budget < self.lower_bound else " that keeps the order of ops"
+            order = "" if self.budget < self.memory_bound else " that keeps the order of ops"
             proof = f"proved: no schedule{order} fits"
-        place = self.pin if self.budget < self.lower_bound else self.peak
+        place = self.pin if self.budget < self.memory_bound else self.peak
         live = ", ".join(f"{name} {format_bytes(size)}" for name, size, _ in place.live[:3])
         return InfeasibleError(
             f"no plan within {format_bytes(self.budget)} ({self.budget:,} bytes); {proof}. Smallest peak known: "
-            f"{self.smallest_peak:,} bytes ({self.strategy}); lower bound: {self.lower_bound:,} bytes; "
+            f"{self.smallest_peak:,} bytes ({self.strategy}); lower bound: {self.memory_bound:,} bytes; "
             f"pinned by op '{place.op}'" + (f" with {live}" if live else ""),
             budget=self.budget,
-            lower_bound=self.lower_bound,
+            memory_bound=self.memory_bound,
         )
 
 
@@ -194,8 +194,8 @@ def witness(graph: Graph, plans: Sequence[Plan], budget: int) -> Witness:
         budget=budget,
         smallest_peak=smallest.peak_bytes,
         strategy=smallest.strategy,
-        lower_bound=smallest.lower_bound,
-        proved=budget < smallest.lower_bound or least_time(graph, budget) == inf,
+        memory_bound=smallest.memory_bound,
+        proved=budget < smallest.memory_bound or least_time(graph, budget) == inf,
         pin=_pin(graph),
         peak=Place(op.name if op else "", op.layer if op else "", live),
     )

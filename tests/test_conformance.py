@@ -40,7 +40,7 @@ def test_a_strategy_returns_a_valid_plan_that_says_what_it_costs(name, step):
     run = simulate(step, plan.schedule)
     assert plan.strategy == name
     assert plan.peak_bytes == run.peak
-    assert plan.lower_bound <= plan.peak_bytes
+    assert plan.memory_bound <= plan.peak_bytes
     assert plan.feasible
     assert plan.base_time <= plan.time
 
@@ -64,7 +64,7 @@ def test_a_strategy_says_whether_it_meets_the_budget(name):
         plan = quick(name)(graph, budget=budget)
         assert plan.feasible == (plan.peak_bytes <= budget)
         assert plan.budget == budget
-    assert not quick(name)(graph, budget=plan.lower_bound - 1).feasible
+    assert not quick(name)(graph, budget=plan.memory_bound - 1).feasible
 
 
 STORE_ALL_OF_A_CHAIN = {"none", "selective", "dtr", "mincut", "checkmate", "checkmate_lp", "moccasin"}

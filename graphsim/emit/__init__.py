@@ -19,7 +19,7 @@ from graphsim.emit.text import Wrapped, render
 from graphsim.errors import GraphSimError, InfeasibleError, UsageError
 from graphsim.schedule import Schedule
 from graphsim.simulation import op_costs, simulate
-from graphsim.strategies.plan import Plan, judge, lower_bound
+from graphsim.strategies.plan import Plan, judge, memory_bound
 from graphsim.units import format_bytes
 from graphsim.version import __version__
 
@@ -142,9 +142,9 @@ class _Writer:
             graph = with_states(graph, wrapped)
         seconds = time.perf_counter() - self.start
         plan = judge(graph, Schedule.of(graph), strategy=self.strategy, budget=self.budget, seconds=seconds)
-        floor = lower_bound(self.captured.graph)
+        floor = memory_bound(self.captured.graph)
         return replace(
-            plan, base_time=self.base_time, time_bound=self.base_time, lower_bound=floor, proved_optimal=False
+            plan, base_time=self.base_time, time_bound=self.base_time, memory_bound=floor, proved_optimal=False
         )
 
     def _text(self, wrapped: Wrapped, facts: Sequence[tuple[str, str]]) -> str:
@@ -174,5 +174,5 @@ class _Writer:
 def _too_large(plan: Plan, why: str) -> InfeasibleError:
     budget = plan.budget or 0
     return InfeasibleError(
-        f"not within {format_bytes(budget)} ({budget:,} bytes): {why}", budget=budget, lower_bound=plan.lower_bound
+        f"not within {format_bytes(budget)} ({budget:,} bytes): {why}", budget=budget, memory_bound=plan.memory_bound
     )

@@ -59,7 +59,7 @@ def plans_figure(graph: Graph, plans: Sequence[Plan]) -> Figure:
     from matplotlib.ticker import PercentFormatter  # an extra: there is one, or no figure
 
     axes = fig.add_subplot()
-    low, budget = plans[0].lower_bound, plans[0].budget
+    low, budget = plans[0].memory_bound, plans[0].budget
     high = max(low + 1, *(plan.peak_bytes for plan in plans))
     margin, top = 0.06 * (high - low), dearest(plans)
     axes.set_xlim(min(low, budget or low) - margin, high + margin)
@@ -84,7 +84,7 @@ def _draw_bounds(axes: Axes, plan: Plan, least: Sequence[tuple[int, float]]) -> 
     """Shade where no plan can be: left of what one op touches, and below the *least* time; draw the budget, if any."""
     left, _ = axes.get_xlim()
     bottom, top = axes.get_ylim()
-    axes.axvspan(left, plan.lower_bound, color=_IMPOSSIBLE, alpha=0.6, linewidth=0, label="no schedule needs less")
+    axes.axvspan(left, plan.memory_bound, color=_IMPOSSIBLE, alpha=0.6, linewidth=0, label="no schedule needs less")
     sizes, times = np.array(least).T
     extra = np.minimum(times / (plan.base_time or 1.0) - 1, top)
     # Between two sizes the floor is at least that of the larger one.

@@ -30,7 +30,7 @@ def plan_text(plan: Plan, least: float) -> str:
     if plan.budget is not None:
         lines.append(f"  {_optimality(plan, least)}")
     lines.append(
-        f"  no schedule needs less than {format_bytes(plan.lower_bound)}; {len(plan.schedule):,} executions; "
+        f"  no schedule needs less than {format_bytes(plan.memory_bound)}; {len(plan.schedule):,} executions; "
         f"planned in {plan.seconds:.2f} s"
     )
     return "\n".join(lines) + "\n"
@@ -65,7 +65,7 @@ def comparison_text(plans: Sequence[Plan], unit: str, least: float, width: int) 
     lines = [line.rstrip() for line in stream.getvalue().splitlines()]
     lines += ["", *_scatter(plans, marks, width), ""]
     lines.append("Capital: no other plan needs less memory or time, and no more of the other.")
-    lines.append(f"No schedule needs less than {format_bytes(plans[0].lower_bound)}.")
+    lines.append(f"No schedule needs less than {format_bytes(plans[0].memory_bound)}.")
     lines += _floor(plans[0], least)
     return "\n".join(lines) + "\n"
 
@@ -111,7 +111,7 @@ def _table(plans: Sequence[Plan], marks: Sequence[str], unit: str) -> Table:
 
 def _scatter(plans: Sequence[Plan], marks: Sequence[str], width: int) -> list[str]:
     """Lines of a chart: peak to the right, overhead upwards; marks that share a place stand side by side."""
-    budget, low = plans[0].budget, plans[0].lower_bound
+    budget, low = plans[0].budget, plans[0].memory_bound
     high = max(low + 1, *(plan.peak_bytes for plan in plans))
     top = dearest(plans)
     columns = width - _LEFT - 1

@@ -89,7 +89,7 @@ class Auto:
         if budget is not None and stored.feasible:
             return replace(stored, seconds=time.perf_counter() - start)
         cheap = [stored, *(strategy(graph, budget=budget) for strategy in (Blocks(), Sqrt(), Greedy(), Rotor()))]
-        if budget is None or budget < stored.lower_bound:
+        if budget is None or budget < stored.memory_bound:
             best = min(cheap, key=lambda plan: (plan.peak_bytes, plan.time))
             bound = best.time_bound if budget is None else inf
             return replace(best, strategy="auto", time_bound=bound, seconds=time.perf_counter() - start)

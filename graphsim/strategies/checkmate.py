@@ -72,7 +72,7 @@ class Checkmate:
         stored = judge(graph, Schedule.of(graph), strategy="checkmate", budget=budget, seconds=0.0)
         if budget is None or stored.feasible:
             return stored
-        if budget < stored.lower_bound:
+        if budget < stored.memory_bound:
             return replace(stored, time_bound=float("inf"))
         problem = problem_of(graph)
         model = model_of(problem, budget, self.variables, "checkmate")

@@ -62,11 +62,11 @@ class CheckmateLp:
         stored = judge(graph, Schedule.of(graph), strategy="checkmate_lp", budget=budget, seconds=0.0)
         if budget is None or stored.feasible:
             return stored
-        if budget < stored.lower_bound:
+        if budget < stored.memory_bound:
             return replace(stored, time_bound=float("inf"))
         problem = problem_of(graph)
         model = model_of(problem, budget, self.variables, "checkmate_lp")
-        best, bound = _search(model, budget, stored.lower_bound, start + self.seconds)
+        best, bound = _search(model, budget, stored.memory_bound, start + self.seconds)
         best = repair(best, budget, until=start + self.seconds)
         best = prune(best, budget) if best.peak <= budget else best
         return finish(graph, problem, best.nodes, bound, strategy="checkmate_lp", budget=budget, start=start)

@@ -75,7 +75,7 @@ class Moccasin:
         stored = judge(graph, Schedule.of(graph), strategy="moccasin", budget=budget, seconds=0.0)
         if budget is None or stored.feasible:
             return stored
-        if budget < stored.lower_bound:
+        if budget < stored.memory_bound:
             return replace(stored, time_bound=inf)
         if len(graph.ops) > MOST_OPS:
             raise UsageError(f"moccasin takes graphs of up to {MOST_OPS:,} ops, not {len(graph.ops):,}")

@@ -23,7 +23,7 @@ class Plan:
         feasible: the peak is within the budget.
         peak_bytes: peak live bytes of the schedule.
         time, base_time: cost of the schedule, and of executing every op once (see `op_costs`).
-        lower_bound: bytes that no schedule can do without.
+        memory_bound: bytes that no schedule can do without.
         time_bound: what any schedule within the budget costs, if it first runs the ops in program order.
         proved_optimal: none of these is cheaper.
         seconds: time that the search took.
@@ -36,7 +36,7 @@ class Plan:
     peak_bytes: int
     time: float
     base_time: float
-    lower_bound: int
+    memory_bound: int
     proved_optimal: bool
     seconds: float
     time_bound: float
@@ -71,7 +71,7 @@ def judge(
     Raises:
         ScheduleError: the schedule does not respect the graph.
     """
-    run = simulate(graph, schedule, policy=policy)
+    run, base_time = simulate(graph, schedule, policy=policy), float(op_costs(graph).sum())
     feasible = budget is None or run.peak <= budget
     return Plan(
         schedule=schedule,
@@ -80,15 +80,15 @@ def judge(
         feasible=feasible,
         peak_bytes=run.peak,
         time=run.time,
-        base_time=float(op_costs(graph).sum()),
-        lower_bound=lower_bound(graph),
+        base_time=base_time,
+        memory_bound=memory_bound(graph),
         proved_optimal=feasible and not schedule.repeats.any(),
         seconds=seconds,
-        time_bound=float(op_costs(graph).sum()),
+        time_bound=base_time,
     )
 
 
-def lower_bound(graph: Graph) -> int:
+def memory_bound(graph: Graph) -> int:
     """Return bytes that every schedule needs: what is resident, and all that one op touches at once."""
     index = graph.index
     resident = index.resident & (index.storage == np.arange(index.tensors))

@@ -99,7 +99,7 @@ class PeakSolver(CustomKnapsackSolver):
             f"no backward pass within {format_bytes(limit)} ({limit:,} bytes) found: the lowest peak is {least:,} "
             f"bytes, and none can be below {bound:,}",
             budget=limit,
-            lower_bound=bound,
+            memory_bound=bound,
         )
 
     def uuid(self) -> object:

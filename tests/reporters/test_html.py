@@ -170,7 +170,7 @@ def test_plans_are_judged_under_the_policy_of_the_page():
 def test_a_strategy_that_fails_is_a_row_with_its_reason(monkeypatch):
     class Broken:
         def __call__(self, graph, *, budget=None):
-            raise InfeasibleError("no room\nat all", budget=1, lower_bound=2)
+            raise InfeasibleError("no room\nat all", budget=1, memory_bound=2)
 
     monkeypatch.setitem(STRATEGIES._table, "none", "tests:none")
     monkeypatch.setattr(type(STRATEGIES), "__getitem__", lambda self, name: Broken)

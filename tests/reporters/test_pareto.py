@@ -80,11 +80,11 @@ def test_the_budget_and_the_bounds_are_drawn_where_they_are(drawn):
     assert [line.get_xdata()[0] for line in lines] == ([] if budget is None else [budget])
     assert budget is None or f"budget {format_bytes(budget)}" in legend
     assert ("does not fit" in legend) == (not all(plan.feasible for plan in plans))
-    assert axes.patches[0].get_x() + axes.patches[0].get_width() == plans[0].lower_bound
-    assert axes.get_xlim()[0] < (budget or plans[0].lower_bound)
+    assert axes.patches[0].get_x() + axes.patches[0].get_width() == plans[0].memory_bound
+    assert axes.get_xlim()[0] < (budget or plans[0].memory_bound)
     corners = axes.collections[0].get_paths()[0].vertices
     sizes = sorted({int(x) for x in corners[:, 0]})
-    assert (sizes[0], sizes[-1]) == (plans[0].lower_bound, plans[0].peak_bytes)
+    assert (sizes[0], sizes[-1]) == (plans[0].memory_bound, plans[0].peak_bytes)
     for size, least in floor(graph, sizes):
         extra = min(least / plans[0].base_time - 1, axes.get_ylim()[1])
         assert np.isclose(corners[corners[:, 0] == size, 1], extra, atol=1e-9).any()

@@ -19,7 +19,7 @@ def plan(name: str, peak: int, overhead: float, budget: int | None = None) -> Pl
     empty = judge(Graph([], []), Schedule.of(Graph([], [])), strategy=name, budget=budget, seconds=0.5)
     fits = budget is None or peak <= budget
     return replace(
-        empty, peak_bytes=peak, time=2.0 + 2 * overhead, base_time=2.0, lower_bound=1024, feasible=fits, time_bound=2.0
+        empty, peak_bytes=peak, time=2.0 + 2 * overhead, base_time=2.0, memory_bound=1024, feasible=fits, time_bound=2.0
     )
 
 

@@ -29,7 +29,7 @@ def test_the_schedule_does_what_program_order_does_and_the_plan_says_what_it_cos
     assert plan.peak_bytes == max(interpret(graph, order, "eager").during)
     assert plan.feasible == (budget is None or plan.peak_bytes <= budget)
     assert plan.time == sum(graph.ops[i].time for i in order)
-    assert plan.lower_bound <= plan.peak_bytes
+    assert plan.memory_bound <= plan.peak_bytes
     counts = np.bincount(order)
     again = {graph.ops[i].phase for i in np.flatnonzero(counts > 1)}
     assert Phase.OPTIMIZER not in again

@@ -181,7 +181,7 @@ def test_a_graph_that_is_too_large_is_refused_with_a_way_out(strategy):
 def test_less_than_one_op_touches_is_proved_impossible(strategy):
     graph = chain(5)
     plan = strategy(graph, budget=2999)
-    assert plan.lower_bound == 3000
+    assert plan.memory_bound == 3000
     assert (plan.feasible, plan.time_bound) == (False, float("inf"))
 
 

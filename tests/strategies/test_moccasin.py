@@ -23,7 +23,7 @@ from graphsim.simulation import simulate
 from graphsim.strategies import moccasin
 from graphsim.strategies.checkmate import Checkmate
 from graphsim.strategies.moccasin import MOST_OPS, Moccasin
-from graphsim.strategies.plan import Plan, lower_bound
+from graphsim.strategies.plan import Plan, memory_bound
 from graphsim.strategies.remat.evaluation import evaluate
 from graphsim.strategies.remat.intervals import solve
 from graphsim.strategies.remat.problem import problem_of
@@ -192,7 +192,7 @@ def test_networks_of_seventy_ops_are_solved_in_a_moment(name: str, share: float)
     budget = int(share * simulate(graph).peak)
     plan = Moccasin(seconds=60)(graph, budget=budget)
     assert plan.seconds < 10
-    assert plan.feasible or budget < lower_bound(graph)
+    assert plan.feasible or budget < memory_bound(graph)
     assert plan.time_bound <= cost_of(plan) * (1 + 1e-9)
 
 
@@ -215,7 +215,7 @@ def test_the_seed_decides_where_one_worker_solves_to_the_end():
 def test_less_than_one_op_touches_is_proved_impossible_at_once(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(moccasin, "solve", None)
     plan = Moccasin()(chain(5), budget=2999)
-    assert (plan.feasible, plan.lower_bound, plan.time_bound) == (False, 3000, float("inf"))
+    assert (plan.feasible, plan.memory_bound, plan.time_bound) == (False, 3000, float("inf"))
 
 
 HARD = Graph.from_networkx(layered(60, 1, 0.3))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from graphsim.graph import Graph, Op, Phase, Role, Tensor
 from graphsim.liveness import POLICIES, live_ranges
 from graphsim.schedule import Schedule
-from graphsim.strategies.plan import judge, lower_bound
+from graphsim.strategies.plan import judge, memory_bound
 
 OPS = [
     Op("a", "n", ("w",), ("x",), workspace=3, flops=10),
@@ -23,7 +23,7 @@ GRAPH = Graph(OPS, TENSORS)
 
 def test_a_plan_says_what_the_schedule_costs():
     plan = judge(GRAPH, Schedule.of(GRAPH, ["a", "b", "a", "c"]), strategy="mine", budget=115, seconds=0.5)
-    assert (plan.peak_bytes, plan.feasible, plan.lower_bound) == (116, False, 116)
+    assert (plan.peak_bytes, plan.feasible, plan.memory_bound) == (116, False, 116)
     assert (plan.time, plan.base_time, plan.overhead) == (80.0, 70.0, 80 / 70 - 1)
     assert (plan.strategy, plan.budget, plan.seconds, plan.proved_optimal) == ("mine", 115, 0.5, False)
 
@@ -43,7 +43,7 @@ def test_times_are_taken_before_flops():
 @given(graph=graphs(), policy=st.sampled_from(POLICIES))
 @settings(max_examples=500)
 def test_no_schedule_gets_below_the_lower_bound(graph, policy):
-    assert lower_bound(graph) <= live_ranges(graph, policy=policy).peak
+    assert memory_bound(graph) <= live_ranges(graph, policy=policy).peak
 
 
 @given(graph=graphs())
@@ -59,4 +59,4 @@ def test_the_lower_bound_is_the_most_that_one_op_touches(graph):
         names = () if only_holds else (*op.inputs, *op.outputs)
         bases = {graph.tensors[name].base for name in names}
         most = max(most, sum(storages[base] for base in bases - always) + op.workspace)
-    assert lower_bound(graph) == most + sum(storages[name] for name in always)
+    assert memory_bound(graph) == most + sum(storages[name] for name in always)

@@ -177,7 +177,7 @@ def test_a_bound_that_cannot_be_met_is_refused_with_the_lowest_peak_known():
     lowest = BENCH.backward(CASES["relu"], PeakSolver(), 0.05).peak
     with pytest.raises(InfeasibleError, match=f"the lowest peak is {lowest:,} bytes") as caught:
         BENCH.backward(CASES["relu"], PeakSolver(peak_bytes=lowest - 1), 0.01)
-    assert 0 < caught.value.lower_bound <= lowest
+    assert 0 < caught.value.memory_bound <= lowest
     with pytest.raises(UsageError, match="at least 1"):
         PeakSolver(peak_bytes=0)
 

@@ -11,6 +11,7 @@ from graphsim.devices import device_of
 from graphsim.errors import GraphSimError, SpecError
 from graphsim.graph import Graph
 from graphsim.rewrites import Rewrite, with_chunked_loss, with_inplace_activations
+from graphsim.schedule import Schedule
 from graphsim.simulation import Simulation, op_costs, simulate
 from graphsim.strategies import STRATEGIES, Strategy
 from graphsim.training import Training, training_step
@@ -20,6 +21,8 @@ CONTEXT = (135 * 2**20, 1536 * 2**20)
 T4 under CUDA 12.8 with lazy loading, the most what has been seen on V100 and A100 under CUDA 11."""
 SECONDS = 1.0
 """Each search for a schedule may take; there are dozens."""
+_BUDGETS = 4
+"""Budgets of live bytes that are tried for what an allocator may hold."""
 _LARGEST = 2**24
 _PLAIN = TorchCaching()
 
@@ -158,24 +161,42 @@ def need_of(
 def _simulate(
     graph: Graph, training: Training, first: bool, strategy: str, room: int | None, allocator: TorchCaching
 ) -> tuple[Simulation, int]:
-    """Return one step and what is held in it.
-
-    A budget of a strategy is live bytes. While more is held than there is room for, it gets so much less.
-    """
+    """Return one step and what is held in it."""
     # From the third micro-batch on, each does to memory what the second did.
     short = replace(training, accumulation=min(training.accumulation, 3))
     step = training_step(graph, short, first=first)
-    budget, schedule = room, None
-    while True:
-        if strategy:
-            schedule = _planner(strategy)(step, budget=budget).schedule
-        run = simulate(step, schedule)
-        held = allocator(run.trace).reserved_peak
-        if not strategy or room is None or budget is None or held <= room or run.peak > budget:
-            return run, held
-        budget = min(run.peak - 1, budget - (held - room))
-        if budget < 1:
-            return run, held
+
+    def run(schedule: Schedule | None) -> tuple[Simulation, int]:
+        simulation = simulate(step, schedule)
+        return simulation, allocator(simulation.trace).reserved_peak
+
+    if not strategy:
+        return run(None)
+    planner = _planner(strategy)
+    if room is None:
+        return run(planner(step).schedule)
+    return _within(lambda budget: run(planner(step, budget=budget).schedule), run(None), room)
+
+
+def _within(
+    planned: Callable[[int], tuple[Simulation, int]], stored: tuple[Simulation, int], room: int
+) -> tuple[Simulation, int]:
+    """Return what is *planned* for a budget with which *room* bytes suffice, else with which least are held.
+
+    A budget is live bytes, and more is held. As the last one tried held too much, by a share, the next is less by that
+    share; or the middle between what was too much and what nothing fits.
+    """
+    tried: list[tuple[Simulation, int]] = []
+    (run, held), low, high = stored, 0, room
+    while len(tried) < _BUDGETS and (held > room or not tried):
+        scaled = min(room, run.peak * room // held)
+        budget = scaled if scaled > low else (low + high) // 2
+        run, held = planned(budget)
+        if (run.peak, held) in ((other.peak, more) for other, more in tried):
+            break
+        tried.append((run, held))
+        low, high = (budget, high) if run.peak > budget else (low, run.peak)
+    return min(tried, key=lambda one: one[1])
 
 
 def _planner(strategy: str) -> Strategy:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from math import inf, isfinite
@@ -40,8 +40,8 @@ from graphsim.strategies.rotor import Rotor
 from graphsim.strategies.sqrt import Sqrt
 
 Progress = Callable[[str], None]
-_SMALL = 150
-"""Ops up to which plain annealing is nearly as good: nothing is compiled for them alone."""
+_SMALL, _COMPILING = 150, 30.0
+"""Ops up to which plain annealing is nearly as good, and seconds up to which it is: nothing is compiled for less."""
 _STEPS_PER_OP = 60
 """Steps of a round of plain annealing, for every op."""
 _REBUILT, _REBUILT_LARGE, _REBUILT_SMALL = 4_000_000, 2, 50
@@ -66,8 +66,7 @@ class Auto:
 
     Attributes:
         seconds: when to stop at the latest; Ctrl-C stops it with the best so far.
-        seed: of the search; unless the time cuts it short, the same finds the same (of up to 150 ops: once the
-            searches are compiled).
+        seed: of the search; unless the time cuts it short, the same finds the same, once the searches are compiled.
         progress: told of every better plan, in words.
 
     Raises:
@@ -159,10 +158,15 @@ class _Rounds:
             self._improve(start, _GLANCE // self.problem.ops, 0)
         if self._is_near():
             return
-        if is_available() and (self.problem.ops > _SMALL or is_compiled()):
+        if self._is_worth_compiling():
             self._repeat(self._in_pairs(start), 3)
         else:
             self._repeat(self._by_turns(start), 1)
+
+    def _is_worth_compiling(self) -> bool:
+        """Whether the searches are there, or worth their time: nothing stops the compiler."""
+        worth = self.problem.ops > _SMALL and self.clock.until - time.perf_counter() > _COMPILING
+        return is_available() and (worth or is_compiled())
 
     def _repeat(self, rounds: Iterator[None], each: int) -> None:
         """Go through *rounds*, so many for *each* beginning, until they bring nothing, or it is near or late enough."""
@@ -195,7 +199,7 @@ class _Rounds:
         for number in count():
             seeds = [(self.seed, number, 0), (self.seed, number, 1)]
             left = self.clock.until - time.perf_counter()
-            with compiling_beside(self.clock):
+            with compiling_beside(self.clock) if number == 0 else nullcontext():
                 annealing = [Annealing(start, self.budget, seed) for seed in seeds]
                 pair = self._run(annealing, _MOVED_PER_OP * ops, _FIRST * left)
             yield

@@ -21,7 +21,7 @@ CONTEXT = (135 * 2**20, 1536 * 2**20)
 T4 under CUDA 12.8 with lazy loading, the most what has been seen on V100 and A100 under CUDA 11."""
 SECONDS = 1.0
 """Each search for a schedule may take; there are dozens."""
-_BUDGETS = 4
+_BUDGETS = 8
 """Budgets of live bytes that are tried for what an allocator may hold."""
 _LARGEST = 2**24
 _PLAIN = TorchCaching()

@@ -1,7 +1,7 @@
 """What recompute makes of well-known models: the two tables of README.
 
     python bench/recompute_table.py              # peak and extra time of strategies (a minute)
-    python bench/recompute_table.py --batches    # the largest batch on 16, 24 and 80 GB (half an hour)
+    python bench/recompute_table.py --batches    # the largest batch on 16, 24 and 80 GB (an hour)
 
 The first is ``graphsim compare MODEL --budget 0.6x``, the second ``graphsim fit MODEL --memory 16GB``, with
 ``--strategy blocks`` and ``--strategy auto``; all with AdamW, times by the roofline of an A100.

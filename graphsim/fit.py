@@ -189,7 +189,7 @@ def _within(
     tried: list[tuple[Simulation, int]] = []
     (run, held), low, high = stored, 0, room
     while len(tried) < _BUDGETS and (held > room or not tried):
-        scaled = min(room, run.peak * room // held)
+        scaled = run.peak * room // held if held > room else room
         budget = scaled if scaled > low else (low + high) // 2
         run, held = planned(budget)
         if (run.peak, held) in ((other.peak, more) for other, more in tried):

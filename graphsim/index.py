@@ -77,11 +77,22 @@ class Index:
         return np.repeat(np.arange(self.ops), np.diff(self.output_start))
 
     @cached_property
+    def write_op(self) -> Ints:
+        """(K) op that overwrites each of these."""
+        return np.repeat(np.arange(self.ops), np.diff(self.write_start))
+
+    @cached_property
+    def maker(self) -> Ints:
+        """(M) op whose output each tensor is; `NOTHING` for sources."""
+        maker = np.full(self.tensors, NOTHING, dtype=np.int64)
+        maker[self.output_tensor] = self.output_op
+        return maker
+
+    @cached_property
     def last_writer(self) -> Ints:
         """(M) op that wrote the bytes of each storage last in program order; `NOTHING` for none."""
-        writer = np.full(self.tensors, NOTHING, dtype=np.int64)
-        writer[self.output_tensor] = self.output_op
-        writer[self.storage[self.write_tensor]] = np.repeat(np.arange(self.ops), np.diff(self.write_start))
+        writer = self.maker.copy()
+        writer[self.storage[self.write_tensor]] = self.write_op
         return writer
 
     @cached_property

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from math import inf, isfinite
@@ -199,7 +199,7 @@ class _Rounds:
         for number in count():
             seeds = [(self.seed, number, 0), (self.seed, number, 1)]
             left = self.clock.until - time.perf_counter()
-            with compiling_beside(self.clock) if number == 0 else nullcontext():
+            with compiling_beside(self.clock):
                 annealing = [Annealing(start, self.budget, seed) for seed in seeds]
                 pair = self._run(annealing, _MOVED_PER_OP * ops, _FIRST * left)
             yield

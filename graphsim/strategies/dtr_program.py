@@ -15,7 +15,7 @@ import networkx as nx
 import numpy as np
 
 from graphsim.graph import Graph, Phase
-from graphsim.index import NOTHING, Bools, Index, Ints, expand
+from graphsim.index import NOTHING, Bools, Floats, Index, Ints, expand
 from graphsim.simulation import op_costs
 
 OPS, READS, OUTPUTS, MADE, TOUCHED, BLOCKED, RELEASED, TENSORS, BEFORE, AFTER = range(10)
@@ -46,7 +46,7 @@ class Program(NamedTuple):
     items: Ints
     nodes: Ints
     tensors: Ints
-    costs: np.typing.NDArray[np.float64]
+    costs: Floats
     kept: Ints
 
 
@@ -82,8 +82,8 @@ def program_of(graph: Graph, *, holds: bool = True) -> Program:
             AFTER: (np.repeat(above, 2), np.stack([below, op], axis=1).ravel()),
         },
     )
-    maker, remaker = units.maker, units.maker.copy()
-    remaker[maker != NOTHING] = index.ops + units.first[maker[maker != NOTHING]]
+    remaker = index.maker.copy()
+    remaker[~index.source] = index.ops + units.first[index.maker[~index.source]]
     return Program(
         starts=starts,
         items=items,
@@ -94,7 +94,7 @@ def program_of(graph: Graph, *, holds: bool = True) -> Program:
                 remaker,
                 index.nbytes,
                 evictable,
-                _constants(graph, maker),
+                _constants(graph),
                 complete,
                 uses.last,
             ]
@@ -104,8 +104,9 @@ def program_of(graph: Graph, *, holds: bool = True) -> Program:
     )
 
 
-def _constants(graph: Graph, maker: Ints) -> Bools:
-    constant = np.array([op.kind == "constant" for op in graph.ops], bool)
+def _constants(graph: Graph) -> Bools:
+    """Return which tensors an op of kind `constant` stands for."""
+    maker, constant = graph.index.maker, np.array([op.kind == "constant" for op in graph.ops], bool)
     found: Bools = maker != NOTHING
     found[found] = constant[maker[found]]
     return found
@@ -146,9 +147,9 @@ def _ragged(rows: int, lists: Mapping[int, Pairs]) -> tuple[Ints, Ints]:
 
 def _edges(made: Pairs, makers: Pairs, index: Index) -> tuple[Ints, Ints, Ints]:
     """Return (storage, one that it is made from, the first op that does) of what ops *made* from what *makers*."""
-    start = np.concatenate([[0], np.cumsum(np.bincount(makers[0], minlength=index.ops))])
-    operand, row = expand(start, made[0])
-    below, above, op = made[1][row], makers[1][operand], made[0][row]
+    starts, made_from = _ragged(index.ops, {0: makers})
+    operand, row = expand(starts[0], made[0])
+    below, above, op = made[1][row], made_from[operand], made[0][row]
     _, first = np.unique(below * index.tensors + above, return_index=True)
     first = np.sort(first[below[first] != above[first]])
     return below[first], above[first], op[first]
@@ -187,7 +188,6 @@ class _Units:
     """What must run again together.
 
     Attributes:
-        maker: op that makes each tensor.
         first: of each op, the first of its unit.
         fixed: ops that must not run again at all.
         overwrites: pairs of storages and the ops that overwrite them.
@@ -198,13 +198,10 @@ class _Units:
     def __init__(self, graph: Graph, uses: _Uses) -> None:
         index = graph.index
         self._index = index
-        self.maker = np.full(index.tensors, NOTHING)
-        self.maker[index.output_tensor] = index.output_op
-        writer = np.repeat(np.arange(index.ops), np.diff(index.write_start))
-        self.overwrites = _by_row((index.storage[index.write_tensor], writer))
+        self.overwrites = _by_row((index.storage[index.write_tensor], index.write_op))
         self.fixed = np.array([op.phase is Phase.OPTIMIZER or op.kind == "constant" for op in graph.ops], bool)
         self.first = np.arange(index.ops)
-        given = self.maker[self.overwrites[0]] == NOTHING
+        given = index.maker[self.overwrites[0]] == NOTHING
         self.fixed[self.overwrites[1][given]] = True
         for members in self._groups(uses):
             self.first[members] = members[0]
@@ -217,12 +214,12 @@ class _Units:
     def _groups(self, uses: _Uses) -> Iterable[list[int]]:
         """Yield the ops that only together give some storage its bytes, with those that read it in between."""
         joined: nx.Graph[int] = nx.Graph()
-        storages, ops = self.overwrites
-        made = self.maker[storages] != NOTHING
+        maker, (storages, ops) = self._index.maker, self.overwrites
+        made = maker[storages] != NOTHING
         last = dict(zip(storages[made].tolist(), ops[made].tolist(), strict=True))
         for storage, mutator in last.items():
             between = (op for op in uses.of(storage) if op <= mutator and not self._index.hold[op])
-            joined.add_edges_from((int(self.maker[storage]), op) for op in between)
+            joined.add_edges_from((int(maker[storage]), op) for op in between)
         return (sorted(members) for members in nx.connected_components(joined))
 
     def _is_convex(self, members: list[int]) -> bool:
@@ -243,7 +240,7 @@ class _Units:
 
     def _reads(self) -> Pairs:
         index = self._index
-        maker = self.maker[index.input_tensor]
+        maker = index.maker[index.input_tensor]
         elsewhere = (maker == NOTHING) | (self.first[maker] != self.first[index.input_op])
         again = index.ops + self.first[index.input_op[elsewhere]]
         return np.concatenate([index.input_op, again]), np.concatenate(
@@ -277,7 +274,7 @@ def _evictable(graph: Graph, uses: _Uses, units: _Units) -> tuple[Ints, Bools]:
     held = owner[units.fixed[index.output_op]]
     possible[given] = possible[held] = False
     until[given], until[held] = uses.last[given], uses.last[held]
-    until[_constants(graph, units.maker)] = index.ops
+    until[_constants(graph)] = index.ops
     evictable: Bools = possible & (uses.last <= np.array(_limits(index, units, until), dtype=np.int64))
     return complete, evictable
 
@@ -312,7 +309,7 @@ def _overwritten(index: Index, units: _Units) -> Ints:
     keys = storage * (index.ops + 1) + op
     following = np.searchsorted(keys, index.input_storage * (index.ops + 1) + index.input_op, side="right")
     storage, op = np.append(storage, NOTHING)[following], np.append(op, index.ops)[following]
-    given = (units.maker[index.input_storage] == NOTHING) & (storage == index.input_storage)
+    given = (index.maker[index.input_storage] == NOTHING) & (storage == index.input_storage)
     return np.where(given, op, index.ops)
 
 

@@ -68,14 +68,19 @@ def compiled_functions(module: ModuleType) -> dict[str, Any]:
     return found
 
 
+def is_kept(function: Any) -> bool:
+    """Return whether *function* is kept on disk once it is compiled: there is a folder, and numba is to compile."""
+    return hasattr(function, "stats") and function.stats.cache_path is not None
+
+
 def is_on_disk(*functions: Any) -> bool:
     """Return whether all these functions have been compiled before, from the sources as they are."""
     return all(any(_files(function)) for function in functions)
 
 
 def _files(function: Any) -> Iterator[Path]:
-    """Yield the files that say what is kept of *function*; none, if nothing is, or numba is told not to compile."""
-    if hasattr(function, "stats") and function.stats.cache_path:
+    """Yield the files that say what is kept of *function*."""
+    if is_kept(function):
         yield from Path(function.stats.cache_path).glob(f"*.{function.__name__}-*.nbi")
 
 

@@ -29,7 +29,7 @@ import numpy as np
 
 from graphsim.errors import UsageError
 from graphsim.graph import Graph, Phase
-from graphsim.index import Ints
+from graphsim.index import Floats, Ints
 from graphsim.schedule import Schedule
 from graphsim.strategies.mincut_graph import Bans, Cut, Joint
 from graphsim.strategies.plan import Plan, judge
@@ -188,7 +188,7 @@ def _closure(problem: Problem, missing: set[int], values: Iterable[int]) -> list
 class Knapsack:
     """The items worth most within a budget, by dynamic programming over rounded sizes (`dp_knapsack`)."""
 
-    def __init__(self, sizes: list[float], worth: np.typing.NDArray[np.float64]) -> None:
+    def __init__(self, sizes: list[float], worth: Floats) -> None:
         self.sizes = [round(size * PARTS) for size in sizes]
         best = np.zeros(PARTS + 1, dtype=np.float32)
         self._takes = np.zeros((len(sizes), PARTS + 1), bool)

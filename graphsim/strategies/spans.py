@@ -100,9 +100,7 @@ class Dataflow:
         self.hold: list[bool] = index.hold.tolist()
         self.kept = set(index.storage[index.kept].tolist())
         self.writes = [[self.storage[t] for t in row] for row in _rows(index.write_start, index.write_tensor)]
-        producer = np.full(index.tensors, NOTHING)
-        producer[index.output_tensor] = index.output_op
-        self.producer: list[int] = producer.tolist()
+        self.producer: list[int] = index.maker.tolist()
         self.mutators: dict[int, list[int]] = {}
         for position, bases in enumerate(self.writes):
             for base in bases:

@@ -15,9 +15,8 @@ from math import floor, inf
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from graphsim.index import NOTHING, Ints
+from graphsim.index import NOTHING, Floats, Ints
 from graphsim.strategies.remat.cpsat import Watch, minimise, new_model
 from graphsim.strategies.remat.evaluation import evaluate
 from graphsim.strategies.remat.problem import Problem
@@ -107,7 +106,7 @@ def _extra_cost(problem: Problem, nodes: Ints, budget: int) -> float:
     return float(problem.cost[nodes[nodes >= problem.ops]].sum()) if state.peak <= budget else inf
 
 
-def _unit(cost: npt.NDArray[np.float64]) -> float:
+def _unit(cost: Floats) -> float:
     """Return what the solver, which takes integers only, counts costs in."""
     total = float(cost.sum())
     whole = bool((cost == np.floor(cost)).all()) and total < 2.0**53

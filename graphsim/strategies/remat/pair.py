@@ -17,7 +17,7 @@ from typing import ClassVar
 import numpy as np
 
 from graphsim.errors import MissingExtraError
-from graphsim.strategies.machine_code import is_available, is_on_disk
+from graphsim.strategies.machine_code import is_available, is_kept, is_on_disk
 from graphsim.strategies.remat.clock import Clock
 from graphsim.strategies.remat.evaluation import Evaluation, evaluate
 from graphsim.strategies.remat.improve import prune
@@ -42,7 +42,9 @@ def compiling_beside(clock: Clock) -> Iterator[None]:
 
     Compiling holds the interpreter lock. Where it cannot be done so, it is done when the search is first used.
     """
-    if is_compiled() or not sys.executable:
+    from graphsim.strategies.remat.compiled import search
+
+    if is_compiled() or not is_kept(search) or not sys.executable:
         yield
         return
     with Popen([sys.executable, "-P", "-c", _COMPILE], stdout=DEVNULL, stderr=DEVNULL) as process:

@@ -17,7 +17,7 @@ from itertools import pairwise
 import numpy as np
 
 from graphsim.graph import Graph, Phase
-from graphsim.index import NOTHING, Bools, Ints
+from graphsim.index import NOTHING, Bools, Floats, Ints
 from graphsim.schedule import Schedule
 from graphsim.simulation import op_costs
 
@@ -49,7 +49,7 @@ class Problem:
     read_value: Ints
     make_start: Ints
     make_value: Ints
-    cost: np.typing.NDArray[np.float64]
+    cost: Floats
     workspace: Ints
     hold: Bools
     unit: Ints
@@ -84,9 +84,9 @@ class Problem:
         return list(self.value_unit.tolist())
 
     @cached_property
-    def value_ratio(self) -> np.typing.NDArray[np.float64]:
+    def value_ratio(self) -> Floats:
         """(V) cost of the unit that makes each value, by byte."""
-        ratio: np.typing.NDArray[np.float64] = self.cost[self.ops + np.maximum(self.value_unit, 0)]
+        ratio: Floats = self.cost[self.ops + np.maximum(self.value_unit, 0)]
         return ratio / np.maximum(1, self.size)
 
     def schedule(self, nodes: Ints) -> Schedule:
@@ -138,8 +138,6 @@ def problem_of(graph: Graph) -> Problem:
     read_start, read_value = _csr(reads + unit_reads)
     make_start, make_value = _csr(makes + unit_makes)
     storage = np.array(values, dtype=np.int64)
-    maker = np.full(index.tensors, NOTHING)
-    maker[index.output_tensor] = index.output_op
     kept = {number[s] for s in index.storage[index.kept].tolist() if s in number}
     own = index.resident & (index.storage == np.arange(index.tensors))
     return Problem(
@@ -155,7 +153,7 @@ def problem_of(graph: Graph) -> Problem:
         since=np.array([units.since(op) for op in ops], dtype=np.int64),
         until=np.array([units.until(op) for op in ops], dtype=np.int64),
         size=index.nbytes[storage],
-        maker=maker[storage],
+        maker=index.maker[storage],
         initial=np.flatnonzero(index.source[storage]),
         kept=np.array(sorted(kept), dtype=np.int64),
         constant=int(index.nbytes[own].sum()),

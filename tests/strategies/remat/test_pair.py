@@ -51,3 +51,11 @@ def test_without_an_interpreter_to_start_it_is_compiled_when_it_is_used(monkeypa
     monkeypatch.setattr("sys.executable", "")
     with compiling_beside(Clock(time.perf_counter() + 60)):
         pass
+
+
+@pytest.mark.usefixtures("nothing_compiled")
+def test_what_would_not_be_kept_is_not_compiled_beside(monkeypatch):
+    monkeypatch.setattr(pair, "is_kept", lambda function: False)
+    monkeypatch.setattr(pair, "Popen", lambda *a, **k: pytest.fail("a process was started"))
+    with compiling_beside(Clock(time.perf_counter() + 60)):
+        pass

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphsim.errors import UnknownNameError
-from graphsim.graph import HOLD, Graph, Op
+from graphsim.graph import KEEPS, Graph, Op
 from graphsim.units import FLOATING
 
 
@@ -103,7 +103,7 @@ def op_seconds(graph: Graph, device: Device) -> npt.NDArray[np.float64]:
 
 
 def _seconds(graph: Graph, op: Op, device: Device) -> float:
-    if op.kind == HOLD:
+    if op.kind in KEEPS:
         return 0.0
     # An op without arithmetic that allocates its outputs copies: it reads and writes that many bytes.
     moved = op.moved or 2 * sum(t.nbytes for name in op.outputs if not (t := graph.tensors[name]).storage)

@@ -27,6 +27,12 @@ MAX_BYTES = 2**62
 HOLD = "hold"
 """Kind of the zero-cost op by which a framework keeps tensors beyond their last use in data."""
 
+RELEASE = "release"
+"""Kind of one by which only a name keeps them, in a log of a runtime that evicts under names: a schedule may do without
+it, and plans do."""
+
+KEEPS = frozenset({HOLD, RELEASE})
+
 
 class Phase(StrEnum):
     """The part of a training step in which an op runs."""

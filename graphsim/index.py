@@ -37,7 +37,8 @@ class Index:
         write_start, write_tensor: CSR (N + 1, K), input tensors whose bytes each op overwrites.
         input_writer: (E) op that last wrote the bytes of that input in program order.
         workspace: (N) scratch bytes while the op runs.
-        hold: (N, bool) ops of kind `hold` that write nothing: they only keep their inputs alive.
+        hold: (N, bool) ops of kind `hold` or `release` that write nothing: they only keep their inputs alive.
+        release: (N, bool) those of kind `release`: a schedule may leave them out.
         storage: (M) tensor that owns the bytes of each tensor.
         nbytes: (M) bytes of each tensor.
         source: (M, bool) tensors that no op writes.
@@ -55,6 +56,7 @@ class Index:
     input_writer: Ints
     workspace: Ints
     hold: Bools
+    release: Bools
     storage: Ints
     nbytes: Ints
     source: Bools
@@ -113,7 +115,7 @@ class Index:
 
 def compile_index(graph: Graph) -> Index:
     """Return the columns of *graph* in one pass over its ops."""
-    from graphsim.graph import HOLD, RESIDENT
+    from graphsim.graph import KEEPS, RELEASE, RESIDENT
 
     number = {name: i for i, name in enumerate(graph.tensors)}
     tensors = list(graph.tensors.values())
@@ -152,7 +154,8 @@ def compile_index(graph: Graph) -> Index:
         write_tensor=_ints(writes.values),
         input_writer=_ints(writers),
         workspace=_ints([op.workspace for op in graph.ops]),
-        hold=np.array([op.kind == HOLD and not op.outputs and not op.mutates for op in graph.ops], bool),
+        hold=np.array([op.kind in KEEPS and not op.outputs and not op.mutates for op in graph.ops], bool),
+        release=np.array([op.kind == RELEASE and not op.outputs and not op.mutates for op in graph.ops], bool),
         storage=_ints(storage),
         nbytes=_ints([t.nbytes for t in tensors]),
         source=source,

@@ -271,7 +271,7 @@ class _Values:
 def _check_complete(index: Index, order: Ints) -> None:
     if len(order) and (order.min() < 0 or order.max() >= index.ops):
         raise ScheduleError(f"the schedule names an op outside 0 ... {index.ops - 1}")
-    missing = np.bincount(order, minlength=index.ops) == 0
+    missing = (np.bincount(order, minlength=index.ops) == 0) & ~index.release
     if missing.any():
         raise _InvalidError(NOTHING, int(np.argmax(missing)), NOTHING)
 

@@ -16,7 +16,7 @@ from graphsim.graph import Graph
 from graphsim.schedule import Schedule
 from graphsim.simulation import op_costs, simulate
 from graphsim.strategies import STRATEGIES, Plan
-from graphsim.strategies.plan import pinning_op
+from graphsim.strategies.plan import pinning_op, without_releases
 from graphsim.strategies.remat.bound import extra_cost
 from graphsim.strategies.remat.problem import problem_of
 from graphsim.units import format_bytes, parse_bytes
@@ -69,7 +69,7 @@ def least_time(graph: Graph, budget: int | None) -> float:
 
 def floor(graph: Graph, budgets: Sequence[int]) -> list[tuple[int, float]]:
     """Return each of *budgets* with its `least_time`."""
-    base, problem = float(op_costs(graph).sum()), problem_of(graph)
+    base, problem = float(op_costs(graph).sum()), problem_of(without_releases(graph)[0])
     return [(budget, base + (extra_cost(problem, budget) if graph.ops else 0.0)) for budget in budgets]
 
 

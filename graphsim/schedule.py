@@ -17,7 +17,8 @@ class Schedule:
     """Positions (in program order) of the ops to execute, one entry per execution.
 
     An op that stands again is rematerialized: each execution yields fresh values, and a consumer
-    reads the latest value of its input. No free is written down; liveness decides.
+    reads the latest value of its input. No free is written down; liveness decides. Every op stands
+    at least once, but for those of kind `release`.
     """
 
     ops: Ints

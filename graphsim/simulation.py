@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from graphsim.devices import DEVICES, device_of, op_seconds
 from graphsim.errors import UnknownNameError
-from graphsim.graph import HOLD, Graph, Op, Phase, Role
+from graphsim.graph import KEEPS, Graph, Op, Phase, Role
 from graphsim.index import NOTHING, Ints
 from graphsim.liveness import POLICIES, LiveRanges, Policy, live_ranges
 from graphsim.schedule import Schedule
@@ -219,7 +219,7 @@ def with_costs(graph: Graph, costs: str | Mapping[str, float]) -> Graph:
 
 
 def _unit_costs(graph: Graph) -> npt.NDArray[np.float64]:
-    return np.array([float(op.kind != HOLD) for op in graph.ops], dtype=np.float64)
+    return np.array([float(op.kind not in KEEPS) for op in graph.ops], dtype=np.float64)
 
 
 def storage_roles(graph: Graph) -> list[str]:

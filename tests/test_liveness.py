@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from generators import graphs, schedules
@@ -221,6 +223,15 @@ def test_a_missing_op_and_a_missing_input_are_named():
         timeline(A_B_C, X_Y_Z, "a b d")
     with pytest.raises(ScheduleError, match="outside"):
         live_ranges(Graph(A_B_C, X_Y_Z), Schedule(np.array([0, 1, 7])))
+
+
+@pytest.mark.parametrize(("kind", "needed"), [("hold", True), ("release", False)])
+def test_a_schedule_may_leave_out_a_release_but_no_hold(kind, needed):
+    ops = [Op("a", "n", (), ("x",)), Op("b", "n", (), ("y",)), Op("k", kind, ("x",), ())]
+    graph = Graph(ops, [Tensor("x", (8,), "uint8"), Tensor("y", (4,), "uint8")])
+    assert live_ranges(graph).peak == 12
+    with pytest.raises(ScheduleError, match="never executes op 'k'") if needed else nullcontext():
+        assert live_ranges(graph, Schedule.of(graph, ["a", "b"])).peak == 8
 
 
 def test_a_hold_keeps_tensors_under_the_eager_policy_only():

@@ -12,8 +12,9 @@ One instruction per line, under the key ``INSTRUCTION``:
     RELEASE   NAME                     a name lets go of its tensor
     ANNOTATE  ANNOTATION               START: what stands before is no part of it; BACKWARD: backward begins
 
-A tensor that keeps a name beyond its last use is kept by a hold, up to where its last name lets go;
-what has a name at the end survives the step. Times become op times, in the log's unit.
+A tensor that keeps a name beyond its last use is kept up to where its last name lets go, by an op of kind `release`,
+which plans do without: DTR evicts under names too. What has a name at the end survives the step. Times become op times,
+in the log's unit.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from graphsim.errors import GraphError, SpecError, UnknownNameError
-from graphsim.graph import HOLD, MAX_BYTES, Graph, Op, Phase, Role, Tensor
+from graphsim.graph import MAX_BYTES, RELEASE, Graph, Op, Phase, Role, Tensor
 
 MAX_LINES = 5_000_000
 MAX_LINE = 2**20
@@ -114,7 +115,8 @@ class _Builder:
         self.mutations = mutations
         self.ops: list[Op] = []
         self.tensors: dict[str, Tensor] = {}
-        self._names: dict[str, str] = {}
+        self._names: dict[str, str] = {}  # let go or not, in the order in which the names came up
+        self._gone: set[str] = set()
         self._references: dict[str, int] = {}
         self._phase = Phase.FORWARD
         self._pending: Mapping[str, Any] | None = None
@@ -145,8 +147,9 @@ class _Builder:
                 self._let_go(self._tensor(name))
                 self._names[name] = tensor
             case "RELEASE":
-                if entry["NAME"] in self._names:
-                    self._let_go(self._names.pop(entry["NAME"]))
+                if self._is_bound(_text(entry["NAME"])):
+                    self._gone.add(entry["NAME"])
+                    self._let_go(self._names[entry["NAME"]])
             case "ANNOTATE":
                 if entry["ANNOTATION"] == "BACKWARD":
                     self._phase = Phase.BACKWARD
@@ -159,8 +162,11 @@ class _Builder:
         self._hold()
 
     def survivors(self) -> list[str]:
-        """Return the tensors that still have a name, in the order of the names."""
-        return list(dict.fromkeys(self._names.values()))
+        """Return the tensors that still have a name, in the order of all names that they have or had last.
+
+        In this order the simulator brings them back at the end.
+        """
+        return [tensor for tensor in dict.fromkeys(self._names.values()) if self._references[tensor]]
 
     def _complete(self) -> None:
         """Make the op of the last CALL or CONSTANT, now that its MEMORY and ALIAS lines have been read."""
@@ -214,7 +220,7 @@ class _Builder:
         self._emit(kind, inputs, tuple(results), _time(entry["TIME"]))
         for position, result in zip(dict.fromkeys(positions), results, strict=True):
             self._let_go(self._names[names[position]])
-            self._names.pop(result)
+            self._gone.add(result)
             self._names[names[position]] = result
 
     def _emit(
@@ -230,7 +236,7 @@ class _Builder:
             last = {self.tensors[name].base for name in (*self.ops[-1].inputs, *self.ops[-1].outputs)}
             held = tuple(name for name in self._released if self.tensors[name].base not in last)
             if held:
-                self.ops.append(Op(f"release.{len(self.ops)}", HOLD, held, phase=self._phase))
+                self.ops.append(Op(f"release.{len(self.ops)}", RELEASE, held, phase=self._phase))
         self._released.clear()
 
     def _make(self, name: str, nbytes: int, storage: str = "") -> None:
@@ -241,13 +247,17 @@ class _Builder:
         self._bind(name, name)
 
     def _bind(self, name: str, tensor: str) -> None:
-        if name in self._names:
+        if self._is_bound(name):
             raise ValueError(f"'{name[:40]}' is a name already")
+        self._gone.discard(name)
         self._names[name] = tensor
         self._references[tensor] += 1
 
+    def _is_bound(self, name: str) -> bool:
+        return name in self._names and name not in self._gone
+
     def _tensor(self, name: Any) -> str:
-        if _text(name) not in self._names:
+        if not self._is_bound(_text(name)):
             raise ValueError(f"'{name[:40]}' names no tensor")
         return self._names[name]
 

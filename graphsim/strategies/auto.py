@@ -26,7 +26,7 @@ from graphsim.strategies.dtr import Dtr
 from graphsim.strategies.dtr_scores import HEURISTICS
 from graphsim.strategies.greedy import Greedy
 from graphsim.strategies.machine_code import is_available
-from graphsim.strategies.plan import Plan, judge
+from graphsim.strategies.plan import Plan, judge, under_names
 from graphsim.strategies.remat.anneal import Annealing
 from graphsim.strategies.remat.bound import extra_cost
 from graphsim.strategies.remat.clock import Clock
@@ -81,6 +81,7 @@ class Auto:
         if not self.seconds >= 0:
             raise UsageError(f"seconds must be at least 0, not {self.seconds}")
 
+    @under_names
     def __call__(self, graph: Graph, /, *, budget: int | None = None) -> Plan:
         """Return the plan; `time_bound` holds for all that first run the ops in program order."""
         start = time.perf_counter()

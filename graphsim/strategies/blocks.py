@@ -15,7 +15,7 @@ from math import isqrt
 from graphsim.errors import UsageError
 from graphsim.graph import Graph
 from graphsim.schedule import Schedule
-from graphsim.strategies.plan import Plan, judge
+from graphsim.strategies.plan import Plan, judge, under_names
 from graphsim.strategies.search import Candidate, Search
 from graphsim.strategies.spans import ChainPlan, ForwardPass, drop_spans
 
@@ -43,6 +43,7 @@ class Blocks:
     def __post_init__(self) -> None:
         check_positive("depth", self.depth)
 
+    @under_names
     def __call__(self, graph: Graph, /, *, budget: int | None = None) -> Plan:
         """Return the plan; the budget only decides whether it is feasible."""
         start = time.perf_counter()

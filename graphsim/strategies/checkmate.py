@@ -23,7 +23,7 @@ from graphsim.index import Floats, Ints
 from graphsim.schedule import Schedule
 from graphsim.strategies.checkmate_highs import Solution, solve
 from graphsim.strategies.checkmate_model import Model, program_size
-from graphsim.strategies.plan import Plan, judge
+from graphsim.strategies.plan import Plan, judge, under_names
 from graphsim.strategies.remat.bound import extra_cost
 from graphsim.strategies.remat.evaluation import evaluate
 from graphsim.strategies.remat.improve import prune
@@ -66,6 +66,7 @@ class Checkmate:
         if not (self.seconds >= 0 and self.gap >= 0):
             raise UsageError(f"seconds and gap must be at least 0, not {self.seconds} and {self.gap}")
 
+    @under_names
     def __call__(self, graph: Graph, /, *, budget: int | None = None) -> Plan:
         """Return the plan; `time_bound` holds for schedules of the form."""
         start = time.perf_counter()

@@ -24,7 +24,7 @@ from graphsim.schedule import Schedule
 from graphsim.strategies.checkmate import VARIABLES, finish, model_of
 from graphsim.strategies.checkmate_highs import solve
 from graphsim.strategies.checkmate_model import Model
-from graphsim.strategies.plan import Plan, judge
+from graphsim.strategies.plan import Plan, judge, under_names
 from graphsim.strategies.remat.evaluation import Evaluation, evaluate
 from graphsim.strategies.remat.improve import prune
 from graphsim.strategies.remat.problem import Problem, problem_of
@@ -56,6 +56,7 @@ class CheckmateLp:
         if not self.seconds >= 0:
             raise UsageError(f"seconds must be at least 0, not {self.seconds}")
 
+    @under_names
     def __call__(self, graph: Graph, /, *, budget: int | None = None) -> Plan:
         """Return the plan; `time_bound` holds for schedules of Checkmate's form."""
         start = time.perf_counter()

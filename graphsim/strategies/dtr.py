@@ -23,7 +23,7 @@ from graphsim.strategies.dtr_program import Program, program_of
 from graphsim.strategies.dtr_scores import HEURISTICS
 from graphsim.strategies.dtr_state import EVICTIONS, LENGTH, PEAK, as_lists, beginning
 from graphsim.strategies.machine_code import compiled_functions, is_available, is_on_disk
-from graphsim.strategies.plan import Plan, judge
+from graphsim.strategies.plan import Plan, judge, under_names
 from graphsim.strategies.search import Candidate, Search
 
 TRIALS = 2
@@ -64,6 +64,7 @@ class Dtr:
         if not self.seconds > 0:
             raise UsageError(f"seconds must be above 0, not {self.seconds}")
 
+    @under_names
     def __call__(self, graph: Graph, /, *, budget: int | None = None) -> Plan:
         """Return the plan; it may not fit, as DTR never looks ahead."""
         start = time.perf_counter()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from graphsim.graph import Graph
 from graphsim.strategies.blocks import check_positive, drop_every
-from graphsim.strategies.plan import Plan, judge
+from graphsim.strategies.plan import Plan, judge, under_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,7 @@ class EveryK:
         check_positive("k", self.k)
         check_positive("depth", self.depth)
 
+    @under_names
     def __call__(self, graph: Graph, /, *, budget: int | None = None) -> Plan:
         """Return the plan; the budget only decides whether it is feasible."""
         start = time.perf_counter()

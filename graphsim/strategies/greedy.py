@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphsim.graph import Graph
-from graphsim.strategies.plan import Plan, judge
+from graphsim.strategies.plan import Plan, judge, under_names
 from graphsim.strategies.search import Candidate, Search
 from graphsim.strategies.spans import ChainPlan, ForwardPass, drop_spans
 
@@ -24,6 +24,7 @@ TRIALS = 24
 class Greedy:
     """Spans of about equally many bytes of tape; the cheapest that fits, else the one with the lowest peak."""
 
+    @under_names
     def __call__(self, graph: Graph, /, *, budget: int | None = None) -> Plan:
         """Return the plan; without a budget, the one with the lowest peak."""
         start = time.perf_counter()

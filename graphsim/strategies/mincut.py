@@ -32,7 +32,7 @@ from graphsim.graph import Graph, Phase
 from graphsim.index import Floats, Ints
 from graphsim.schedule import Schedule
 from graphsim.strategies.mincut_graph import Bans, Cut, Joint
-from graphsim.strategies.plan import Plan, judge
+from graphsim.strategies.plan import Plan, judge, under_names
 from graphsim.strategies.remat.problem import Problem, problem_of
 from graphsim.strategies.search import Candidate, Search
 
@@ -59,6 +59,7 @@ class MinCut:
         if not self.setting <= 1:
             raise UsageError(f"setting must be in 0 ... 1, or below 0 for the best, not {self.setting}")
 
+    @under_names
     def __call__(self, graph: Graph, /, *, budget: int | None = None) -> Plan:
         """Return the cheapest that fits the budget; without one, the lowest peak of at most one more forward pass."""
         start = time.perf_counter()

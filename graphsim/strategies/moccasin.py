@@ -24,7 +24,7 @@ from graphsim.errors import UsageError
 from graphsim.graph import Graph
 from graphsim.schedule import Schedule
 from graphsim.strategies.checkmate import finish
-from graphsim.strategies.plan import Plan, judge
+from graphsim.strategies.plan import Plan, judge, under_names
 from graphsim.strategies.remat.bound import extra_cost
 from graphsim.strategies.remat.evaluation import Evaluation, evaluate
 from graphsim.strategies.remat.improve import prune
@@ -69,6 +69,7 @@ class Moccasin:
         if self.recomputes is not None and self.recomputes < 1:
             raise UsageError(f"recomputes must be at least 1, not {self.recomputes}")
 
+    @under_names
     def __call__(self, graph: Graph, /, *, budget: int | None = None) -> Plan:
         """Return the plan; `time_bound` holds for schedules of the form, whatever the number of recomputes."""
         start = time.perf_counter()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -11,6 +14,9 @@ from graphsim.index import Ints
 from graphsim.liveness import Policy
 from graphsim.schedule import Schedule
 from graphsim.simulation import op_costs, simulate
+
+S = TypeVar("S")
+Options = ParamSpec("Options")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,29 @@ class Plan:
     def gap(self) -> float:
         """How far from optimal it is at most: time / time_bound - 1."""
         return self.time / self.time_bound - 1 if self.time_bound else 0.0
+
+
+def under_names(
+    strategy: Callable[Concatenate[S, Graph, Options], Plan],
+) -> Callable[Concatenate[S, Graph, Options], Plan]:
+    """Let a strategy evict what only names keep: it plans the graph without its ops of kind `release`."""
+
+    @wraps(strategy)
+    def planned(self: S, graph: Graph, /, *args: Options.args, **kwargs: Options.kwargs) -> Plan:
+        bare, ops = without_releases(graph)
+        plan = strategy(self, bare, *args, **kwargs)
+        return plan if bare is graph else replace(plan, schedule=Schedule(ops[plan.schedule.ops]))
+
+    return planned
+
+
+def without_releases(graph: Graph) -> tuple[Graph, Ints]:
+    """Return *graph* without its ops of kind `release`, and which of its ops are left; itself if there are none."""
+    ops = np.flatnonzero(~graph.index.release)
+    if len(ops) == len(graph.ops):
+        return graph, ops
+    left = [graph.ops[op] for op in ops.tolist()]
+    return Graph(left, graph.tensors.values(), outputs=graph.outputs, name=graph.name, attributes=graph.attributes), ops
 
 
 def judge(

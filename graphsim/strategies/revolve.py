@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 
 from graphsim.errors import UsageError
 from graphsim.graph import Graph
-from graphsim.strategies.plan import Plan, judge
+from graphsim.strategies.plan import Plan, judge, under_names
 from graphsim.strategies.search import Candidate, Search
 from graphsim.strategies.spans import ChainPlan, ForwardPass, Sweep
 
@@ -45,6 +45,7 @@ class Revolve:
         if self.spans < 1 or (self.slots is not None and self.slots < 1):
             raise UsageError(f"slots and spans must be at least 1, not {self.slots} and {self.spans}")
 
+    @under_names
     def __call__(self, graph: Graph, /, *, budget: int | None = None) -> Plan:
         """Return the plan; a number of slots that is given is used, whether or not it fits."""
         start = time.perf_counter()

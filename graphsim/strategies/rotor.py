@@ -21,7 +21,7 @@ from graphsim.errors import UsageError
 from graphsim.graph import Graph
 from graphsim.index import Floats, Ints
 from graphsim.liveness import live_ranges
-from graphsim.strategies.plan import Plan, judge
+from graphsim.strategies.plan import Plan, judge, under_names
 from graphsim.strategies.search import Candidate, Search
 from graphsim.strategies.spans import ChainPlan, ForwardPass, Sweep
 
@@ -47,6 +47,7 @@ class Rotor:
         if self.spans < 1:
             raise UsageError(f"spans must be at least 1, not {self.spans}")
 
+    @under_names
     def __call__(self, graph: Graph, /, *, budget: int | None = None) -> Plan:
         """Return the cheapest that fits the budget; without one, the lowest peak of one more forward pass."""
         start = time.perf_counter()

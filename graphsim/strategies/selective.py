@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 
 from graphsim.graph import Graph, Op
-from graphsim.strategies.plan import Plan, judge
+from graphsim.strategies.plan import Plan, judge, under_names
 from graphsim.strategies.search import Search
 from graphsim.strategies.spans import ChainPlan, ForwardPass, drop_spans
 
@@ -25,6 +25,7 @@ PRODUCTS = frozenset({"bmm", "baddbmm", "matmul"})
 class Selective:
     """Recomputes the core of each attention, right before backward first reads from inside it."""
 
+    @under_names
     def __call__(self, graph: Graph, /, *, budget: int | None = None) -> Plan:
         """Return the plan; the budget only decides whether it is feasible."""
         start = time.perf_counter()

@@ -12,7 +12,7 @@ from math import isqrt
 
 from graphsim.errors import UsageError
 from graphsim.graph import Graph
-from graphsim.strategies.plan import Plan, judge
+from graphsim.strategies.plan import Plan, judge, under_names
 from graphsim.strategies.spans import ChainPlan, ForwardPass, drop_spans, forward_passes, schedule_passes
 
 
@@ -32,6 +32,7 @@ class Sqrt:
         if self.spans is not None and self.spans < 1:
             raise UsageError(f"spans must be at least 1, not {self.spans}")
 
+    @under_names
     def __call__(self, graph: Graph, /, *, budget: int | None = None) -> Plan:
         """Return the plan; the budget only decides whether it is feasible."""
         start = time.perf_counter()

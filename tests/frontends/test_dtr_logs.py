@@ -12,6 +12,7 @@ from graphsim.errors import ScheduleError, SpecError, UnknownNameError
 from graphsim.graph import Phase
 from graphsim.schedule import Schedule
 from graphsim.simulation import op_costs, simulate
+from graphsim.strategies import STRATEGIES
 from graphsim.strategies.dtr import replay
 
 
@@ -62,15 +63,15 @@ def test_a_tensor_lives_from_its_call_to_its_release(tmp_path):
         release("y", "z", "u"),
     )
     graph = gs.load(log)
-    # x is last read by g and released after h: a hold keeps it. y is released after i, z read there.
+    # x is last read by g and released after h: a release keeps it. y is released after i, z read there.
     assert timeline(graph) == [
         ("constant", 100),
         ("f", 110),
         ("g", 135),
         ("h", 131),
-        ("hold", 131),
+        ("release", 131),
         ("i", 123),
-        ("hold", 120),
+        ("release", 120),
     ]
     assert op_costs(graph).tolist() == [0, 3, 4, 1, 0, 1, 0]
     assert graph.outputs == ("w",)
@@ -89,15 +90,24 @@ def test_copies_are_references_and_copy_from_moves_one(tmp_path):
         *release("y", "x2", "z"),
     ]
     graph = gs.load(write(tmp_path, lines))
-    assert timeline(graph) == [("f", 10), ("g", 11), ("hold", 11), ("h", 2)]
+    assert timeline(graph) == [("f", 10), ("g", 11), ("release", 11), ("h", 2)]
     assert graph.ops[-1].inputs == ("y",)
+
+
+def test_what_has_a_name_at_the_end_survives_in_the_order_of_all_names(tmp_path):
+    """The simulator brings them back in this order, and a name that is let go keeps its place."""
+    copy = {"INSTRUCTION": "COPY", "DST": "c", "SRC": "x"}
+    lines = [*START, *call("f", "", {"x": (1, -1)}), *call("f", "", {"y": (1, -1)}), copy, *release("x")]
+    assert gs.load(write(tmp_path, lines)).outputs == ("x", "y")
+    lines += [{"INSTRUCTION": "COPY_FROM", "DST": "c", "SRC": "y"}, *call("f", "", {"z": (1, -1)})]
+    assert gs.load(write(tmp_path, lines)).outputs == ("y", "z")
 
 
 def test_a_view_is_free_and_keeps_its_base(tmp_path):
     lines = [*START, *call("f", "", {"x": (10, -1)}), *call("view", "x", {"v": (0, 0)}), *release("x")]
     lines += [*call("g", "", {"y": (1, -1)}), *call("h", "v", {"z": (1, -1)}), *release("v", "y", "z")]
     graph = gs.load(write(tmp_path, lines))
-    assert timeline(graph) == [("f", 10), ("view", 10), ("g", 11), ("h", 12), ("hold", 1)]
+    assert timeline(graph) == [("f", 10), ("view", 10), ("g", 11), ("h", 12), ("release", 1)]
 
 
 def test_a_mutation_overwrites_or_copies(tmp_path):
@@ -147,6 +157,24 @@ def test_a_log_replays_within_a_budget(tmp_path, heuristic):
     assert outcome.overhead > 0
     assert outcome.base_time == 81
     assert not replay(graph, 20, heuristic).finished
+
+
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name != "none"])
+def test_a_plan_evicts_what_only_a_name_keeps(tmp_path, name):
+    """DTR may, so it is given the same: a name holds the first value up to the end, and nothing else is in the way."""
+    lines = [
+        *START,
+        *call("f", "", {"x": (100, -1)}),
+        *call("f", "x", {"a": (1, -1)}),
+        *call("f", "a", {"b": (100, -1)}),
+    ]
+    graph = gs.load(write(tmp_path, lines, call("f", "b", {"c": (1, -1)}), release("x", "a", "b", "c")))
+    assert simulate(graph).peak == 202
+    plan = STRATEGIES[name]()(graph, budget=102)
+    assert plan.feasible
+    assert plan.overhead == 0
+    assert simulate(graph, plan.schedule).peak == plan.peak_bytes == 101
+    assert replay(graph, 102, "dtr").time == plan.time
 
 
 def test_a_log_can_be_planned(tmp_path):

@@ -26,7 +26,7 @@ from graphsim.strategies.dtr import Dtr
 from graphsim.strategies.dtr_scores import HEURISTICS
 from graphsim.strategies.greedy import Greedy
 from graphsim.strategies.machine_code import is_available
-from graphsim.strategies.plan import Plan, judge, under_names
+from graphsim.strategies.plan import Plan, judge, memory_bound, under_names
 from graphsim.strategies.remat.anneal import Annealing
 from graphsim.strategies.remat.bound import extra_cost
 from graphsim.strategies.remat.clock import Clock
@@ -56,13 +56,15 @@ _IDLE, _IDLE_MISFIT = 3, 6
 """Beginnings in a row that bring nothing, before the search gives up; and while nothing fits that might."""
 _WORTH = 0.0005
 """A gain that is worth a round's time, in parts of the cost of the step, or of the peak while nothing fits."""
+_SQUEEZING = 0.1
+"""Of the time, what the repair towards the least memory may take, where there is no budget to be met."""
 _DTR_SHARE = 0.02
 """Of the time, what each heuristic of DTR may take."""
 
 
 @dataclass(frozen=True, slots=True)
 class Auto:
-    """Searches for the cheapest schedule within the budget; without a budget, the lowest peak of the cheap strategies.
+    """Searches for the cheapest schedule within the budget; without one, or below `memory_bound`, for a low peak.
 
     Attributes:
         seconds: when to stop at the latest; Ctrl-C stops it with the best so far.
@@ -90,6 +92,7 @@ class Auto:
             return replace(stored, seconds=time.perf_counter() - start)
         cheap = [stored, *(strategy(graph, budget=budget) for strategy in (Blocks(), Sqrt(), Greedy(), Rotor()))]
         if budget is None or budget < stored.memory_bound:
+            cheap.append(self._squeezed(graph, budget, start))
             best = min(cheap, key=lambda plan: (plan.peak_bytes, plan.time))
             bound = best.time_bound if budget is None else inf
             return replace(best, strategy="auto", time_bound=bound, seconds=time.perf_counter() - start)
@@ -102,6 +105,13 @@ class Auto:
             proved_optimal=optimal,
             seconds=time.perf_counter() - start,
         )
+
+    def _squeezed(self, graph: Graph, budget: int | None, start: float) -> Plan:
+        """Return program order, repaired towards the least that any schedule needs."""
+        problem = problem_of(graph)
+        stored = evaluate(problem, np.arange(problem.ops))
+        least = repair(stored, memory_bound(graph), until=start + _SQUEEZING * self.seconds)
+        return judge(graph, problem.schedule(least.nodes), strategy="auto", budget=budget, seconds=0.0)
 
     def _search(self, graph: Graph, budget: int, cheap: list[Plan], start: float) -> tuple[Plan, float]:
         """Return the best plan, and the bound of the extra cost."""

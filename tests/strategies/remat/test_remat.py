@@ -123,6 +123,16 @@ def test_a_layered_graph_of_forty_ops_meets_the_constraint_programs_optimum(seed
         assert ours.time <= exact.time * (1 + 1e-9)
 
 
+@pytest.mark.parametrize(("spec", "batch"), [("vgg16", 32), ("gpt2", 4)])
+def test_where_no_budget_can_be_met_auto_comes_near_the_least_memory(spec, batch):
+    """What a witness names as feasible is of use only near what is impossible."""
+    graph = gs.training_step(gs.load(spec, batch=batch), optimizer="adamw")
+    for budget in (None, 1):
+        plan = Auto()(graph, budget=budget)
+        assert plan.feasible == (budget is None)
+        assert plan.memory_bound <= plan.peak_bytes <= 1.05 * plan.memory_bound
+
+
 @given(seed=st.integers(0, 10_000), share=st.floats(0.5, 0.99))
 @settings(max_examples=60)
 def test_repair_and_pruning_keep_within_the_budget_and_the_bound_below(seed, share):

@@ -20,7 +20,7 @@ from graphsim.strategies.dtr import replay
 from graphsim.strategies.remat import incremental
 from graphsim.strategies.remat.compiled import MEMORY, arrays_of, scratch, walk
 from graphsim.strategies.remat.evaluation import evaluate
-from graphsim.strategies.remat.incremental import readers_of, sequence_of
+from graphsim.strategies.remat.incremental import all_readers, sequence_of
 from graphsim.strategies.remat.problem import problem_of
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
@@ -112,7 +112,7 @@ def test_a_local_move(benchmark, planned, how):
     state = evaluate(problem, problem.nodes(schedule))
     at = int(np.flatnonzero(state.nodes >= problem.ops)[0])
     shorter = evaluate(problem, np.delete(state.nodes, at))
-    g, h = arrays_of(problem), readers_of(problem)
+    g, h = arrays_of(problem), all_readers(problem)
     s, c, x = sequence_of(state)
     length = len(state.nodes)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from graphsim.allocators.torch import ROUND_LARGE, TorchCaching
 from graphsim.devices import device_of
-from graphsim.errors import GraphSimError, SpecError
+from graphsim.errors import GraphSimError, ScheduleError, SpecError
 from graphsim.graph import Graph
 from graphsim.rewrites import Rewrite, with_chunked_loss, with_inplace_activations
 from graphsim.schedule import Schedule
@@ -23,6 +24,8 @@ SECONDS = 1.0
 """Each search for a schedule may take; there are dozens."""
 _BUDGETS = 8
 """Budgets of live bytes that are tried for what an allocator may hold."""
+_KNOWN = 8
+"""Schedules of other sizes that are tried before one is planned."""
 _LARGEST = 2**24
 _PLAIN = TorchCaching()
 
@@ -31,6 +34,9 @@ REWRITES: dict[str, Rewrite] = {
     "cross-entropy in chunks (Liger's fused linear cross-entropy)": with_chunked_loss,
 }
 """Changes of the model's code, by name."""
+
+Known = dict[tuple[bool, int], list[Schedule]]
+"""Schedules that were planned for step 1, or a later one, of so many ops, whatever the size."""
 
 Load = Callable[[Mapping[str, Any]], Graph]
 """Returns the forward graph of a spec with these params set."""
@@ -110,22 +116,27 @@ def fit(
     """
     room = memory - context[1]
 
-    def held(**changed: int) -> int:
-        return need_of(load({**params, **changed}), training, strategy, room)
+    def find(name: str, size: int) -> tuple[int, int]:
+        known: Known = {}
 
-    def held_by_length(seq: int) -> int:
-        try:
-            return held(seq=seq)
-        except SpecError:  # longer than the model's positions
-            return room + 1
+        def held(size: int, plan: bool = True) -> int:
+            try:
+                return need_of(load({**params, name: size}), training, strategy, room, known=known, plan=plan)
+            except SpecError:
+                if name == "seq":  # longer than the model's positions
+                    return room + 1
+                raise
+
+        found, simulations = largest(held, start=size, room=room)
+        if strategy and found:
+            return farthest(held, lambda size: held(size, plan=False), found, simulations, room)
+        return found, simulations
 
     graph = load(params)
     need = need_of(graph, training, strategy, room)
     has = dict(graph.attributes.get("params", {}))
-    batch, simulations = largest(lambda size: held(batch=size), start=int(has.get("batch", 1)), room=room)
-    sequence = None
-    if "seq" in has:
-        sequence, _ = largest(held_by_length, start=int(has["seq"]), room=room)
+    batch, simulations = find("batch", int(has.get("batch", 1)))
+    sequence = find("seq", int(has["seq"]))[0] if "seq" in has else None
     return Fit(
         spec=graph.name,
         fits=need <= room,
@@ -147,19 +158,31 @@ def need_of(
     strategy: str = "",
     room: int | None = None,
     allocator: TorchCaching = _PLAIN,
+    *,
+    known: Known | None = None,
+    plan: bool = True,
 ) -> int:
     """Return the bytes that PyTorch's allocator holds at most in step 1, or in a later one that finds its cache empty.
 
     Short of memory it gives the cache back and tries again, so what step 1 leaves there is not needed; a step
     may get by with a little less than this, too, at the price of such retries. A *strategy* is to make it fit
-    *room* bytes.
+    *room* bytes: by one of the *known* schedules, or by one that it plans, which is known from then on; or, unless it
+    is to *plan*, only by the known.
     """
     firsts = (True, False) if training.mode == "train" else (False,)
-    return max(_simulate(graph, training, first, strategy, room, allocator)[1] for first in firsts)
+    known = {} if known is None else known
+    return max(_simulate(graph, training, first, strategy, room, allocator, known, plan)[1] for first in firsts)
 
 
 def _simulate(
-    graph: Graph, training: Training, first: bool, strategy: str, room: int | None, allocator: TorchCaching
+    graph: Graph,
+    training: Training,
+    first: bool,
+    strategy: str,
+    room: int | None,
+    allocator: TorchCaching,
+    known: Known,
+    plan: bool = True,
 ) -> tuple[Simulation, int]:
     """Return one step and what is held in it."""
     # From the third micro-batch on, each does to memory what the second did.
@@ -175,7 +198,20 @@ def _simulate(
     planner = _planner(strategy)
     if room is None:
         return run(planner(step).schedule)
-    return _within(lambda budget: run(planner(step, budget=budget).schedule), run(None), room)
+    schedules, tried = known.setdefault((first, len(step.ops)), []), []
+    for schedule in schedules:
+        with suppress(ScheduleError):  # as many ops, but other ones
+            tried.append(run(schedule))
+            if tried[-1][1] <= room:
+                return tried[-1]
+    if plan or not tried:
+        tried.append(_within(lambda budget: run(planner(step, budget=budget).schedule), run(None), room))
+        schedules[:] = [tried[-1][0].schedule, *schedules][:_KNOWN]
+    return min(tried, key=_held)
+
+
+def _held(one: tuple[Simulation, int]) -> int:
+    return one[1]
 
 
 def _within(
@@ -196,7 +232,7 @@ def _within(
             break
         tried.append((run, held))
         low, high = (budget, high) if run.peak > budget else (low, run.peak)
-    return min(tried, key=lambda one: one[1])
+    return min(tried, key=_held)
 
 
 def _planner(strategy: str) -> Strategy:
@@ -205,6 +241,26 @@ def _planner(strategy: str) -> Strategy:
     timed = is_dataclass(kind) and any(field.name == "seconds" for field in fields(kind))
     planner: Strategy = kind(seconds=SECONDS) if timed else kind()
     return planner
+
+
+def farthest(
+    held: Callable[[int], int], by_known: Callable[[int], int], found: int, simulations: int, room: int
+) -> tuple[int, int]:
+    """Return what `largest` did, or better: what was planned for one size may fit a larger one, for which nothing was.
+
+    Args:
+        held: bytes that are held with what is planned for a size.
+        by_known: with what has been planned before.
+    """
+    while True:
+        size, more = largest(by_known, start=found, room=room)
+        simulations += more
+        if size <= found:
+            return found, simulations
+        found = size
+        simulations += 1
+        if held(found + 1) <= room:
+            found += 1
 
 
 def largest(held: Callable[[int], int], *, start: int, room: int) -> tuple[int, int]:
@@ -323,7 +379,7 @@ def _evaluate(load: Load, setting: _Setting, base: float, room: int) -> tuple[in
 
 
 def _seconds(load: Load, setting: _Setting, room: int) -> float:
-    run, _ = _simulate(setting.graph(load), setting.training, False, setting.strategy, room, setting.allocator)
+    run, _ = _simulate(setting.graph(load), setting.training, False, setting.strategy, room, setting.allocator, {})
     again = setting.training.accumulation / min(setting.training.accumulation, 3)
     return float(op_costs(run.graph)[run.schedule.ops].sum()) * again
 

@@ -11,7 +11,7 @@ from test_cli import graphsim
 
 import graphsim as gs
 from graphsim.allocators.torch import TorchCaching
-from graphsim.fit import CONTEXT, fit, largest, need_of
+from graphsim.fit import CONTEXT, farthest, fit, largest, need_of
 from graphsim.frontends.spec import parse_spec, shipped_specs
 from graphsim.rewrites import with_inplace_activations
 from graphsim.training import Training
@@ -142,6 +142,21 @@ def test_a_strategy_makes_room_for_a_larger_batch(strategy):
     assert recomputed.max_batch > plain.max_batch
     held = [need_of(load({"batch": recomputed.max_batch + more}), training, strategy, 2 * 2**30) for more in (0, 1)]
     assert held[0] <= 2 * 2**30 < held[1]
+
+
+def test_what_was_planned_for_one_size_is_tried_at_larger_ones():
+    """What is planned for 11 does not fit, but what was for 7 fits up to 14; and for 15 there is a plan again."""
+    known: set[int] = set()
+
+    def held(size: int, plan: bool = True) -> int:
+        by_known = min((size * 100 // (14 if 7 in known else 10) for _ in known), default=1000)
+        if plan and by_known > 100:
+            known.add(size)
+            return 90 if size in (7, 15) else size * 11
+        return by_known
+
+    assert held(7) <= 100
+    assert farthest(held, lambda size: held(size, plan=False), 9, 0, 100)[0] >= 14
 
 
 NET = """

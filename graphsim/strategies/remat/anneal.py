@@ -21,13 +21,13 @@ class Annealing(Search):
 
     def __init__(self, state: Evaluation, budget: int, seed: tuple[int, ...]) -> None:
         from graphsim.strategies.remat.compiled import arrays_of
-        from graphsim.strategies.remat.incremental import readers_of, sequence_of
+        from graphsim.strategies.remat.incremental import all_readers, sequence_of
 
         super().__init__(state, budget, seed, _WARM)
         ops = np.arange(self.problem.ops)
         stored = int(evaluate(self.problem, ops).excess(budget).sum())
         self._price = 0.1 * float(self.problem.cost[ops].sum()) / max(1, stored)
-        self._arrays = (arrays_of(self.problem), readers_of(self.problem), *sequence_of(state))
+        self._arrays = (arrays_of(self.problem), all_readers(self.problem), *sequence_of(state))
 
     def advance(self, temperature: float) -> None:
         """Take a chunk of steps."""

@@ -6,21 +6,23 @@ value, as in `evaluation.Evaluation`; rows stand in order of birth. `g` is the p
 
 from __future__ import annotations
 
-from math import cos, exp, inf, log, pi, sqrt
+from math import inf, log
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from graphsim.index import Bools, Floats, Ints
-from graphsim.strategies.machine_code import compiled
+from graphsim.strategies.machine_code import compiled, inlined
 from graphsim.strategies.remat.problem import Problem
 
 UNITS = 12
 """Units that one drop may need to run, at most."""
 _KEEP = (0.0, 0.3, 1.0, 2.0)
 """Inputs are kept longer up to one of these shares of the bytes that are dropped."""
-_NOISE = 0.6
-"""Standard deviation of the logarithm of the factor by which a drop looks dearer or cheaper than it is."""
+_NOISE, _LOOKS = 0.6, 1024
+"""Standard deviation of the logarithm of the factor by which a drop looks dearer or cheaper than it is; quantiles of it
+that are drawn from."""
 _EARLY = 0.15
 """Share of values that are made again earlier than their next use, where there may be room."""
 _COMPARED = 12
@@ -36,6 +38,7 @@ class Arrays(NamedTuple):
         nodes: rows WORKSPACE, HOLD of each node.
         units: rows SINCE, BEFORE_OP (`until`) of each unit.
         values: rows SIZE, REMAKER (`value_unit`), MAKER of each value.
+        use_start, use_op: CSR by value, ops of program order that read it.
     """
 
     ops: int
@@ -50,26 +53,35 @@ class Arrays(NamedTuple):
     values: Ints
     initial: Ints
     kept: Ints
+    use_start: Ints
+    use_op: Ints
 
 
 WORKSPACE, HOLD = 0, 1
 SINCE, BEFORE_OP = 0, 1
 SIZE, REMAKER, MAKER = 0, 1, 2
-VALUE, BORN, LAST, EARLIER, USED, AGAIN, MEMORY, ABOVE, BEFORE, FOLLOWING, NEWEST = range(11)
+VALUE, BORN, LAST, EARLIER, USED, SERVES, MEMORY, ABOVE, BEFORE, FOLLOWING, NEWEST, READ, NEEDED, AT, TOP = range(15)
 """Rows of scratch *r*: of each version of a value (its value, birth, last use, version before it, last use up to a
-moment, first use after it), of each execution (bytes live, those above the budget as `Evaluation.excess` counts them,
-the sum of these up to it, the op of program order that it is or precedes), of each value (its last version)."""
+moment, whether anything needs it), of each execution (bytes live, those above the budget as `Evaluation.excess` counts
+them, the sum of these up to it, the op of program order that it is or precedes), of each value (its last version, the
+last recompute up to a moment that reads it, the first one after that), of each op its execution, of each block of
+executions the most bytes live in it."""
+BLOCK = 32
+"""Executions that are skipped at once where it is plain that they have room."""
+END = 1 << 60
+"""Behind every execution."""
 ROW, UNTIL, UNIT, LONGER, LAST_USE, STACK, PLACE, STATE = range(8)
 """Rows of scratch *d*: of candidates for a drop (row, execution before which it is made again), of the plan of one
 (units to run; rows kept longer, and the last use they had), of the walk that makes it."""
-LOOK, LEAST, MOST = range(3)
-"""Rows of scratch *f*, of candidates: the factor by which one looks dearer, the least it may look like by byte, the
-most it saves."""
+LOOK, LEAST, MOST, QUANTILE = range(4)
+"""Rows of scratch *f*: of candidates, the factor by which one looks dearer, the least it may look like by byte, the
+most it saves; quantiles of that factor."""
 
 
 def arrays_of(problem: Problem) -> Arrays:
     """Return the arrays of *problem*."""
     p = problem
+    use_start, use_op = readers_of(p, np.arange(2 * p.ops) < p.ops)
     return Arrays(
         ops=p.ops,
         constant=p.constant,
@@ -83,7 +95,17 @@ def arrays_of(problem: Problem) -> Arrays:
         values=np.stack([p.size, p.value_unit, p.maker]),
         initial=p.initial,
         kept=p.kept,
+        use_start=use_start,
+        use_op=use_op,
     )
+
+
+def readers_of(problem: Problem, chosen: Bools) -> tuple[Ints, Ints]:
+    """Return who of the *chosen* nodes reads each value, CSR by value, in order of the nodes."""
+    node, value = np.repeat(np.arange(2 * problem.ops), np.diff(problem.read_start)), problem.read_value
+    node, value = node[chosen[node]], value[chosen[node]]
+    lengths = np.bincount(value, minlength=len(problem.size))
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), node[np.argsort(value, kind="stable")]
 
 
 def scratch(problem: Problem, room: int) -> tuple[Ints, Ints, Floats]:
@@ -91,8 +113,11 @@ def scratch(problem: Problem, room: int) -> tuple[Ints, Ints, Floats]:
     makes, ops = np.diff(problem.make_start), problem.ops
     again = int(makes[ops:][problem.until > 0].max(initial=0))
     rows = len(problem.initial) + int(makes[:ops].sum()) + (room - ops) * again
-    most = max(rows, len(problem.size), ops, room + 2, LONGEST)
-    return np.zeros((11, most), np.int64), np.zeros((8, most), np.int64), np.zeros((3, most))
+    most = max(rows, len(problem.size), ops, room + 2, LONGEST, _LOOKS)
+    candidates = np.zeros((4, most))
+    looks = NormalDist(0, _NOISE)
+    candidates[QUANTILE, :_LOOKS] = np.exp([looks.inv_cdf((i + 0.5) / _LOOKS) for i in range(_LOOKS)])
+    return np.zeros((15, most), np.int64), np.zeros((8, most), np.int64), candidates
 
 
 @compiled
@@ -137,6 +162,7 @@ def _count_above(g: Arrays, r: Ints, nodes: Ints, length: int, budget: int) -> i
         above = max(r[MEMORY, at] - budget, 0)
         if nodes[at] < g.ops:
             following, op = above, nodes[at]
+            r[AT, op] = at
         else:
             above = max(above - following, 0)
         r[ABOVE, at] = above
@@ -144,6 +170,11 @@ def _count_above(g: Arrays, r: Ints, nodes: Ints, length: int, budget: int) -> i
     r[BEFORE, 0] = 0
     for at in range(length):
         r[BEFORE, at + 1] = r[BEFORE, at] + r[ABOVE, at]
+    for at in range(0, length, BLOCK):
+        top = r[MEMORY, at]
+        for other in range(at + 1, min(at + BLOCK, length)):
+            top = max(top, r[MEMORY, other])
+        r[TOP, at // BLOCK] = top
     return int(r[BEFORE, length])
 
 
@@ -155,26 +186,21 @@ def evaluated(problem: Problem, nodes: Ints, budget: int) -> tuple[float, Ints, 
 
 
 @compiled
-def _find_uses(g: Arrays, r: Ints, nodes: Ints, length: int, moment: int, rows: int) -> None:
-    """Fill `used` and `again` of each row around *moment*."""
-    for row in range(rows):
-        r[USED, row] = r[BORN, row]
-        r[AGAIN, row] = -1
-    count = 0
-    for value in g.initial:
-        r[NEWEST, value] = count
-        count += 1
+def _find_rereads(g: Arrays, r: Ints, nodes: Ints, length: int, moment: int) -> None:
+    """Fill which recomputes read each value around *moment*."""
+    for value in range(g.values.shape[1]):
+        r[READ, value] = -1
+        r[NEEDED, value] = END
     for at in range(length):
         node = nodes[at]
-        for k in range(g.make_start[node], g.make_start[node + 1]):
-            r[NEWEST, g.make_value[k]] = count
-            count += 1
+        if node < g.ops:
+            continue
         for k in range(g.read_start[node], g.read_start[node + 1]):
-            row = r[NEWEST, g.read_value[k]]
+            value = g.read_value[k]
             if at <= moment:
-                r[USED, row] = at
-            elif r[AGAIN, row] < 0:
-                r[AGAIN, row] = at
+                r[READ, value] = at
+            elif r[NEEDED, value] == END:
+                r[NEEDED, value] = at
 
 
 @compiled
@@ -186,13 +212,14 @@ def _choose_moment(r: Ints, length: int, draw: np.random.Generator) -> int:
             if r[ABOVE, at] > r[ABOVE, worst]:
                 worst = at
         return worst
-    seen, chosen = 0, 0
+    seen = 0
     for at in range(length):
-        if r[ABOVE, at] > 0:
-            seen += 1
-            if draw.random() * seen < 1:
-                chosen = at
-    return chosen
+        seen += r[ABOVE, at] > 0
+    chosen, at = int(draw.random() * seen), -1
+    while chosen >= 0:
+        at += 1
+        chosen -= r[ABOVE, at] > 0
+    return at
 
 
 @compiled
@@ -204,19 +231,24 @@ def _find_drops(
     for row in range(rows):
         if r[BORN, row] >= moment:
             break
-        again = r[AGAIN, row]
-        if r[LAST, row] <= moment or r[USED, row] >= moment or again < 0 or g.nodes[HOLD, nodes[again]]:
-            continue
         value = r[VALUE, row]
         unit = g.values[REMAKER, value]
-        if unit < 0 or g.values[SIZE, value] == 0 or g.cost[g.ops + unit] >= limit:
+        if r[LAST, row] <= moment or unit < 0 or g.values[SIZE, value] == 0 or g.cost[g.ops + unit] >= limit:
+            continue
+        used, again = max(r[BORN, row], r[READ, value]), r[NEEDED, value]
+        for k in range(g.use_start[value], g.use_start[value + 1]):
+            at = r[AT, g.use_op[k]]
+            if at > moment:
+                again = min(again, at)
+                break
+            used = max(used, at)
+        if used >= moment or again == END or g.nodes[HOLD, nodes[again]]:
             continue
         if draw.random() < _EARLY:
             again = moment + 1 + int(draw.random() * (again - moment - 1))
-        used = r[USED, row]
         most = min(r[BEFORE, again] - r[BEFORE, used + 1], g.values[SIZE, value] * (again - used - 1)) + 1e-9
-        normal = sqrt(-2 * log(1 - draw.random())) * cos(2 * pi * draw.random())
-        d[ROW, count], d[UNTIL, count], f[MOST, count], f[LOOK, count] = row, again, most, exp(_NOISE * normal)
+        look = f[QUANTILE, int(draw.random() * _LOOKS)]
+        r[USED, row], d[ROW, count], d[UNTIL, count], f[MOST, count], f[LOOK, count] = used, row, again, most, look
         f[LEAST, count] = f[LOOK, count] * g.cost[g.ops + unit] / most
         count += 1
     return count
@@ -232,9 +264,16 @@ def _latest(r: Ints, value: int, before: int) -> int:
 
 @compiled
 def _has_room(r: Ints, low: int, high: int, most: int) -> bool:
-    for at in range(low, high):  # noqa: SIM110
-        if r[MEMORY, at] > most:
-            return False
+    at = low
+    while at < high:
+        if at % BLOCK == 0 and at + BLOCK <= high:
+            if r[TOP, at // BLOCK] > most:
+                return False
+            at += BLOCK
+        else:
+            if r[MEMORY, at] > most:
+                return False
+            at += 1
     return True
 
 
@@ -352,18 +391,24 @@ def _saved(
     size, start = g.values[SIZE, r[VALUE, row]], r[USED, row]
     for i in range(kept):
         start = min(start, d[LAST_USE, i])
-    saved = 0.0
-    for at in range(start + 1, before):
-        was = r[ABOVE, at]
-        if was == 0 and nodes[at] >= g.ops:
-            continue
-        now = r[MEMORY, at] - budget
+    saved, at, whole = 0.0, start + 1, True
+    while at < before:
+        whole = whole and at % BLOCK == 0 and at + BLOCK <= before
+        until = at + BLOCK if whole else at + 1
+        now = (r[TOP, at // BLOCK] if whole else r[MEMORY, at]) - budget
         if at > r[USED, row]:
             now -= size
         for i in range(kept):
-            if at > d[LAST_USE, i]:
+            if until > d[LAST_USE, i] + 1:
                 now += g.values[SIZE, r[VALUE, d[LONGER, i]]]
-        saved += was - max(now, 0)
+        if now > 0 and whole:
+            whole = False
+            continue
+        if now <= 0:
+            saved += r[BEFORE, until] - r[BEFORE, at]
+        elif r[ABOVE, at] > 0 or nodes[at] < g.ops:
+            saved += r[ABOVE, at] - now
+        at, whole = until, True
     return saved - _excess_of_units(g, r, d, nodes, budget, row, before, units, kept)
 
 
@@ -476,19 +521,19 @@ def _ruin(
 def _drop_useless(g: Arrays, r: Ints, nodes: Ints, length: int, rows: int, gone: Bools) -> None:
     """Mark as *gone* too the recomputes that then serve nothing; `newest` stands at the end of the sequence."""
     for row in range(rows):
-        r[AGAIN, row] = 0
+        r[SERVES, row] = 0
     for at in range(length - 1, -1, -1):
         node = nodes[at]
         serves = node < g.ops
         for k in range(g.make_start[node + 1] - 1, g.make_start[node] - 1, -1):
             row = r[NEWEST, g.make_value[k]]
-            serves = serves or r[AGAIN, row] > 0 or r[LAST, row] >= length
+            serves = serves or r[SERVES, row] > 0 or r[LAST, row] >= length
             r[NEWEST, g.make_value[k]] = r[EARLIER, row]
         if not serves:
             gone[at] = True
         if not gone[at]:
             for k in range(g.read_start[node], g.read_start[node + 1]):
-                r[AGAIN, r[NEWEST, g.read_value[k]]] = 1
+                r[SERVES, r[NEWEST, g.read_value[k]]] = 1
 
 
 @compiled
@@ -511,7 +556,7 @@ def _recreate(
         if excess == 0 or cost >= limit or length + UNITS + 2 > len(nodes):
             return length, cost, excess, stamp
         moment = _choose_moment(r, length, draw)
-        _find_uses(g, r, nodes, length, moment, rows)
+        _find_rereads(g, r, nodes, length, moment)
         count = _find_drops(g, r, d, f, nodes, moment, rows, limit - cost, draw)
         units, place = _best_drop(g, r, d, f, nodes, budget, count, limit - cost, stamp, best, draw)
         stamp += count
@@ -525,22 +570,57 @@ def _recreate(
 
 
 @compiled
+def is_needed(g: Arrays, r: Ints, nodes: Ints, rows: int, at: int, budget: int) -> bool:
+    """Return whether it is plain that there is no room to keep what the unit at *at* makes again."""
+    node, freed = nodes[at], 0
+    for k in range(g.read_start[node], g.read_start[node + 1]):
+        freed += g.values[SIZE, g.read_value[k]]
+    row = _row_born(r, rows, at)
+    while row < rows and r[BORN, row] == at:
+        most = budget + freed - g.values[SIZE, r[VALUE, row]]
+        if r[LAST, row] > at and r[EARLIER, row] >= 0:
+            for between in range(r[LAST, r[EARLIER, row]] + 1, at):
+                if r[MEMORY, between] > most and nodes[between] < g.ops:
+                    return True
+        row += 1
+    return False
+
+
+@inlined
+def _row_born(r: Ints, rows: int, at: int) -> int:
+    """Return the first row born at *at* or later."""
+    low, high = 0, rows
+    while low < high:
+        middle = (low + high) // 2
+        if r[BORN, middle] < at:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@compiled
 def _without_needless(g: Arrays, r: Ints, nodes: Ints, length: int, budget: int, tried: Ints) -> int:
     """Remove one execution, if it can do without, of each unit with a positive number in *tried*; return the length."""
+    rows, _, _ = walk(g, r, nodes, length, budget)
     at = 0
     while at < length:
         node = nodes[at]
         if node >= g.ops and tried[node - g.ops] > 0:
             tried[node - g.ops] = 0
+            if is_needed(g, r, nodes, rows, at, budget):
+                at += 1
+                continue
             for later in range(at, length - 1):
                 nodes[later] = nodes[later + 1]
-            _, _, excess = walk(g, r, nodes, length - 1, budget)
+            rows, _, excess = walk(g, r, nodes, length - 1, budget)
             if excess == 0:
                 length -= 1
                 continue
             for later in range(length - 1, at, -1):
                 nodes[later] = nodes[later - 1]
             nodes[at] = node
+            rows, _, _ = walk(g, r, nodes, length, budget)
         at += 1
     return length
 

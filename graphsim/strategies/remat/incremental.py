@@ -16,6 +16,7 @@ from graphsim.index import Floats, Ints
 from graphsim.strategies.machine_code import compiled, inlined
 from graphsim.strategies.remat.compiled import (
     BEFORE_OP,
+    END,
     HOLD,
     MAKER,
     REMAKER,
@@ -24,6 +25,7 @@ from graphsim.strategies.remat.compiled import (
     UNITS,
     WORKSPACE,
     Arrays,
+    readers_of,
 )
 from graphsim.strategies.remat.evaluation import Evaluation
 from graphsim.strategies.remat.problem import Problem
@@ -37,8 +39,6 @@ LENGTH, SLOTS, UNUSED, AGAIN, LOGGED, STAMP = range(6)
 """Of *c*: executions, slots in use or free again, free ones, executions of units, entries of the log, last plan."""
 _MORE, _LESS = cast(int, np.int64(1)), cast(int, np.int64(-1))
 """Signs; numba would compile a function for every literal number that it is called with."""
-_END = 1 << 60
-"""Behind every position."""
 _KEEP = (0.0, 0.3, 1.0, 2.0)
 """Inputs are kept longer up to one of these shares of the bytes that are dropped."""
 _TRIES, _COMPARED = 24, 4
@@ -60,21 +60,14 @@ class Readers(NamedTuple):
     kept: Ints
 
 
-def readers_of(problem: Problem) -> Readers:
+def all_readers(problem: Problem) -> Readers:
     """Return who reads each value of *problem*; `kept` says (0, 1) whether it survives the step."""
-    node = np.repeat(np.arange(2 * problem.ops), np.diff(problem.read_start))
-    value = problem.read_value
-    again = node >= problem.ops
-    again[again] = problem.until[node[again] - problem.ops] > 0
-
-    def by_value(chosen: np.typing.NDArray[np.bool_]) -> tuple[Ints, Ints]:
-        order = np.argsort(value[chosen], kind="stable")
-        lengths = np.bincount(value[chosen], minlength=len(problem.size))
-        return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), node[chosen][order] % problem.ops
-
+    never = np.zeros(problem.ops, bool)
+    op_start, op = readers_of(problem, np.concatenate([~never, never]))
+    unit_start, unit = readers_of(problem, np.concatenate([never, problem.until > 0]))
     kept = np.zeros(len(problem.size), dtype=np.int64)
     kept[problem.kept] = 1
-    return Readers(*by_value(node < problem.ops), *by_value(again), kept)
+    return Readers(op_start, op, unit_start, unit - problem.ops, kept)
 
 
 def sequence_of(state: Evaluation) -> tuple[Ints, Ints, Floats]:
@@ -109,7 +102,7 @@ def _birth(g: Arrays, s: Ints, value: int, before: int) -> int:
 
 @compiled
 def _next_birth(g: Arrays, s: Ints, value: int, after: int) -> int:
-    born = _END
+    born = END
     unit = g.values[REMAKER, value]
     if unit >= 0:
         slot = s[FIRST, unit]
@@ -123,9 +116,9 @@ def _next_birth(g: Arrays, s: Ints, value: int, after: int) -> int:
 
 @compiled
 def _last_use(h: Readers, s: Ints, value: int, born: int, end: int) -> int:
-    """Return the last read of *value* between *born* and *end*; *born* if none; `_END` for what survives the step."""
-    if end == _END and h.kept[value]:
-        return _END
+    """Return the last read of *value* between *born* and *end*; *born* if none; `END` for what survives the step."""
+    if end == END and h.kept[value]:
+        return END
     last = born
     for k in range(h.op_start[value + 1] - 1, h.op_start[value] - 1, -1):
         at = s[AT, h.op[k]]

@@ -159,16 +159,10 @@ def _graph(
     source: str, overrides: dict[str, Value], optimizer: str, precision: str, target: str, device: str, costs: str
 ) -> Graph:
     """Return the graph to plan: that of a file as it stands, or the steady step of a spec or of the user's model."""
-    from graphsim.frontends import load
     from graphsim.simulation import with_costs
 
-    if Path(source).suffix in (".json", ".jsonl", ".log"):
-        if overrides:
-            raise UsageError(f"{source} is a graph, not a spec: it has no params to set")
-        graph = load(source)
-    else:
-        training = {"optimizer": optimizer, "precision": precision, "target": target, "device": device}
-        graph = step_of(source, overrides, False, **training)
+    training = {"optimizer": optimizer, "precision": precision, "target": target, "device": device}
+    graph = step_of(source, overrides, False, **training)
     return with_costs(graph, costs) if costs else graph
 
 

@@ -100,7 +100,9 @@ def color() -> bool:
 
 def is_step(source: str) -> bool:
     """Whether *source* is a graph, a whole step, and not the spec of a model."""
-    return source.endswith(".json") or source.startswith("layered:")
+    from graphsim.frontends import GRAPH_FILES
+
+    return source.endswith(GRAPH_FILES) or source.startswith("layered:")
 
 
 def is_captured(source: str) -> bool:
@@ -154,9 +156,9 @@ def load_source(source: str, overrides: dict[str, Value], mode: str = "train") -
 
     An ONNX file has no loss of its own; it gets one to be trained.
     """
-    from graphsim.frontends import load
+    from graphsim.frontends import GRAPH_FILES, load
 
-    if source.endswith(".json") and overrides:
+    if source.endswith(GRAPH_FILES) and overrides:
         raise UsageError(f"{source} is a graph, not a spec: it has no params to set")
     if source.endswith(".onnx") and mode != "train":
         overrides = {"loss": "none", **overrides}

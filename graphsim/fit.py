@@ -115,10 +115,9 @@ def fit(
         GraphSimError: the model cannot be loaded or trained.
     """
     room = memory - context[1]
+    known: Known = {}
 
     def find(name: str, size: int) -> tuple[int, int]:
-        known: Known = {}
-
         def held(size: int, plan: bool = True) -> int:
             try:
                 return need_of(load({**params, name: size}), training, strategy, room, known=known, plan=plan)
@@ -133,10 +132,10 @@ def fit(
         return found, simulations
 
     graph = load(params)
-    need = need_of(graph, training, strategy, room)
     has = dict(graph.attributes.get("params", {}))
     batch, simulations = find("batch", int(has.get("batch", 1)))
     sequence = find("seq", int(has["seq"]))[0] if "seq" in has else None
+    need = need_of(graph, training, strategy, room, known=known)  # last, as now most is known
     return Fit(
         spec=graph.name,
         fits=need <= room,
@@ -148,7 +147,7 @@ def fit(
         max_batch=batch,
         max_seq=sequence,
         simulations=simulations,
-        measures=tuple(_measures(load, _Setting(dict(params), training, strategy), need, room)),
+        measures=tuple(_measures(load, _Setting(dict(params), training, strategy), need, room, known)),
     )
 
 
@@ -167,7 +166,7 @@ def need_of(
     Short of memory it gives the cache back and tries again, so what step 1 leaves there is not needed; a step
     may get by with a little less than this, too, at the price of such retries. A *strategy* is to make it fit
     *room* bytes: by one of the *known* schedules, or by one that it plans, which is known from then on; or, unless it
-    is to *plan*, only by the known.
+    is to *plan*, only by the known, if any are for as many ops.
     """
     firsts = (True, False) if training.mode == "train" else (False,)
     known = {} if known is None else known
@@ -311,9 +310,12 @@ def _beyond(seen: Mapping[int, int], low: int, high: int, room: int) -> int:
     return max(border, low + reach) if low else min(border, high - reach)
 
 
-def _measures(load: Load, start: _Setting, need: int, room: int) -> list[Measure]:
-    """Return each change alone, and the largest savers stacked until the step fits."""
-    base = _seconds(load, start, room)
+def _measures(load: Load, start: _Setting, need: int, room: int, known: Known) -> list[Measure]:
+    """Return each change alone, and the largest savers stacked until the step fits.
+
+    *known* are the schedules with which the step needs *need* bytes.
+    """
+    base = _seconds(load, start, room, known)
     alone = []
     for name, setting in _settings(load, start).items():
         try:
@@ -374,12 +376,13 @@ class _Setting:
 
 
 def _evaluate(load: Load, setting: _Setting, base: float, room: int) -> tuple[int, float]:
-    need = need_of(setting.graph(load), setting.training, setting.strategy, room, setting.allocator)
-    return need, _seconds(load, setting, room) / base - 1 if base else 0.0
+    known: Known = {}
+    need = need_of(setting.graph(load), setting.training, setting.strategy, room, setting.allocator, known=known)
+    return need, _seconds(load, setting, room, known) / base - 1 if base else 0.0
 
 
-def _seconds(load: Load, setting: _Setting, room: int) -> float:
-    run, _ = _simulate(setting.graph(load), setting.training, False, setting.strategy, room, setting.allocator, {})
+def _seconds(load: Load, setting: _Setting, room: int, known: Known) -> float:
+    run, _ = _simulate(setting.graph(load), setting.training, False, setting.strategy, room, setting.allocator, known)
     again = setting.training.accumulation / min(setting.training.accumulation, 3)
     return float(op_costs(run.graph)[run.schedule.ops].sum()) * again
 

@@ -28,8 +28,8 @@ HOLD = "hold"
 """Kind of the zero-cost op by which a framework keeps tensors beyond their last use in data."""
 
 RELEASE = "release"
-"""Kind of one by which only a name keeps them, in a log of a runtime that evicts under names: a schedule may do without
-it, and plans do."""
+"""Kind of such an op in the log of a runtime that may evict what only a name keeps: a schedule may leave it out, and
+plans do."""
 
 KEEPS = frozenset({HOLD, RELEASE})
 

@@ -64,13 +64,14 @@ def least_time(graph: Graph, budget: int | None) -> float:
 
     Whoever made the schedule: the linear program of `remat.bound` knows of no strategy.
     """
-    return float(op_costs(graph).sum()) if budget is None else floor(graph, [budget])[0][1]
+    return float(op_costs(without_releases(graph)[0]).sum()) if budget is None else floor(graph, [budget])[0][1]
 
 
 def floor(graph: Graph, budgets: Sequence[int]) -> list[tuple[int, float]]:
     """Return each of *budgets* with its `least_time`."""
-    base, problem = float(op_costs(graph).sum()), problem_of(without_releases(graph)[0])
-    return [(budget, base + (extra_cost(problem, budget) if graph.ops else 0.0)) for budget in budgets]
+    bare, _ = without_releases(graph)
+    base, problem = float(op_costs(bare).sum()), problem_of(bare)
+    return [(budget, base + (extra_cost(problem, budget) if bare.ops else 0.0)) for budget in budgets]
 
 
 def bounded(plan: Plan, least: float) -> Plan:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import networkx as nx
 from hypothesis import strategies as st
 
-from graphsim.graph import HOLD, Graph, Op, Phase, Role, Tensor
+from graphsim.graph import HOLD, RELEASE, Graph, Op, Phase, Role, Tensor
 
 SIZES = st.integers(0, 50)
 ROLES = st.sampled_from([Role.PARAMETER, Role.OPTIMIZER_STATE, Role.BUFFER, Role.INPUT, Role.GRADIENT, Role.ACTIVATION])
@@ -49,7 +49,7 @@ def _op(draw: st.DrawFn, number: int, tensors: tuple[Tensor, ...]) -> tuple[Op, 
     inputs = draw(st.lists(st.sampled_from(tensors), max_size=3)) if tensors else []
     phase = draw(st.sampled_from([Phase.FORWARD, Phase.FORWARD, Phase.BACKWARD]))
     if inputs and draw(st.integers(0, 5)) == 0:
-        return Op(f"o{number}", HOLD, tuple(t.name for t in inputs), phase=phase), []
+        return Op(f"o{number}", draw(st.sampled_from([HOLD, RELEASE])), tuple(t.name for t in inputs), phase=phase), []
     mutated = draw(st.lists(st.sampled_from(inputs), max_size=2, unique=True)) if inputs and draw(st.booleans()) else []
     made = [Tensor(f"o{number}:{i}", (draw(SIZES),), "uint8") for i in range(draw(st.integers(0 if inputs else 1, 2)))]
     if inputs and draw(st.booleans()):
@@ -57,7 +57,7 @@ def _op(draw: st.DrawFn, number: int, tensors: tuple[Tensor, ...]) -> tuple[Op, 
         made.append(Tensor(f"o{number}:view", over.shape, "uint8", over.role, over.base))
     op = Op(
         f"o{number}",
-        draw(st.sampled_from(["node", "node", "node", HOLD])) if made or mutated else "node",
+        draw(st.sampled_from(["node", "node", "node", HOLD, RELEASE])) if made or mutated else "node",
         tuple(t.name for t in inputs),
         tuple(t.name for t in made),
         phase=phase,
@@ -86,6 +86,9 @@ def schedules(graph: Graph) -> st.SearchStrategy[list[int]]:
     stretch = st.tuples(numbers, st.integers(1, 5), st.integers(0, 2 * count))
     return st.one_of(
         st.just(program),
+        st.just(
+            [op for op in program if graph.ops[op].kind != RELEASE or graph.ops[op].outputs or graph.ops[op].mutates]
+        ),
         st.lists(stretch, min_size=1, max_size=3).map(lambda extra: _recomputed(program, extra)),
         st.permutations(program),
         st.lists(numbers, max_size=2 * count).map(lambda extra: program + extra),

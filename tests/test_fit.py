@@ -144,6 +144,14 @@ def test_a_strategy_makes_room_for_a_larger_batch(strategy):
     assert held[0] <= 2 * 2**30 < held[1]
 
 
+def test_a_batch_that_is_said_to_fit_fits():
+    """Rotor plans otherwise for other sizes: what fits by a schedule of another size must not be called too large."""
+    load, training = loader("seed_cnn"), Training(optimizer="sgd")
+    for memory in (212, 219):
+        answer = fit(load, {"batch": 18}, training, memory=memory * 2**20, context=(0, 0), strategy="rotor")
+        assert answer.fits == (answer.max_batch >= 18) == (answer.need_bytes <= memory * 2**20)
+
+
 def test_what_was_planned_for_one_size_is_tried_at_larger_ones():
     """What is planned for 11 does not fit, but what was for 7 fits up to 14; and for 15 there is a plan again."""
     known: set[int] = set()

@@ -14,6 +14,7 @@ import graphsim as gs
 from graphsim.graph import Graph, Op, Tensor
 from graphsim.planning import bounded, least_time, witness
 from graphsim.schedule import Schedule
+from graphsim.strategies.auto import Auto
 from graphsim.strategies.plan import judge
 
 
@@ -33,6 +34,15 @@ def test_the_bound_of_the_time_is_that_of_a_knapsack_where_memory_lacks(budget, 
 
 def test_a_graph_without_ops_costs_nothing():
     assert least_time(Graph([], []), 1) == 0.0
+
+
+def test_releases_are_no_part_of_what_a_plan_costs():
+    ops = [Op("a", "node", (), ("x",), time=3.0), Op("end", "release", ("x",), (), time=9.0)]
+    graph = Graph(ops, [Tensor("x", (8,), "uint8")])
+    assert least_time(graph, 8) == least_time(graph, None) == 3.0
+    plan = Auto()(graph, budget=8)
+    assert (plan.time, plan.base_time, plan.proved_optimal) == (3.0, 3.0, True)
+    assert least_time(Graph([Op("end", "release", (), ())], []), 8) == 0
 
 
 def test_a_plan_at_the_bound_is_proved_optimal_whoever_made_it():

@@ -9,6 +9,9 @@ from graphsim.registry import Registry
 if TYPE_CHECKING:
     from graphsim.graph import Graph
 
+GRAPH_FILES = (".json", ".jsonl", ".log")
+"""Suffixes of files that hold a graph, a whole step, and no model with params to set."""
+
 
 class Frontend(Protocol):
     """Reads *source* with the overrides *parameters*."""

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from graphsim.errors import GraphError, SpecError, UnknownNameError
-from graphsim.graph import MAX_BYTES, RELEASE, Graph, Op, Phase, Role, Tensor
+from graphsim.graph import KEEPS, MAX_BYTES, RELEASE, Graph, Op, Phase, Role, Tensor
 
 MAX_LINES = 5_000_000
 MAX_LINE = 2**20
@@ -159,7 +159,7 @@ class _Builder:
     def finish(self) -> None:
         """The log is over."""
         self._complete()
-        self._hold()
+        self._keep_to_here()
 
     def survivors(self) -> list[str]:
         """Return the tensors that still have a name, in the order of all names that they have or had last.
@@ -226,11 +226,11 @@ class _Builder:
     def _emit(
         self, kind: str, inputs: tuple[str, ...], outputs: tuple[str, ...], time: float, mutates: tuple[str, ...] = ()
     ) -> None:
-        self._hold()
-        name = f"{kind}.{len(self.ops)}"
+        self._keep_to_here()
+        name, kind = f"{kind}.{len(self.ops)}", f"call_{kind}" if kind in KEEPS else kind
         self.ops.append(Op(name, kind, inputs, outputs, phase=self._phase, time=time, mutates=mutates))
 
-    def _hold(self) -> None:
+    def _keep_to_here(self) -> None:
         """Keep what was released since the last op up to here, unless that op was its last use."""
         if self.ops:
             last = {self.tensors[name].base for name in (*self.ops[-1].inputs, *self.ops[-1].outputs)}

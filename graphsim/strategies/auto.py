@@ -26,7 +26,7 @@ from graphsim.strategies.dtr import Dtr
 from graphsim.strategies.dtr_scores import HEURISTICS
 from graphsim.strategies.greedy import Greedy
 from graphsim.strategies.machine_code import is_available
-from graphsim.strategies.plan import Plan, judge, memory_bound, under_names
+from graphsim.strategies.plan import Plan, judge, under_names
 from graphsim.strategies.remat.anneal import Annealing
 from graphsim.strategies.remat.bound import extra_cost
 from graphsim.strategies.remat.clock import Clock
@@ -50,8 +50,8 @@ _POOL = 8
 """Sequences that are crossed with each other."""
 _MOVED_PER_OP, _FIRST = 300, 0.35
 """Steps of the compiled annealing before, for every op; the share of the time that it may take."""
-_GLANCE = 300_000
-"""Ops times steps of a first round of plain annealing: some graphs do without the compiled searches."""
+_GLANCE, _GLANCE_SMALL = 300_000, 60
+"""Ops times steps of a first round of plain annealing, beyond which some graphs need nothing; so many an op at most."""
 _IDLE, _IDLE_MISFIT = 3, 6
 """Beginnings in a row that bring nothing, before the search gives up; and while nothing fits that might."""
 _WORTH = 0.0005
@@ -92,7 +92,8 @@ class Auto:
             return replace(stored, seconds=time.perf_counter() - start)
         cheap = [stored, *(strategy(graph, budget=budget) for strategy in (Blocks(), Sqrt(), Greedy(), Rotor()))]
         if budget is None or budget < stored.memory_bound:
-            cheap.append(self._squeezed(graph, budget, start))
+            with suppress(KeyboardInterrupt):
+                cheap.append(self._squeezed(graph, budget, stored.memory_bound))
             best = min(cheap, key=lambda plan: (plan.peak_bytes, plan.time))
             bound = best.time_bound if budget is None else inf
             return replace(best, strategy="auto", time_bound=bound, seconds=time.perf_counter() - start)
@@ -106,12 +107,12 @@ class Auto:
             seconds=time.perf_counter() - start,
         )
 
-    def _squeezed(self, graph: Graph, budget: int | None, start: float) -> Plan:
-        """Return program order, repaired towards the least that any schedule needs."""
+    def _squeezed(self, graph: Graph, budget: int | None, least: int) -> Plan:
+        """Return program order, repaired towards *least* bytes."""
         problem = problem_of(graph)
         stored = evaluate(problem, np.arange(problem.ops))
-        least = repair(stored, memory_bound(graph), until=start + _SQUEEZING * self.seconds)
-        return judge(graph, problem.schedule(least.nodes), strategy="auto", budget=budget, seconds=0.0)
+        low = repair(stored, least, until=time.perf_counter() + _SQUEEZING * self.seconds)
+        return judge(graph, problem.schedule(low.nodes), strategy="auto", budget=budget, seconds=0.0)
 
     def _search(self, graph: Graph, budget: int, cheap: list[Plan], start: float) -> tuple[Plan, float]:
         """Return the best plan, and the bound of the extra cost."""
@@ -159,14 +160,14 @@ class _Rounds:
 
     def run(self, known: Iterable[Schedule]) -> None:
         """Search from a repair of program order and from the *known* schedules; `best` is what it finds."""
-        left = max(0.0, self.clock.until - time.perf_counter())
-        stored = evaluate(self.problem, np.arange(self.problem.ops))
+        left, ops = max(0.0, self.clock.until - time.perf_counter()), self.problem.ops
+        stored = evaluate(self.problem, np.arange(ops))
         start = repair(stored, self.budget, until=self.clock.until - 0.6 * left)
         self._offer(start)
         for schedule in known:
             self._offer(evaluate(self.problem, self.problem.nodes(schedule)))
         if start.peak <= self.budget:
-            self._improve(start, _GLANCE // self.problem.ops, 0)
+            self._improve(start, min(_GLANCE // ops, _GLANCE_SMALL * ops), 0)
         if self._is_near():
             return
         if self._is_worth_compiling():

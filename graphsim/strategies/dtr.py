@@ -30,6 +30,8 @@ TRIALS = 2
 """Internal budgets that are tried: the one asked for, and a larger one if DTR thrashes within that."""
 _LARGE = 1000
 """Ops for which machine code is worth loading; to compile it takes longer than to interpret one run of any graph."""
+_LONGEST = 100
+"""Executions for every op after which it is given up, in case they cost nothing."""
 _PAUSE_INTERPRETED, _PAUSE = 16, 256
 """Executions between looks at the clock, interpreted and as machine code."""
 
@@ -128,8 +130,9 @@ class Outcome(NamedTuple):
 def replay(graph: Graph, budget: int, heuristic: str = "eqclass", *, most: float = 100.0) -> Outcome:
     """Run *graph* as DTR's simulator would: holds release what they name, and hold no bytes themselves.
 
-    A log for this is loaded with ``mutations="copy"``, as DTR makes a mutation a copy. With numba (extra `solver`) it
-    runs as machine code, which is compiled at the first call.
+    A log for this is loaded with ``mutations="copy"``, as DTR makes a mutation a copy. One difference is left, which
+    rarely changes what is evicted: while an operator waits for its inputs, the simulator's neighbourhoods may have its
+    outputs among the evicted. With numba (extra `solver`) it runs as machine code, which is compiled at the first call.
 
     Raises:
         UnknownNameError: there is no such heuristic.
@@ -148,7 +151,7 @@ def run(
         machine: whether as machine code (extra `solver`), or interpreted.
     """
     base_time = float(program.costs.sum())
-    limit, longest = 1.0 + most * base_time, most * (len(program.costs) + 1)
+    limit, longest = 1.0 + most * base_time, max(most, _LONGEST) * (len(program.costs) + 1)
     pause = _PAUSE if machine else _PAUSE_INTERPRETED
     state, advance = beginning(program, pause), dtr_loop.advance
     if machine:

@@ -54,7 +54,7 @@ def program_of(graph: Graph, *, holds: bool = True) -> Program:
     """Return the program of *graph*.
 
     Args:
-        holds: ops of kind `hold` keep what they name; else they only release it.
+        holds: ops of kind `hold` or `release` keep what they name; else they only let go of it.
     """
     index = graph.index
     uses = _Uses(index)

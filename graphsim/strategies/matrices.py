@@ -15,6 +15,7 @@ from graphsim.errors import ScheduleError
 from graphsim.graph import Graph
 from graphsim.index import Bools, Ints
 from graphsim.schedule import Schedule
+from graphsim.strategies.plan import without_releases
 
 
 def schedule_of_matrices(r: npt.ArrayLike, s: npt.ArrayLike | None = None, *, graph: Graph | None = None) -> Schedule:
@@ -23,7 +24,7 @@ def schedule_of_matrices(r: npt.ArrayLike, s: npt.ArrayLike | None = None, *, gr
     Args:
         r: n by n, zeros and ones (or floats near them, as solvers return them).
         s: if given with *graph*: every op of a stage must find its inputs, stored or computed there.
-        graph: what the ops read; one op per row.
+        graph: what the ops read; one op per row, but for those of kind `release`, which have none.
 
     Raises:
         ScheduleError: a matrix has the wrong shape or entries, a stage does not compute its op or
@@ -41,12 +42,13 @@ def schedule_of_matrices(r: npt.ArrayLike, s: npt.ArrayLike | None = None, *, gr
         stored = _binary(s, "S")
         if stored.shape != computed.shape:
             raise ScheduleError(f"R is {n} by {n}, S {stored.shape[0]} by {stored.shape[1]}")
-        _check_stored(computed, stored, graph)
-    return Schedule(np.nonzero(computed)[1])
+        _check_stored(computed, stored, graph and without_releases(graph)[0])
+    rows = np.nonzero(computed)[1]
+    return Schedule(without_releases(graph)[1][rows] if graph else rows)
 
 
 def matrices_of_schedule(graph: Graph, schedule: Schedule) -> tuple[Bools, Bools]:
-    """Return R and S of *schedule*.
+    """Return R and S of *schedule*; ops of kind `release` have no row.
 
     Each first execution of an op, in program order, ends a stage. S stores what an op of the stage,
     or a later one, reads before it is computed again.
@@ -54,8 +56,9 @@ def matrices_of_schedule(graph: Graph, schedule: Schedule) -> tuple[Bools, Bools
     Raises:
         ScheduleError: ops are first executed in another order, or one twice in a stage.
     """
-    n, order = len(graph.ops), schedule.ops
-    first = ~schedule.repeats
+    graph, ops = without_releases(graph)
+    n, order = len(ops), np.searchsorted(ops, schedule.ops[np.isin(schedule.ops, ops)])
+    first = ~Schedule(order).repeats
     if not np.array_equal(order[first], np.arange(n)) or (len(order) and not first[-1]):
         raise ScheduleError("only a schedule that first executes the ops in program order, and ends so, has stages")
     stage: Ints = np.cumsum(first) - first

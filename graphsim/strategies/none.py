@@ -11,7 +11,7 @@ from graphsim.strategies.plan import Plan, judge
 
 @dataclass(frozen=True, slots=True)
 class StoreAll:
-    """Stores everything that backward reads; the baseline."""
+    """Stores everything that backward reads, and all that names keep; the baseline."""
 
     def __call__(self, graph: Graph, /, *, budget: int | None = None) -> Plan:
         """Return program order as a plan; the budget only decides whether it is feasible."""

@@ -16,6 +16,7 @@ from graphsim.allocators.torch import TorchCaching
 from graphsim.devices import device_of, op_seconds
 from graphsim.errors import GraphSimError, MissingExtraError, UsageError
 from graphsim.fit import CONTEXT
+from graphsim.frontends import GRAPH_FILES
 from graphsim.frontends.captured import captured_steps
 from graphsim.frontends.expression import Value
 from graphsim.frontends.spec import parse_spec, read_spec
@@ -76,7 +77,7 @@ def _read(source: str) -> tuple[str, str]:
     """Return the text of a source and, if it cannot be read, why."""
     if source.startswith(TORCH):
         return _module_text(source), ""
-    if source.endswith((".json", ".jsonl", ".log")):
+    if source.endswith(GRAPH_FILES):
         return "", f"{source} is a graph: a sweep takes specs, which have params to set"
     try:
         return read_spec(source), ""

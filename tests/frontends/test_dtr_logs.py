@@ -6,14 +6,19 @@ import json
 from pathlib import Path
 
 import pytest
+from test_cli import graphsim
 
 import graphsim as gs
 from graphsim.errors import ScheduleError, SpecError, UnknownNameError
-from graphsim.graph import Phase
+from graphsim.graph import RELEASE, Phase
 from graphsim.schedule import Schedule
 from graphsim.simulation import op_costs, simulate
 from graphsim.strategies import STRATEGIES
+from graphsim.strategies.auto import Auto
+from graphsim.strategies.checkmate import Checkmate
 from graphsim.strategies.dtr import replay
+from graphsim.strategies.dtr_scores import HEURISTICS
+from graphsim.strategies.matrices import matrices_of_schedule, schedule_of_matrices
 
 
 def constant(name: str, nbytes: int) -> list[dict]:
@@ -137,14 +142,19 @@ def test_a_constant_cannot_be_made_again(tmp_path):
         _ = simulate(graph, Schedule.of(graph, [graph.ops[0].name, *(op.name for op in graph.ops)])).peak
 
 
-def chain_log(path: Path, n: int) -> Path:
-    lines = [*START, *constant("x0", 8)]
+def chain_log(path: Path, n: int, *, late: bool = False) -> Path:
+    """A chain and its backward pass; names are let go after their last use, or only at the end."""
+    lines, names = [*START, *constant("x0", 8)], []
     for i in range(1, n + 1):
         lines += call("f", f"x{i - 1}", {f"x{i}": (8, -1)})
     lines += call("loss_backward", f"x{n}", {f"g{n}": (8, -1)})
     for i in range(n, 0, -1):
-        lines += [*call("f_backward", f"g{i} x{i - 1}", {f"g{i - 1}": (8, -1)}), *release(f"g{i}", f"x{i}")]
-    return write(path, lines, release("x0", "g0"))
+        lines += call("f_backward", f"g{i} x{i - 1}", {f"g{i - 1}": (8, -1)})
+        names += [f"g{i}", f"x{i}"]
+        if not late:
+            lines += release(*names)
+            names = []
+    return write(path, lines, release("x0", "g0", *names))
 
 
 @pytest.mark.parametrize("heuristic", ["dtr", "eqclass", "local", "lru"])
@@ -177,9 +187,42 @@ def test_a_plan_evicts_what_only_a_name_keeps(tmp_path, name):
     assert replay(graph, 102, "dtr").time == plan.time
 
 
-def test_a_log_can_be_planned(tmp_path):
-    from test_cli import graphsim
+def test_a_plan_of_a_log_has_matrices(tmp_path):
+    """They have no rows for releases, as plans leave those out."""
+    graph = gs.load(chain_log(tmp_path, 10, late=True))
+    plan = Checkmate()(graph, budget=int(0.4 * simulate(graph).peak))
+    assert plan.feasible
+    r, s = matrices_of_schedule(graph, plan.schedule)
+    assert len(r) == len(graph.ops) - sum(op.kind == RELEASE for op in graph.ops) < len(graph.ops)
+    assert schedule_of_matrices(r, s, graph=graph) == plan.schedule
 
+
+def test_operators_of_these_names_are_operators(tmp_path):
+    lines = [*START, *call("release", "", {"x": (8, -1)}), *call("hold", "x", {})]
+    graph = gs.load(write(tmp_path, lines))
+    assert [op.kind for op in graph.ops] == ["call_release", "call_hold"]
+    assert not graph.index.hold.any()
+
+
+def test_other_commands_take_a_log(tmp_path):
+    done = graphsim("peak", str(chain_log(tmp_path, 10)), "--json")
+    assert done.returncode == 0, done.stderr
+    done = graphsim("plan", str(tmp_path / "model.log"), "--budget", "0.5x", "--batch", "3")
+    assert (done.returncode, "no params to set" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("part", [0.9, 0.6, 0.4, 0.3])
+def test_auto_needs_no_more_than_the_best_heuristic(tmp_path, late, part):
+    log = chain_log(tmp_path, 30, late=late)
+    budget = int(part * simulate(gs.load(log)).peak)
+    runs = [replay(gs.load(log, mutations="copy"), budget, heuristic, most=2.0) for heuristic in HEURISTICS]
+    plan = Auto(seconds=2)(gs.load(log), budget=budget)
+    assert plan.feasible
+    assert plan.overhead <= min(run.overhead for run in runs if run.finished) + 1e-9
+
+
+def test_a_log_can_be_planned(tmp_path):
     done = graphsim("plan", str(chain_log(tmp_path, 30)), "--budget", "0.6x", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["overhead"] > 0

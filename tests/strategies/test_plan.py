@@ -55,7 +55,7 @@ def test_the_lower_bound_is_the_most_that_one_op_touches(graph):
     always = {name for name in storages if name not in written and graph.tensors[name].role in roles}
     most = 0
     for op in graph.ops:
-        only_holds = op.kind == "hold" and not op.outputs and not op.mutates
+        only_holds = op.kind in ("hold", "release") and not op.outputs and not op.mutates
         names = () if only_holds else (*op.inputs, *op.outputs)
         bases = {graph.tensors[name].base for name in names}
         most = max(most, sum(storages[base] for base in bases - always) + op.workspace)

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from generators import training_steps
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from reference import interpret
 
@@ -23,6 +23,7 @@ from graphsim.strategies.sqrt import Sqrt
 def test_on_any_graph_the_schedule_is_valid_and_only_forward_ops_run_again(graph, spans):
     plan = Sqrt(spans)(graph)
     order = plan.schedule.ops.tolist()
+    assume(order)  # there may be nothing but releases
     assert plan.peak_bytes == max(interpret(graph, order, "eager").during)
     counts = np.bincount(order)
     again = {graph.ops[i].phase for i in np.flatnonzero(counts > 1)}

@@ -40,11 +40,11 @@ class Drop:
 
 
 def repair(state: Evaluation, budget: int, *, until: float = inf) -> Evaluation:
-    """Return a sequence within *budget*; or the last one, if the greedy way does not lead there.
+    """Return a sequence within *budget*; or the one of the lowest peak, if the greedy way does not lead there.
 
     It stops when the clock (time.perf_counter) shows *until*.
     """
-    lowest, patience = int(state.excess(budget).sum()), _PATIENCE
+    best, lowest, patience = state, int(state.excess(budget).sum()), _PATIENCE
     while state.peak > budget and patience and time.perf_counter() < until:
         step = _best_step(state, budget)
         if step is None:
@@ -52,7 +52,8 @@ def repair(state: Evaluation, budget: int, *, until: float = inf) -> Evaluation:
         excess = int(step.excess(budget).sum())
         patience = _PATIENCE if excess < lowest else patience - 1
         state, lowest = step, min(lowest, excess)
-    return state
+        best = min(best, state, key=lambda one: one.peak)
+    return best
 
 
 def _best_step(state: Evaluation, budget: int) -> Evaluation | None:

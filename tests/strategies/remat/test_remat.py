@@ -141,6 +141,7 @@ def test_repair_and_pruning_keep_within_the_budget_and_the_bound_below(seed, sha
     stored = evaluate(problem, np.arange(problem.ops))
     budget = int(share * stored.peak)
     state = repair(stored, budget)
+    assert state.peak <= stored.peak
     if state.peak <= budget:
         shorter = prune(state, budget)
         assert shorter.peak <= budget

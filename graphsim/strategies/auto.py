@@ -57,14 +57,16 @@ _IDLE, _IDLE_MISFIT = 3, 6
 _WORTH = 0.0005
 """A gain that is worth a round's time, in parts of the cost of the step, or of the peak while nothing fits."""
 _SQUEEZING = 0.1
-"""Of the time, what the repair towards the least memory may take, where there is no budget to be met."""
+"""Of the time, what the repair towards the least memory may take, where the budget is below that."""
 _DTR_SHARE = 0.02
 """Of the time, what each heuristic of DTR may take."""
 
 
 @dataclass(frozen=True, slots=True)
 class Auto:
-    """Searches for the cheapest schedule within the budget; without one, or below `memory_bound`, for a low peak.
+    """Searches for the cheapest schedule within the budget; without one, the lowest peak of the cheap strategies.
+
+    Below what any schedule needs, it looks how near it gets.
 
     Attributes:
         seconds: when to stop at the latest; Ctrl-C stops it with the best so far.
@@ -93,7 +95,7 @@ class Auto:
         cheap = [stored, *(strategy(graph, budget=budget) for strategy in (Blocks(), Sqrt(), Greedy(), Rotor()))]
         if budget is None or budget < stored.memory_bound:
             with suppress(KeyboardInterrupt):
-                cheap.append(self._squeezed(graph, budget, stored.memory_bound))
+                cheap += [] if budget is None else [self._squeezed(graph, budget, stored.memory_bound)]
             best = min(cheap, key=lambda plan: (plan.peak_bytes, plan.time))
             bound = best.time_bound if budget is None else inf
             return replace(best, strategy="auto", time_bound=bound, seconds=time.perf_counter() - start)
@@ -107,7 +109,7 @@ class Auto:
             seconds=time.perf_counter() - start,
         )
 
-    def _squeezed(self, graph: Graph, budget: int | None, least: int) -> Plan:
+    def _squeezed(self, graph: Graph, budget: int, least: int) -> Plan:
         """Return program order, repaired towards *least* bytes."""
         problem = problem_of(graph)
         stored = evaluate(problem, np.arange(problem.ops))

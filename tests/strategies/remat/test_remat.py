@@ -127,10 +127,9 @@ def test_a_layered_graph_of_forty_ops_meets_the_constraint_programs_optimum(seed
 def test_where_no_budget_can_be_met_auto_comes_near_the_least_memory(spec, batch):
     """What a witness names as feasible is of use only near what is impossible."""
     graph = gs.training_step(gs.load(spec, batch=batch), optimizer="adamw")
-    for budget in (None, 1):
-        plan = Auto()(graph, budget=budget)
-        assert plan.feasible == (budget is None)
-        assert plan.memory_bound <= plan.peak_bytes <= 1.05 * plan.memory_bound
+    plan = Auto()(graph, budget=1)
+    assert not plan.feasible
+    assert plan.memory_bound <= plan.peak_bytes <= 1.05 * plan.memory_bound
 
 
 @given(seed=st.integers(0, 10_000), share=st.floats(0.5, 0.99))

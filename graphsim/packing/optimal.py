@@ -6,6 +6,7 @@ The climb comes first: it often meets the bound, and its packing is the answer w
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,10 +16,12 @@ from graphsim.packing.climbing import climb
 from graphsim.packing.instance import Instance, Packing
 
 if TYPE_CHECKING:
-    from ortools.sat.python.cp_model import CpModel
+    from ortools.sat.python.cp_model import CpModel, CpSolver
 
 WORKERS = 8
 """CP-SAT's strategies run side by side; fewer than 8 leave out some that solve hard instances, even on 2 cores."""
+_EVERY = 0.1
+"""Seconds between looks at the solver."""
 
 
 def solve(instance: Instance, *, capacity: int | None = None, seconds: float = 60.0, seed: int = 0) -> Packing:
@@ -45,13 +48,33 @@ def solve(instance: Instance, *, capacity: int | None = None, seconds: float = 6
     solver.parameters.max_time_in_seconds = max(0.0, seconds - (time.monotonic() - start))
     solver.parameters.num_workers = WORKERS
     solver.parameters.random_seed = seed
-    status = solver.solve(model)
+    status = _solved(solver, model)
     if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         offset = np.array([solver.value(variable) for variable in offsets], dtype=np.int64) * unit
         return Packing(offset, int((offset + instance.size).max()), best.lower_bound)
     if status == cp_model.INFEASIBLE:
         return Packing(best.offset, best.height, (goal // unit + 1) * unit)
     return best
+
+
+def _solved(solver: CpSolver, model: CpModel) -> Any:
+    """Solve, up to Ctrl-C, and return the status.
+
+    OR-Tools would take the signal, and leave the process without its handler: the next Ctrl-C would kill it.
+    """
+    solver.parameters.catch_sigint_signal = False
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(solver.solve, model)
+        try:
+            while not future.done():
+                wait([future], _EVERY)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            while not future.done():  # once is not enough: before it has begun, the solver hears nothing
+                solver.stop_search()
+                wait([future], _EVERY)
+    return future.result()
 
 
 def _model(instance: Instance, height: int, unit: int) -> tuple[CpModel, list[Any]]:

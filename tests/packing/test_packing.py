@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+import time
 from itertools import permutations
 from pathlib import Path
 
@@ -122,6 +125,19 @@ def test_an_instance_is_solved_to_its_capacity():
     check(instance, packing.offset)
     assert packing.height <= CAPACITY
     assert packing.proved_optimal
+
+
+def test_ctrl_c_leaves_the_best_so_far_and_is_heard_afterwards():
+    pytest.importorskip("ortools")
+    begin = time.monotonic()
+    interrupt = threading.Timer(4, signal.raise_signal, [signal.SIGINT])
+    interrupt.start()
+    packing = solve(read_instance(HARD[0]), capacity=1, seconds=18)
+    interrupt.join()
+    assert packing.offset.min() >= 0
+    assert time.monotonic() - begin < 12
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_climbing_stops_at_its_goal():

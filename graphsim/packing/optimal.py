@@ -6,22 +6,20 @@ The climb comes first: it often meets the bound, and its packing is the answer w
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor, wait
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphsim.errors import MissingExtraError
+from graphsim.cpsat import minimise, new_model
 from graphsim.packing.climbing import climb
 from graphsim.packing.instance import Instance, Packing
 
 if TYPE_CHECKING:
-    from ortools.sat.python.cp_model import CpModel, CpSolver
+    from ortools.sat.python.cp_model import CpModel
 
 WORKERS = 8
 """CP-SAT's strategies run side by side; fewer than 8 leave out some that solve hard instances, even on 2 cores."""
-_EVERY = 0.1
-"""Seconds between looks at the solver."""
 
 
 def solve(instance: Instance, *, capacity: int | None = None, seconds: float = 60.0, seed: int = 0) -> Packing:
@@ -33,55 +31,25 @@ def solve(instance: Instance, *, capacity: int | None = None, seconds: float = 6
     Raises:
         MissingExtraError: OR-Tools is not installed.
     """
-    try:
-        from ortools.sat.python import cp_model
-    except ImportError:
-        raise MissingExtraError("OR-Tools", "solver") from None
-    start = time.monotonic()
+    model, start = new_model(), time.monotonic()
     goal = max(capacity or 0, instance.lower_bound)
     best = climb(instance, seconds=min(5.0, seconds / 6), seed=seed, goal=goal)
     if best.height <= goal:
         return best
     unit = int(np.gcd.reduce(instance.size))
-    model, offsets = _model(instance, goal // unit, unit)
-    solver = cp_model.CpSolver()
-    solver.parameters.max_time_in_seconds = max(0.0, seconds - (time.monotonic() - start))
-    solver.parameters.num_workers = WORKERS
-    solver.parameters.random_seed = seed
-    status = _solved(solver, model)
-    if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-        offset = np.array([solver.value(variable) for variable in offsets], dtype=np.int64) * unit
+    offsets = _constrain(model, instance, goal // unit, unit)
+    left = seconds - (time.monotonic() - start)
+    outcome = minimise(model, seconds=left, seed=seed, workers=WORKERS)
+    if outcome.value is not None:
+        offset = np.array([outcome.value(variable) for variable in offsets], dtype=np.int64) * unit
         return Packing(offset, int((offset + instance.size).max()), best.lower_bound)
-    if status == cp_model.INFEASIBLE:
+    if outcome.bound == inf:
         return Packing(best.offset, best.height, (goal // unit + 1) * unit)
     return best
 
 
-def _solved(solver: CpSolver, model: CpModel) -> Any:
-    """Solve, up to Ctrl-C, and return the status.
-
-    OR-Tools would take the signal, and leave the process without its handler: the next Ctrl-C would kill it.
-    """
-    solver.parameters.catch_sigint_signal = False
-    with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(solver.solve, model)
-        try:
-            while not future.done():
-                wait([future], _EVERY)
-        except KeyboardInterrupt:
-            pass
-        finally:
-            while not future.done():  # once is not enough: before it has begun, the solver hears nothing
-                solver.stop_search()
-                wait([future], _EVERY)
-    return future.result()
-
-
-def _model(instance: Instance, height: int, unit: int) -> tuple[CpModel, list[Any]]:
-    """Return the model whose solutions are the packings of at most *height* units, and its offsets."""
-    from ortools.sat.python import cp_model
-
-    model = cp_model.CpModel()
+def _constrain(model: CpModel, instance: Instance, height: int, unit: int) -> list[Any]:
+    """Let the solutions of *model* be the packings of at most *height* units; return its offsets."""
     first, end, _ = instance.moments
     sizes = (instance.size // unit).tolist()
     offsets = [model.new_int_var(0, height - size, "") for size in sizes]
@@ -92,4 +60,4 @@ def _model(instance: Instance, height: int, unit: int) -> tuple[CpModel, list[An
         ],
         [model.new_fixed_size_interval_var(offset, size, "") for offset, size in zip(offsets, sizes, strict=True)],
     )
-    return model, offsets
+    return offsets

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from graphsim.cpsat import Watch, minimise, new_model
 from graphsim.index import NOTHING, Floats, Ints
-from graphsim.strategies.remat.cpsat import Watch, minimise, new_model
 from graphsim.strategies.remat.evaluation import evaluate
 from graphsim.strategies.remat.problem import Problem
 from graphsim.strategies.remat.windows import Windows

@@ -54,7 +54,7 @@ def new_model() -> CpModel:
 
 
 def minimise(model: CpModel, *, seconds: float, seed: int, workers: int, watch: Watch | None = None) -> Outcome:
-    """Solve *model*, whose objective is at least 0; *watch* hears, in this thread, of all that is better."""
+    """Solve *model*, whose objective is at least 0, if any; *watch* hears, in this thread, of all that is better."""
     from ortools.sat.python import cp_model
 
     class Best(cp_model.CpSolverSolutionCallback):
@@ -69,7 +69,8 @@ def minimise(model: CpModel, *, seconds: float, seed: int, workers: int, watch: 
     solver.parameters.max_time_in_seconds = max(0.01, seconds)
     solver.parameters.num_workers = workers
     solver.parameters.random_seed = seed
-    solver.parameters.catch_sigint_signal = False  # it is answered here, in Python
+    # It is answered here; OR-Tools would leave the process without a handler, and the next Ctrl-C would kill it.
+    solver.parameters.catch_sigint_signal = False
     solver.best_bound_callback = bounded
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(solver.solve, model, Best())

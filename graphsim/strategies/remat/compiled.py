@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from graphsim.index import Bools, Floats, Ints
-from graphsim.strategies.machine_code import compiled, inlined
+from graphsim.strategies.machine_code import compiled
 from graphsim.strategies.remat.problem import Problem
 
 UNITS = 12
@@ -60,14 +60,11 @@ class Arrays(NamedTuple):
 WORKSPACE, HOLD = 0, 1
 SINCE, BEFORE_OP = 0, 1
 SIZE, REMAKER, MAKER = 0, 1, 2
-VALUE, BORN, LAST, EARLIER, USED, SERVES, MEMORY, ABOVE, BEFORE, FOLLOWING, NEWEST, READ, NEEDED, AT, TOP = range(15)
+VALUE, BORN, LAST, EARLIER, USED, SERVES, MEMORY, ABOVE, BEFORE, FOLLOWING, NEWEST, READ, NEEDED, AT = range(14)
 """Rows of scratch *r*: of each version of a value (its value, birth, last use, version before it, last use up to a
 moment, whether anything needs it), of each execution (bytes live, those above the budget as `Evaluation.excess` counts
 them, the sum of these up to it, the op of program order that it is or precedes), of each value (its last version, the
-last recompute up to a moment that reads it, the first one after that), of each op its execution, of each block of
-executions the most bytes live in it."""
-BLOCK = 32
-"""Executions that are skipped at once where it is plain that they have room."""
+last recompute up to a moment that reads it, the first one after that), of each op its execution."""
 END = 1 << 60
 """Behind every execution."""
 ROW, UNTIL, UNIT, LONGER, LAST_USE, STACK, PLACE, STATE = range(8)
@@ -117,7 +114,7 @@ def scratch(problem: Problem, room: int) -> tuple[Ints, Ints, Floats]:
     candidates = np.zeros((4, most))
     looks = NormalDist(0, _NOISE)
     candidates[QUANTILE, :_LOOKS] = np.exp([looks.inv_cdf((i + 0.5) / _LOOKS) for i in range(_LOOKS)])
-    return np.zeros((15, most), np.int64), np.zeros((8, most), np.int64), candidates
+    return np.zeros((14, most), np.int64), np.zeros((8, most), np.int64), candidates
 
 
 @compiled
@@ -170,11 +167,6 @@ def _count_above(g: Arrays, r: Ints, nodes: Ints, length: int, budget: int) -> i
     r[BEFORE, 0] = 0
     for at in range(length):
         r[BEFORE, at + 1] = r[BEFORE, at] + r[ABOVE, at]
-    for at in range(0, length, BLOCK):
-        top = r[MEMORY, at]
-        for other in range(at + 1, min(at + BLOCK, length)):
-            top = max(top, r[MEMORY, other])
-        r[TOP, at // BLOCK] = top
     return int(r[BEFORE, length])
 
 
@@ -264,16 +256,9 @@ def _latest(r: Ints, value: int, before: int) -> int:
 
 @compiled
 def _has_room(r: Ints, low: int, high: int, most: int) -> bool:
-    at = low
-    while at < high:
-        if at % BLOCK == 0 and at + BLOCK <= high:
-            if r[TOP, at // BLOCK] > most:
-                return False
-            at += BLOCK
-        else:
-            if r[MEMORY, at] > most:
-                return False
-            at += 1
+    for at in range(low, high):  # noqa: SIM110
+        if r[MEMORY, at] > most:
+            return False
     return True
 
 
@@ -391,24 +376,18 @@ def _saved(
     size, start = g.values[SIZE, r[VALUE, row]], r[USED, row]
     for i in range(kept):
         start = min(start, d[LAST_USE, i])
-    saved, at, whole = 0.0, start + 1, True
-    while at < before:
-        whole = whole and at % BLOCK == 0 and at + BLOCK <= before
-        until = at + BLOCK if whole else at + 1
-        now = (r[TOP, at // BLOCK] if whole else r[MEMORY, at]) - budget
+    saved = 0.0
+    for at in range(start + 1, before):
+        was = r[ABOVE, at]
+        if was == 0 and nodes[at] >= g.ops:
+            continue
+        now = r[MEMORY, at] - budget
         if at > r[USED, row]:
             now -= size
         for i in range(kept):
-            if until > d[LAST_USE, i] + 1:
+            if at > d[LAST_USE, i]:
                 now += g.values[SIZE, r[VALUE, d[LONGER, i]]]
-        if now > 0 and whole:
-            whole = False
-            continue
-        if now <= 0:
-            saved += r[BEFORE, until] - r[BEFORE, at]
-        elif r[ABOVE, at] > 0 or nodes[at] < g.ops:
-            saved += r[ABOVE, at] - now
-        at, whole = until, True
+        saved += was - max(now, 0)
     return saved - _excess_of_units(g, r, d, nodes, budget, row, before, units, kept)
 
 
@@ -575,28 +554,13 @@ def is_needed(g: Arrays, r: Ints, nodes: Ints, rows: int, at: int, budget: int) 
     node, freed = nodes[at], 0
     for k in range(g.read_start[node], g.read_start[node + 1]):
         freed += g.values[SIZE, g.read_value[k]]
-    row = _row_born(r, rows, at)
-    while row < rows and r[BORN, row] == at:
-        most = budget + freed - g.values[SIZE, r[VALUE, row]]
-        if r[LAST, row] > at and r[EARLIER, row] >= 0:
+    for row in range(rows):
+        if r[BORN, row] == at and r[LAST, row] > at and r[EARLIER, row] >= 0:
+            most = budget + freed - g.values[SIZE, r[VALUE, row]]
             for between in range(r[LAST, r[EARLIER, row]] + 1, at):
                 if r[MEMORY, between] > most and nodes[between] < g.ops:
                     return True
-        row += 1
     return False
-
-
-@inlined
-def _row_born(r: Ints, rows: int, at: int) -> int:
-    """Return the first row born at *at* or later."""
-    low, high = 0, rows
-    while low < high:
-        middle = (low + high) // 2
-        if r[BORN, middle] < at:
-            low = middle + 1
-        else:
-            high = middle
-    return low
 
 
 @compiled

@@ -117,7 +117,7 @@ def fit(
     room = memory - context[1]
     known: Known = {}
 
-    def find(name: str, size: int) -> tuple[int, int]:
+    def find(name: str, start: int) -> tuple[int, int]:
         def held(size: int, plan: bool = True) -> int:
             try:
                 return need_of(load({**params, name: size}), training, strategy, room, known=known, plan=plan)
@@ -126,7 +126,7 @@ def fit(
                     return room + 1
                 raise
 
-        found, simulations = largest(held, start=size, room=room)
+        found, simulations = largest(held, start=start, room=room)
         if strategy and found:
             return farthest(held, lambda size: held(size, plan=False), found, simulations, room)
         return found, simulations

@@ -144,6 +144,7 @@ def compile_index(graph: Graph) -> Index:
                 over = [i for i, base in enumerate(read_storages) if base == storage[tensor]]
                 parents.append(next((i for i in over if reads[i] in overwritten), over[0]))
     source[outputs.values] = False
+    hold = np.array([op.kind in KEEPS and not op.outputs and not op.mutates for op in graph.ops], bool)
     return Index(
         input_start=inputs.start(),
         input_tensor=_ints(inputs.values),
@@ -154,8 +155,8 @@ def compile_index(graph: Graph) -> Index:
         write_tensor=_ints(writes.values),
         input_writer=_ints(writers),
         workspace=_ints([op.workspace for op in graph.ops]),
-        hold=np.array([op.kind in KEEPS and not op.outputs and not op.mutates for op in graph.ops], bool),
-        release=np.array([op.kind == RELEASE and not op.outputs and not op.mutates for op in graph.ops], bool),
+        hold=hold,
+        release=hold & np.array([op.kind == RELEASE for op in graph.ops], bool),
         storage=_ints(storage),
         nbytes=_ints([t.nbytes for t in tensors]),
         source=source,

@@ -86,9 +86,7 @@ def schedules(graph: Graph) -> st.SearchStrategy[list[int]]:
     stretch = st.tuples(numbers, st.integers(1, 5), st.integers(0, 2 * count))
     return st.one_of(
         st.just(program),
-        st.just(
-            [op for op in program if graph.ops[op].kind != RELEASE or graph.ops[op].outputs or graph.ops[op].mutates]
-        ),
+        st.just([op for op in program if not graph.index.release[op]]),
         st.lists(stretch, min_size=1, max_size=3).map(lambda extra: _recomputed(program, extra)),
         st.permutations(program),
         st.lists(numbers, max_size=2 * count).map(lambda extra: program + extra),

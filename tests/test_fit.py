@@ -157,7 +157,7 @@ def test_what_was_planned_for_one_size_is_tried_at_larger_ones():
     known: set[int] = set()
 
     def held(size: int, plan: bool = True) -> int:
-        by_known = min((size * 100 // (14 if 7 in known else 10) for _ in known), default=1000)
+        by_known = size * 100 // (14 if 7 in known else 10) if known else 1000
         if plan and by_known > 100:
             known.add(size)
             return 90 if size in (7, 15) else size * 11

@@ -94,8 +94,9 @@ class Auto:
             return replace(stored, seconds=time.perf_counter() - start)
         cheap = [stored, *(strategy(graph, budget=budget) for strategy in (Blocks(), Sqrt(), Greedy(), Rotor()))]
         if budget is None or budget < stored.memory_bound:
-            with suppress(KeyboardInterrupt):
-                cheap += [] if budget is None else [self._squeezed(graph, budget, stored.memory_bound)]
+            if budget is not None:
+                with suppress(KeyboardInterrupt):
+                    cheap.append(self._squeezed(graph, budget, stored.memory_bound))
             best = min(cheap, key=lambda plan: (plan.peak_bytes, plan.time))
             bound = best.time_bound if budget is None else inf
             return replace(best, strategy="auto", time_bound=bound, seconds=time.perf_counter() - start)

@@ -32,6 +32,7 @@ def schedule_of_matrices(r: npt.ArrayLike, s: npt.ArrayLike | None = None, *, gr
     """
     computed = _binary(r, "R")
     n = len(computed)
+    bare, ops = without_releases(graph) if graph else (None, np.arange(n))
     if np.triu(computed, 1).any():
         stage, op = (int(i[0]) for i in np.nonzero(np.triu(computed, 1)))
         raise ScheduleError(f"R computes op {op} in stage {stage}, before its own")
@@ -42,9 +43,8 @@ def schedule_of_matrices(r: npt.ArrayLike, s: npt.ArrayLike | None = None, *, gr
         stored = _binary(s, "S")
         if stored.shape != computed.shape:
             raise ScheduleError(f"R is {n} by {n}, S {stored.shape[0]} by {stored.shape[1]}")
-        _check_stored(computed, stored, graph and without_releases(graph)[0])
-    rows = np.nonzero(computed)[1]
-    return Schedule(without_releases(graph)[1][rows] if graph else rows)
+        _check_stored(computed, stored, bare)
+    return Schedule(ops[np.nonzero(computed)[1]])
 
 
 def matrices_of_schedule(graph: Graph, schedule: Schedule) -> tuple[Bools, Bools]:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import graphsim as gs
-from graphsim.allocators import ALLOCATORS
-from graphsim.backends.numpy import Numpy
-from graphsim.trace import Trace
+from graphsim.core.trace import Trace
+from graphsim.measured.backends.numpy import Numpy
+from graphsim.memory.allocators import ALLOCATORS
 
 EVENTS = 200_000
 

@@ -8,8 +8,8 @@ import networkx as nx
 import numpy as np
 import pytest
 
-from graphsim.index import NOTHING, Index
-from graphsim.liveness import ranges_in_any_order, ranges_in_program_order
+from graphsim.core.index import NOTHING, Index
+from graphsim.core.liveness import ranges_in_any_order, ranges_in_program_order
 
 WINDOW = 1000
 

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 
 import graphsim as gs
-from graphsim.frontends.layered import layered
-from graphsim.graph import Graph
-from graphsim.liveness import live_ranges
-from graphsim.schedule import Schedule
-from graphsim.simulation import simulate, with_costs
-from graphsim.strategies import STRATEGIES
-from graphsim.strategies.auto import Auto
-from graphsim.strategies.dtr import replay
-from graphsim.strategies.remat import incremental
-from graphsim.strategies.remat.compiled import MEMORY, arrays_of, scratch, walk
-from graphsim.strategies.remat.evaluation import evaluate
-from graphsim.strategies.remat.incremental import all_readers, sequence_of
-from graphsim.strategies.remat.problem import problem_of
+from graphsim.core.graph import Graph
+from graphsim.core.liveness import live_ranges
+from graphsim.core.schedule import Schedule
+from graphsim.core.simulation import simulate, with_costs
+from graphsim.recompute.evaluation import evaluate
+from graphsim.recompute.moves import incremental
+from graphsim.recompute.moves.compiled import MEMORY, arrays_of, scratch, walk
+from graphsim.recompute.moves.incremental import all_readers, sequence_of
+from graphsim.recompute.problem import problem_of
+from graphsim.recompute.strategies import STRATEGIES
+from graphsim.recompute.strategies.auto import Auto
+from graphsim.recompute.strategies.dtr import replay
+from graphsim.sources.layered import layered
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 

@@ -27,7 +27,7 @@ def predict(case: Case) -> dict[str, int]:
     import torch
     from torch_truth import build, resnet50, vgg16
 
-    from graphsim.frontends.torch.capture import capture
+    from graphsim.sources.torch.capture import capture
 
     name, options = _optimizer(case.optimizer)
     inputs: Any

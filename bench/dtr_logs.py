@@ -13,11 +13,11 @@ import argparse
 import time
 from pathlib import Path
 
-from graphsim.frontends.dtr import load_dtr
-from graphsim.graph import Graph
-from graphsim.strategies.auto import Auto
-from graphsim.strategies.dtr import replay
-from graphsim.strategies.dtr_scores import HEURISTICS
+from graphsim.core.graph import Graph
+from graphsim.recompute.dtr.scores import HEURISTICS
+from graphsim.recompute.strategies.auto import Auto
+from graphsim.recompute.strategies.dtr import replay
+from graphsim.sources.dtr import load_dtr
 
 SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 MOST = 2.0

@@ -66,9 +66,9 @@ def predict(row: dict[str, str], autocast: str) -> tuple[int, int]:
     *autocast* is the dtype of the rows that have one.
     """
     import graphsim as gs
-    from graphsim.devices import DEVICES
-    from graphsim.frontends.torch.capture import capture
-    from graphsim.report import report_step
+    from graphsim.answers.peak import report_step
+    from graphsim.core.devices import DEVICES
+    from graphsim.sources.torch.capture import capture
 
     model, inputs, step, optimizer = case(row, autocast)
     captured = capture(model, inputs, optimizer=optimizer, loss=None, step=step, device=DEVICES[GPUS[row["gpu"]]])

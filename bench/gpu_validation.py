@@ -27,13 +27,13 @@ from typing import Any
 import numpy as np
 
 import graphsim as gs
-from graphsim.allocators import ALLOCATORS
-from graphsim.backends import BACKENDS
+from graphsim.core.trace import Trace
 from graphsim.errors import GraphSimError
-from graphsim.frontends.spec import shipped_specs
-from graphsim.replay import replay
-from graphsim.strategies import STRATEGIES
-from graphsim.trace import Trace
+from graphsim.measured.backends import BACKENDS
+from graphsim.measured.replay import replay
+from graphsim.memory.allocators import ALLOCATORS
+from graphsim.recompute.strategies import STRATEGIES
+from graphsim.sources.spec import shipped_specs
 
 PARAMS = {
     "bert_base": {"batch": 8, "seq": 128},

@@ -11,8 +11,8 @@ import argparse
 import time
 from pathlib import Path
 
-from graphsim.packing import best_greedy, climb, solve
-from graphsim.packing.instance import check, read_instance
+from graphsim.memory.packing import best_greedy, climb, solve
+from graphsim.memory.packing.instance import check, read_instance
 
 
 def main() -> None:

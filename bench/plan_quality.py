@@ -17,11 +17,11 @@ from pathlib import Path
 
 import networkx as nx
 
-from graphsim.frontends.layered import layered
-from graphsim.graph import Graph
-from graphsim.simulation import simulate
-from graphsim.strategies.auto import Auto
-from graphsim.strategies.moccasin import Moccasin
+from graphsim.core.graph import Graph
+from graphsim.core.simulation import simulate
+from graphsim.recompute.strategies.auto import Auto
+from graphsim.recompute.strategies.moccasin import Moccasin
+from graphsim.sources.layered import layered
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 TESTS = Path(__file__).parent.parent / "tests"
-sys.path[:0] = [str(TESTS), str(TESTS / "ops")]
+sys.path[:0] = [str(TESTS), str(TESTS / "step" / "ops")]
 
 BAR = 0.005
 SETTINGS = (("cpu", "fp32"), ("cuda", "fp32"), ("cuda", "amp-bf16"))
@@ -62,8 +62,8 @@ def peaks(name: str, twin: Twin, target: str, precision: str) -> tuple[int, int]
     import torch
 
     import graphsim as gs
-    from graphsim.devices import device_of
-    from graphsim.frontends.torch.capture import capture
+    from graphsim.core.devices import device_of
+    from graphsim.sources.torch.capture import capture
 
     options = {"optimizer": "adamw", "target": target, "precision": precision}
     spec = gs.simulate(gs.training_step(gs.load(name, **twin.params), **options)).peak

@@ -5,7 +5,7 @@
 
 SIGKILL hits the sweep alone (its workers must then end by themselves) or with its workers, while it starts, while it
 works, and while it writes. Exits with 1 if a finished result is lost or computed twice, a worker stays behind, or a row
-is not what `graphsim.peak` and `graphsim.fit.need_of` say when they are called directly.
+is not what `graphsim.peak` and `graphsim.answers.fit.need_of` say when they are called directly.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import graphsim as gs
-from graphsim.fit import need_of
-from graphsim.sweep.journal import FORMAT
+from graphsim.answers.fit import need_of
+from graphsim.answers.sweep.journal import FORMAT
 
 MLP = """
 [params]

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 from graphsim.version import __version__
 
 if TYPE_CHECKING:
+    from graphsim.answers.peak import Report, peak
+    from graphsim.core.graph import Graph, Op, Phase, Role, Tensor
+    from graphsim.core.schedule import Schedule
+    from graphsim.core.simulation import Simulation, simulate
     from graphsim.errors import GraphSimError
-    from graphsim.frontends import load
-    from graphsim.frontends.layered import layered
-    from graphsim.frontends.torch import from_torch
-    from graphsim.graph import Graph, Op, Phase, Role, Tensor
-    from graphsim.report import Report, peak
-    from graphsim.schedule import Schedule
-    from graphsim.simulation import Simulation, simulate
-    from graphsim.training import Training, training_step
+    from graphsim.sources import load
+    from graphsim.sources.layered import layered
+    from graphsim.sources.torch import from_torch
+    from graphsim.step.training import Training, training_step
 
 __all__ = [
     "Graph",
@@ -44,14 +44,14 @@ __all__ = [
 
 _HOMES = {
     "errors": ("GraphSimError",),
-    "frontends": ("load",),
-    "frontends.layered": ("layered",),
-    "frontends.torch": ("from_torch",),
-    "graph": ("Graph", "Op", "Phase", "Role", "Tensor"),
-    "report": ("Report", "peak"),
-    "schedule": ("Schedule",),
-    "simulation": ("Simulation", "simulate"),
-    "training": ("Training", "training_step"),
+    "sources": ("load",),
+    "sources.layered": ("layered",),
+    "sources.torch": ("from_torch",),
+    "core.graph": ("Graph", "Op", "Phase", "Role", "Tensor"),
+    "answers.peak": ("Report", "peak"),
+    "core.schedule": ("Schedule",),
+    "core.simulation": ("Simulation", "simulate"),
+    "step.training": ("Training", "training_step"),
 }
 """Modules and the public names that are imported from them when they are asked for: importing graphsim is free."""
 

@@ -10,7 +10,7 @@ from graphsim.errors import GraphSimError, InfeasibleError
 
 def main() -> None:
     """Run the command line; one message on stderr, and exit code 2 for a wrong input, 1 where nothing fits."""
-    from graphsim.cli import app
+    from graphsim.cli.app import app
 
     try:
         app()

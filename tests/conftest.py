@@ -9,7 +9,8 @@ from pathlib import Path
 from hypothesis import HealthCheck, settings
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE / room) for room in (".", "ops", "strategies/remat")]  # oracles, reference, generators
+ROOMS = (".", "step/ops", "sources", "recompute/moves")  # oracles, reference, generators
+sys.path[:0] = [str(HERE / room) for room in ROOMS]
 
 settings.register_profile(  # CI tries the same examples every time; elsewhere, new ones
     "graphsim", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize="CI" in os.environ

@@ -7,7 +7,7 @@ from dataclasses import replace
 import networkx as nx
 from hypothesis import strategies as st
 
-from graphsim.graph import HOLD, RELEASE, Graph, Op, Phase, Role, Tensor
+from graphsim.core.graph import HOLD, RELEASE, Graph, Op, Phase, Role, Tensor
 
 SIZES = st.integers(0, 50)
 ROLES = st.sampled_from([Role.PARAMETER, Role.OPTIMIZER_STATE, Role.BUFFER, Role.INPUT, Role.GRADIENT, Role.ACTIVATION])

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from torch_memory import Measured, measure
 
 import graphsim as gs
-from graphsim.graph import Graph, Phase
+from graphsim.core.graph import Graph, Phase
 
 SPEC = """
 [params]

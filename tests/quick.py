@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from graphsim.strategies import STRATEGIES
+from graphsim.recompute.strategies import STRATEGIES
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "auto": {"seconds": 0.2},

@@ -1,4 +1,4 @@
-"""The slow twin of `graphsim.liveness`: one op at a time, dicts and reference counts, no arrays.
+"""The slow twin of `graphsim.core.liveness`: one op at a time, dicts and reference counts, no arrays.
 
 It shares no code with the fast pass. Contents of storages are numbered by what made them: the op, and
 the contents that it read. So a recompute is right if and only if every op reads the contents that it
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from graphsim.graph import Graph, Op, Role
+from graphsim.core.graph import Graph, Op, Role
 
 RESIDENT_ROLES = (Role.PARAMETER, Role.OPTIMIZER_STATE, Role.INPUT, Role.BUFFER)
 

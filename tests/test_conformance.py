@@ -11,17 +11,17 @@ from generators import chain
 from quick import quick
 
 import graphsim as gs
-from graphsim.allocators import ALLOCATORS
-from graphsim.backends import BACKENDS
+from graphsim.core.graph import Graph, Op, Phase, Tensor
+from graphsim.core.layout import validate
+from graphsim.core.schedule import Schedule
+from graphsim.core.simulation import simulate
+from graphsim.core.trace import trace
 from graphsim.errors import MissingExtraError, UnknownNameError, UsageError
-from graphsim.frontends import FRONTENDS
-from graphsim.graph import Graph, Op, Phase, Tensor
-from graphsim.layout import validate
-from graphsim.reporters import REPORTERS
-from graphsim.schedule import Schedule
-from graphsim.simulation import simulate
-from graphsim.strategies import STRATEGIES
-from graphsim.trace import trace
+from graphsim.measured.backends import BACKENDS
+from graphsim.memory.allocators import ALLOCATORS
+from graphsim.recompute.strategies import STRATEGIES
+from graphsim.show.reporters import REPORTERS
+from graphsim.sources import FRONTENDS
 
 MODELS = {"lenet5": {"batch": 4}, "resnet18": {"batch": 2, "size": 32}, "gpt2": {"batch": 1, "seq": 16, "layers": 2}}
 

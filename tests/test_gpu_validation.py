@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from graphsim.backends import BACKENDS
+from graphsim.measured.backends import BACKENDS
 
 SCRIPT = Path(__file__).parents[1] / "bench" / "gpu_validation.py"
 HEAD = {"commit": "abc1234", "device": "host", "date": "2000-01-01"}

@@ -6,7 +6,7 @@ import re
 import xml.etree.ElementTree as ET
 
 import graphsim as gs
-from graphsim.notebook import HEIGHT, sparkline, summary_html
+from graphsim.display import HEIGHT, sparkline, summary_html
 from graphsim.units import format_bytes
 
 

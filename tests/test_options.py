@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from graphsim.allocators import ALLOCATORS
-from graphsim.allocators.arena import Arena
-from graphsim.allocators.torch import TorchCaching
 from graphsim.errors import GraphSimError, UnknownNameError
+from graphsim.memory.allocators import ALLOCATORS
+from graphsim.memory.allocators.arena import Arena
+from graphsim.memory.allocators.torch import TorchCaching
 from graphsim.options import configure
 
 

@@ -8,10 +8,10 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from graphsim.allocators import ALLOCATORS
 from graphsim.errors import GraphSimError, UnknownNameError
+from graphsim.memory.allocators import ALLOCATORS
+from graphsim.recompute.strategies import STRATEGIES
 from graphsim.registry import Registry
-from graphsim.strategies import STRATEGIES
 
 SHAPES = Registry("shapes", "shape", {"fraction": "fractions:Fraction", "decimal": "decimal:Decimal"})
 
@@ -77,7 +77,7 @@ def test_every_name_of_ours_can_be_built(registry):
 
 def test_plug_ins_are_imported_only_when_asked_for():
     code = (
-        "import sys, graphsim.strategies, graphsim.allocators\n"
+        "import sys, graphsim.recompute.strategies, graphsim.memory.allocators\n"
         "print([m for m in sys.modules if m in ('torch', 'cupy', 'scipy')])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

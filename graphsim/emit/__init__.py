@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from graphsim.core.schedule import Schedule
+from graphsim.core.simulation import op_costs, simulate
 from graphsim.emit.capture import Captured
 from graphsim.emit.modules import Modules
 from graphsim.emit.randomness import draws, with_states
 from graphsim.emit.text import Wrapped, render
 from graphsim.errors import GraphSimError, InfeasibleError, UsageError
-from graphsim.schedule import Schedule
-from graphsim.simulation import op_costs, simulate
-from graphsim.strategies.plan import Plan, judge, memory_bound
+from graphsim.recompute.plan import Plan, judge, memory_bound
 from graphsim.units import format_bytes
 from graphsim.version import __version__
 

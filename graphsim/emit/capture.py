@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from graphsim.core.graph import Graph, Phase
+from graphsim.core.simulation import with_costs
 from graphsim.errors import MissingExtraError, UsageError
-from graphsim.graph import Graph, Phase
-from graphsim.simulation import with_costs
 
 
 class Recapture(Protocol):
@@ -65,9 +65,9 @@ def captured_source(
         import torch  # noqa: F401
     except ImportError:
         raise MissingExtraError("torch", "torch") from None
-    from graphsim.frontends.torch.capture import gpu
-    from graphsim.frontends.torch.optimizers import named
-    from graphsim.frontends.torch.source import PREFIX, capture_source
+    from graphsim.sources.torch.capture import gpu
+    from graphsim.sources.torch.optimizers import named
+    from graphsim.sources.torch.source import PREFIX, capture_source
 
     def recapture(change: Callable[[Any], Any]) -> Graph:
         step = capture_source(

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from graphsim.core.graph import Graph, Phase, Role, Tensor
+from graphsim.core.schedule import Schedule
 from graphsim.errors import UsageError
-from graphsim.graph import Graph, Phase, Role, Tensor
-from graphsim.schedule import Schedule
-from graphsim.strategies.spans import Dataflow
+from graphsim.recompute.spans import Dataflow
 
 UNSEEN = frozenset({"hold", "update_running_stats"})
 """Ops of a captured graph that PyTorch does not dispatch."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from graphsim.graph import HOLD, Graph, Op, Phase, Role, Tensor
+from graphsim.core.graph import HOLD, Graph, Op, Phase, Role, Tensor
 
 STATE_BYTES = 5056
 """Of the CPU generator: what ``torch.get_rng_state()`` returns (aten/src/ATen/CPUGeneratorImpl.cpp)."""

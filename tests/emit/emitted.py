@@ -11,11 +11,11 @@ import torch
 from torch.profiler import record_function
 from torch_memory import measure
 
+from graphsim.core.simulation import simulate
 from graphsim.emit import emit_plan, emit_within
 from graphsim.emit.capture import captured_source
 from graphsim.options import configure
-from graphsim.simulation import simulate
-from graphsim.strategies import STRATEGIES
+from graphsim.recompute.strategies import STRATEGIES
 
 
 @cache

@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 
 from emitted import captured, emission, load, real_peak, trained  # noqa: E402
 
-from graphsim.simulation import simulate  # noqa: E402
+from graphsim.core.simulation import simulate  # noqa: E402
 
 CASES = [
     *(("perceptron", strategy) for strategy in ("blocks", "sqrt", "greedy", "auto")),

@@ -14,12 +14,12 @@ torch = pytest.importorskip("torch")
 import emitted_models  # noqa: E402
 from emitted import captured, emission, load  # noqa: E402
 
+from graphsim.core.simulation import simulate  # noqa: E402
 from graphsim.emit import emit_plan, emit_within  # noqa: E402
 from graphsim.emit.capture import captured_source  # noqa: E402
 from graphsim.errors import InfeasibleError, UsageError  # noqa: E402
 from graphsim.options import configure  # noqa: E402
-from graphsim.simulation import simulate  # noqa: E402
-from graphsim.strategies import STRATEGIES  # noqa: E402
+from graphsim.recompute.strategies import STRATEGIES  # noqa: E402
 
 
 def test_the_file_needs_no_graphsim_and_is_the_same_each_time(tmp_path):

@@ -1,0 +1,222 @@
+"""What changed between two steps, tensor by tensor: for people who made a change, and for a gate in CI.
+
+Both sides are reports, as ``graphsim peak --json --largest 0`` prints them, so that a result that was saved
+can stand against a new one. A gate in GitHub Actions, with the result of the main branch in the repository::
+
+    - run: pip install graphsim
+    - run: graphsim diff memory.json specs/my_model.toml --batch 32 --tolerance 1% --budget 16GiB
+
+and ``graphsim peak specs/my_model.toml --batch 32 --json --largest 0 > memory.json`` to accept a change.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from graphsim.answers.peak import SCHEMA as REPORT
+from graphsim.errors import SpecError, UsageError
+from graphsim.units import parse_bytes
+
+SCHEMA = "graphsim-diff/1"
+MAX_FILE = 2**28
+
+_PERCENT = re.compile(r"\s*(\d{1,6}(?:\.\d{1,6})?)\s*%\s*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Bytes of one thing on both sides; None on the side where there is no such thing.
+
+    Attributes:
+        role: of a tensor; empty for others.
+        layer: of a tensor; empty for others.
+    """
+
+    name: str
+    a: int | None
+    b: int | None
+    role: str = ""
+    layer: str = ""
+
+    @property
+    def bytes(self) -> int:
+        """By how much B is larger."""
+        return (self.b or 0) - (self.a or 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Diff:
+    """What B has that A has not, in bytes.
+
+    Attributes:
+        a, b: what the sides are, in words.
+        steady, first: peak of any later step, and of step 1.
+        peaks: where the steady peak is reached, on both sides: (phase, op).
+        ops: number of ops on both sides.
+        phases: the peak of each phase of the steady step.
+        roles: what is live at the steady peaks; differences add up to that of `steady`.
+        layers: the same by the first part of a layer's path, without what did not change.
+        tensors: tensors that are live at one of the steady peaks and not, or with other bytes, at the other.
+        unlisted: bytes at the peaks that a report does not list by tensor, on both sides.
+    """
+
+    a: str
+    b: str
+    steady: Change
+    first: Change
+    peaks: tuple[tuple[str, str], tuple[str, str]]
+    ops: tuple[int, int]
+    phases: tuple[Change, ...]
+    roles: tuple[Change, ...]
+    layers: tuple[Change, ...]
+    tensors: tuple[Change, ...]
+    unlisted: tuple[int, int]
+
+    @property
+    def grown(self) -> int:
+        """Bytes by which a peak of B, in step 1 or later, is above that of A."""
+        return max(self.steady.bytes, self.first.bytes)
+
+    @property
+    def same(self) -> bool:
+        """Whether nothing changed that a report knows of."""
+        parts = (self.steady, self.first, *self.phases, *self.roles, *self.tensors)
+        return not any(part.bytes for part in parts) and self.peaks[0] == self.peaks[1] and self.ops[0] == self.ops[1]
+
+    def exceeds(self, tolerance: str = "0") -> bool:
+        """Whether a peak has grown by more than *tolerance*: bytes (``10MiB``) or a share of A (``1%``).
+
+        Raises:
+            UsageError: *tolerance* is neither.
+        """
+        share = _PERCENT.fullmatch(tolerance)
+        if share is None:
+            return self.grown > parse_bytes(tolerance)
+        return any(part.bytes > float(share[1]) / 100 * (part.a or 0) for part in (self.steady, self.first))
+
+    def to_json(self) -> str:
+        """Return one JSON object; `schema` names the version."""
+        return json.dumps({"schema": SCHEMA, "grown_bytes": self.grown, "same": self.same, **asdict(self)}, indent=2)
+
+
+def diff(a: Mapping[str, Any], b: Mapping[str, Any], *, names: tuple[str, str] = ("A", "B")) -> Diff:
+    """Return what changed from report *a* to report *b*: reports as ``Report.to_json`` makes them."""
+    steady = a["steady"], b["steady"]
+    tensors = tuple(_changes(*({t["name"]: t for t in side["largest"]} for side in steady)))
+    listed = [sum(int(t["nbytes"]) for t in side["largest"]) for side in steady]
+    return Diff(
+        a=names[0],
+        b=names[1],
+        steady=Change("peak", steady[0]["peak_bytes"], steady[1]["peak_bytes"]),
+        first=Change("peak of step 1", a["first"]["peak_bytes"], b["first"]["peak_bytes"]),
+        peaks=((steady[0]["peak_phase"], steady[0]["peak_op"]), (steady[1]["peak_phase"], steady[1]["peak_op"])),
+        ops=(a["ops"], b["ops"]),
+        phases=_pairs(*(side["phase_peak_bytes"] for side in steady)),
+        roles=_pairs(*(side["by_role_at_peak"] for side in steady)),
+        layers=tuple(change for change in _pairs(*(_by_layer(side["largest"]) for side in steady)) if change.bytes),
+        tensors=tensors,
+        unlisted=(steady[0]["peak_bytes"] - listed[0], steady[1]["peak_bytes"] - listed[1]),
+    )
+
+
+def _pairs(a: Mapping[str, int], b: Mapping[str, int]) -> tuple[Change, ...]:
+    return tuple(Change(name, a.get(name), b.get(name)) for name in dict.fromkeys([*a, *b]))
+
+
+def _changes(a: Mapping[str, Mapping[str, Any]], b: Mapping[str, Mapping[str, Any]]) -> list[Change]:
+    """Return the tensors that differ, the largest difference first."""
+    changes = []
+    for name in dict.fromkeys([*a, *b]):
+        sizes = [side[name]["nbytes"] if name in side else None for side in (a, b)]
+        if sizes[0] != sizes[1]:
+            tensor = b.get(name) or a[name]
+            changes.append(Change(name, sizes[0], sizes[1], tensor["role"], tensor["layer"]))
+    return sorted(changes, key=lambda change: (-abs(change.bytes), change.name))
+
+
+def _by_layer(tensors: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    sums: dict[str, int] = {}
+    for tensor in tensors:
+        part = str(tensor["layer"]).partition(".")[0]
+        sums[part] = sums.get(part, 0) + int(tensor["nbytes"])
+    return sums
+
+
+def is_report(source: str) -> bool:
+    """Whether the file *source* is a saved report."""
+    path = Path(source)
+    if path.suffix != ".json" or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return REPORT.partition("/")[0].encode() in file.read(200)
+
+
+def load_report(source: str) -> dict[str, Any]:
+    """Return the saved report of a file.
+
+    Raises:
+        SpecError: it cannot be read, or is no report of this version.
+    """
+    path = Path(source)
+    try:
+        if path.stat().st_size > MAX_FILE:
+            raise SpecError(f"the file is larger than {MAX_FILE} bytes", source)
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise SpecError(getattr(error, "strerror", None) or f"not JSON: {error}", source) from None
+    if not isinstance(data, dict) or data.get("schema") != REPORT:
+        raise SpecError(f"not a report of this version ({REPORT}): save one with graphsim peak --json", source)
+    problem = _malformed(data)
+    if problem:
+        raise SpecError(f"not a whole report: {problem}; save it anew with graphsim peak --json --largest 0", source)
+    return data
+
+
+def _malformed(data: Mapping[str, Any]) -> str:
+    """Return what is wrong with a report, as far as a diff reads it; empty if nothing is."""
+    if not isinstance(data.get("ops"), int):
+        return "'ops' is no number"
+    for step in ("first", "steady"):
+        part = data.get(step)
+        if not isinstance(part, dict):
+            return f"'{step}' is missing"
+        if not _is_size(part.get("peak_bytes")):
+            return f"'{step}.peak_bytes' is no number of bytes"
+        if not all(isinstance(part.get(key), str) for key in ("peak_phase", "peak_op")):
+            return f"'{step}' does not say where the peak is"
+        for key in ("phase_peak_bytes", "by_role_at_peak"):
+            table = part.get(key)
+            if not isinstance(table, dict) or not all(_is_size(size) for size in table.values()):
+                return f"'{step}.{key}' is no table of bytes"
+        tensors = part.get("largest")
+        if not isinstance(tensors, list) or not all(_is_tensor(tensor) for tensor in tensors):
+            return f"'{step}.largest' is no list of tensors"
+    return ""
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_tensor(value: Any) -> bool:
+    texts = ("name", "role", "layer")
+    return (
+        isinstance(value, dict) and _is_size(value.get("nbytes")) and all(isinstance(value.get(t), str) for t in texts)
+    )
+
+
+def read_budget(text: str) -> int:
+    """Return the bytes of a budget.
+
+    Raises:
+        UsageError: it names none.
+    """
+    budget = parse_bytes(text)
+    if budget < 1:
+        raise UsageError("a budget is at least one byte")
+    return budget

@@ -1,0 +1,212 @@
+"""Plans as answers: the cheapest schedule within a budget, all strategies side by side, and why nothing fits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from math import inf, isfinite
+from typing import Any
+
+import numpy as np
+
+from graphsim.core.graph import Graph
+from graphsim.core.schedule import Schedule
+from graphsim.core.simulation import op_costs, simulate
+from graphsim.errors import InfeasibleError, MissingExtraError, UsageError
+from graphsim.recompute.bounds import extra_cost
+from graphsim.recompute.plan import pinning_op, without_releases
+from graphsim.recompute.problem import problem_of
+from graphsim.recompute.strategies import STRATEGIES, Plan
+from graphsim.units import format_bytes, parse_bytes
+
+LARGEST = 12
+"""Live values that a witness names at most."""
+
+_SHARE = re.compile(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*[xX]\s*", re.ASCII)
+
+Progress = Callable[[str], None]
+
+
+def read_budget(text: str, graph: Graph) -> int:
+    """Return the bytes that *text* names: ``8GiB``, or ``0.8x`` for that share of the peak without recompute.
+
+    Raises:
+        UsageError: it is neither, or less than one byte.
+    """
+    share = _SHARE.fullmatch(text)
+    budget = int(Fraction(share[1]) * simulate(graph).peak) if share else parse_bytes(text)
+    if budget < 1:
+        raise UsageError(f"a budget is at least one byte, not '{text[:40]}'")
+    return budget
+
+
+def compare(graph: Graph, budget: int | None = None, *, progress: Progress | None = None) -> list[Plan]:
+    """Return the plan of every strategy, `bounded`.
+
+    *progress* is told of those that cannot take this graph, or miss an extra.
+    """
+    plans, least = [], least_time(graph, budget)
+    for name in STRATEGIES:
+        if progress:
+            progress(f"planning: {name}")
+        try:
+            plans.append(bounded(STRATEGIES[name]()(graph, budget=budget), least))
+        except (MissingExtraError, UsageError) as error:
+            if progress:
+                progress(f"skipped: {name}: {error}")
+    return plans
+
+
+def least_time(graph: Graph, budget: int | None) -> float:
+    """Return what any schedule within *budget* costs that first runs the ops in program order; infinity if none fits.
+
+    Whoever made the schedule: the linear program of `recompute.bounds` knows of no strategy.
+    """
+    return float(op_costs(without_releases(graph)[0]).sum()) if budget is None else floor(graph, [budget])[0][1]
+
+
+def floor(graph: Graph, budgets: Sequence[int]) -> list[tuple[int, float]]:
+    """Return each of *budgets* with its `least_time`."""
+    bare, _ = without_releases(graph)
+    base, problem = float(op_costs(bare).sum()), problem_of(bare)
+    return [(budget, base + (extra_cost(problem, budget) if bare.ops else 0.0)) for budget in budgets]
+
+
+def bounded(plan: Plan, least: float) -> Plan:
+    """Return *plan* with *least* (see `least_time`) as the bound of its time, unless its own is higher.
+
+    A plan that leaves program order keeps its own: *least* says nothing of it.
+    """
+    if not _keeps_order(plan.schedule):
+        return plan
+    bound = max(plan.time_bound, least)
+    if plan.proved_optimal or (plan.feasible and plan.time <= least * (1 + 1e-9)):
+        return replace(plan, time_bound=plan.time, proved_optimal=True)
+    return replace(plan, time_bound=min(bound, plan.time) if plan.feasible else bound)
+
+
+def _keeps_order(schedule: Schedule) -> bool:
+    return bool((np.diff(schedule.ops[~schedule.repeats]) > 0).all())
+
+
+def cheapest(plans: Sequence[Plan]) -> Plan:
+    """Return the cheapest plan that is feasible, else the one with the lowest peak."""
+    return min(plans, key=lambda p: (not p.feasible, p.time if p.feasible else p.peak_bytes, p.peak_bytes))
+
+
+def pareto(plans: Sequence[Plan]) -> list[bool]:
+    """Return for each plan whether no other needs less of memory or time, and no more of the other."""
+
+    def beats(a: Plan, b: Plan) -> bool:
+        return (a.peak_bytes <= b.peak_bytes and a.time <= b.time) and (a.peak_bytes, a.time) != (b.peak_bytes, b.time)
+
+    return [not any(beats(other, plan) for other in plans) for plan in plans]
+
+
+def plan_as_dict(plan: Plan) -> dict[str, Any]:
+    """Return the plan as plain data; its schedule only by length, and null for a bound that is infinite."""
+    return {
+        "strategy": plan.strategy,
+        "budget_bytes": plan.budget,
+        "peak_bytes": plan.peak_bytes,
+        "feasible": plan.feasible,
+        "time": plan.time,
+        "base_time": plan.base_time,
+        "overhead": plan.overhead,
+        "lower_bound": plan.time_bound if isfinite(plan.time_bound) else None,
+        "lower_bound_bytes": plan.memory_bound,
+        "proved_optimal": plan.proved_optimal,
+        "seconds": plan.seconds,
+        "schedule_length": len(plan.schedule),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An op, and the values that are live while it runs, largest first: name, bytes, role."""
+
+    op: str
+    layer: str
+    live: tuple[tuple[str, int, str], ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        live = [{"name": name, "bytes": size, "role": role} for name, size, role in self.live]
+        return {"op": self.op, "layer": self.layer, "live": live}
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """Why no plan fits.
+
+    Attributes:
+        smallest_peak: the smallest budget known feasible, and whose plan needs it.
+        memory_bound: bytes that no schedule can do without: *pin* is the op that sets it, with what it touches.
+        proved: there is none that first runs the ops in program order.
+        peak: where the smallest plan peaks, and what is live there.
+    """
+
+    budget: int
+    smallest_peak: int
+    strategy: str
+    memory_bound: int
+    proved: bool
+    pin: Place
+    peak: Place
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {
+            "smallest_peak_bytes": self.smallest_peak,
+            "strategy": self.strategy,
+            "lower_bound_bytes": self.memory_bound,
+            "proved": self.proved,
+            "op": self.pin.op,
+            "pinned_by": self.pin.as_dict(),
+            "peak_at": self.peak.as_dict(),
+        }
+
+    def error(self) -> InfeasibleError:
+        """Return it as an error of one line."""
+        proof = "not proved impossible"
+        if self.proved:
+            order = "" if self.budget < self.memory_bound else " that keeps the order of ops"
+            proof = f"proved: no schedule{order} fits"
+        place = self.pin if self.budget < self.memory_bound else self.peak
+        live = ", ".join(f"{name} {format_bytes(size)}" for name, size, _ in place.live[:3])
+        return InfeasibleError(
+            f"no plan within {format_bytes(self.budget)} ({self.budget:,} bytes); {proof}. Smallest peak known: "
+            f"{self.smallest_peak:,} bytes ({self.strategy}); lower bound: {self.memory_bound:,} bytes; "
+            f"pinned by op '{place.op}'" + (f" with {live}" if live else ""),
+            budget=self.budget,
+            memory_bound=self.memory_bound,
+        )
+
+
+def witness(graph: Graph, plans: Sequence[Plan], budget: int) -> Witness:
+    """Return why none of *plans* fits *budget*."""
+    smallest = min(plans, key=lambda plan: (plan.peak_bytes, plan.time))
+    run = simulate(graph, smallest.schedule)
+    op = run.op_at(run.peak_execution) if len(run.schedule) else None
+    live = tuple((t.name, t.nbytes, t.role) for t in run.live_at(run.peak_execution)[:LARGEST])
+    return Witness(
+        budget=budget,
+        smallest_peak=smallest.peak_bytes,
+        strategy=smallest.strategy,
+        memory_bound=smallest.memory_bound,
+        proved=budget < smallest.memory_bound or least_time(graph, budget) == inf,
+        pin=_pin(graph),
+        peak=Place(op.name if op else "", op.layer if op else "", live),
+    )
+
+
+def _pin(graph: Graph) -> Place:
+    pinning = pinning_op(graph)
+    if pinning is None:
+        return Place("", "", ())
+    op, storages = pinning
+    live = [(t.name, t.nbytes, str(t.role)) for t in storages]
+    live += [("workspace", op.workspace, "workspace")] * bool(op.workspace)
+    return Place(op.name, op.layer, tuple(sorted(live, key=lambda entry: -entry[1])[:LARGEST]))

@@ -1,0 +1,251 @@
+"""What is computed for one point; this is what runs in the workers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from graphsim.answers.fit import CONTEXT
+from graphsim.answers.peak import chosen_allocator, reservations
+from graphsim.answers.plan import read_budget
+from graphsim.answers.sweep.points import Point
+from graphsim.answers.sweep.table import RESULTS, SCHEMA
+from graphsim.core.devices import device_of, op_seconds
+from graphsim.core.graph import Graph, Role
+from graphsim.core.simulation import Simulation, simulate
+from graphsim.errors import GraphSimError, MissingExtraError, UsageError
+from graphsim.memory.allocators import Allocator
+from graphsim.memory.allocators.torch import TorchCaching
+from graphsim.recompute.strategies import STRATEGIES, Strategy
+from graphsim.recompute.strategies.none import StoreAll
+from graphsim.sources import GRAPH_FILES
+from graphsim.sources.captured import captured_steps
+from graphsim.sources.spec import parse_spec, read_spec
+from graphsim.sources.spec.expression import Value
+from graphsim.step.training import Training, training_step
+from graphsim.version import __version__
+
+TORCH = "torch:"
+MICRO_BATCHES = 3
+"""From the third micro-batch on, each does to memory what the second did."""
+
+FOUND = ("batch", "seq", *RESULTS)
+"""What `evaluate` finds of a point, the rest of a row says what was asked."""
+
+Found = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A point with the text of its spec, so that it can go to any machine.
+
+    Of a torch: source the text is that of the module it names, which only tells one state of it from another.
+
+    Attributes:
+        unreadable: why there is no text.
+    """
+
+    point: Point
+    text: str = field(repr=False)
+    unreadable: str = ""
+
+    @cached_property
+    def key(self) -> str:
+        """What tells this result from any other: the point, the spec's text, the version of graphsim."""
+        digest = hashlib.sha256(self.text.encode("utf-8", "surrogateescape")).hexdigest()
+        point = asdict(self.point) | {"params": dict(self.point.params)}
+        said = json.dumps([__version__, digest, self.unreadable, point], sort_keys=True)
+        return hashlib.sha256(said.encode()).hexdigest()[:32]
+
+
+def tasks_of(points: Iterable[Point]) -> list[Task]:
+    """Return a task per point; each spec is read once, so that all of its points see the same."""
+    texts: dict[str, tuple[str, str]] = {}
+    for point in points:
+        if point.source not in texts:
+            texts[point.source] = _read(point.source)
+    return [Task(point, *texts[point.source]) for point in points]
+
+
+def _read(source: str) -> tuple[str, str]:
+    """Return the text of a source and, if it cannot be read, why."""
+    if source.startswith(TORCH):
+        return _module_text(source), ""
+    if source.endswith(GRAPH_FILES):
+        return "", f"{source} is a graph: a sweep takes specs, which have params to set"
+    try:
+        return read_spec(source), ""
+    except GraphSimError as error:
+        return "", str(error)
+
+
+def _module_text(source: str) -> str:
+    """Return the text of the module that holds a torch: source, which is not imported; empty if it is not found."""
+    names = source.removeprefix(TORCH).partition(":")[0].split(".")
+    for folder in ("", *sys.path):
+        path = Path(folder, *names)
+        for file in (path.with_suffix(".py"), path / "__init__.py"):
+            if file.is_file():
+                return file.read_text(encoding="utf-8", errors="replace")
+    return ""
+
+
+def check(tasks: Iterable[Task]) -> None:
+    """Check that some task can be evaluated: that its options exist and its step can be made.
+
+    Raises:
+        GraphSimError: what is wrong with the first one, if something is wrong with all.
+    """
+    refused: GraphSimError | None = None
+    for task in tasks:
+        try:
+            _prepare(task)
+        except GraphSimError as error:
+            refused = refused or error
+        else:
+            return
+    if refused:
+        raise refused
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What was found of a point: the columns `FOUND`, of which `error` says why there are no others.
+
+    Attributes:
+        lasting: it would be found again. What failed for another reason than the point (a package that is
+            missing, the user's own code, a lack of memory) is worth another try.
+    """
+
+    found: Found
+    lasting: bool = True
+
+
+def evaluate(task: Task) -> Outcome:
+    """Return what is found of a point. One bad point must not end a sweep, whatever is wrong with it.
+
+    Raises:
+        MemoryError: the worker has too little; no property of the point.
+    """
+    try:
+        return Outcome(dict.fromkeys(FOUND) | {"graphsim": __version__, "schema": SCHEMA} | _found(task))
+    except MemoryError:
+        raise
+    except GraphSimError as error:
+        lasting = not isinstance(error, MissingExtraError) and not task.point.source.startswith(TORCH)
+        return failed(str(error), lasting=lasting)
+    except Exception as error:  # a torch: source runs the user's code, and plug-ins are others'
+        return failed(f"{type(error).__name__}: {error}")
+
+
+def failed(reason: str, *, lasting: bool = False) -> Outcome:
+    """Return the outcome of a point of which nothing is found."""
+    error = {"error": " ".join(reason.split()), "graphsim": __version__, "schema": SCHEMA}
+    return Outcome(dict.fromkeys(FOUND) | error, lasting)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """Step 1 and the steady step in program order (the same, where there is no update), and who acts on them."""
+
+    first: Simulation
+    steady: Simulation
+    strategy: Strategy
+    allocator: Allocator | None
+    budget: int | None
+
+
+def _prepare(task: Task) -> _Prepared:
+    """Return what will be simulated; nothing is yet, but for a budget that is a share of the peak.
+
+    Raises:
+        GraphSimError: an option is wrong, or the model cannot be loaded or trained.
+    """
+    if task.unreadable:
+        raise UsageError(task.unreadable)
+    point = task.point
+    training = point.training()
+    if point.gpu and point.target != "cuda":
+        raise UsageError(f"gpu {point.gpu} is for target cuda, not {point.target}")
+    strategy = STRATEGIES[point.strategy]()
+    allocator = chosen_allocator(point.allocator, point.allocator_options)
+    short = replace(training, accumulation=min(training.accumulation, MICRO_BATCHES))
+    first, steady = (
+        simulate(step, policy=point.policy)  # type: ignore[arg-type]
+        for step in _steps(point.source, task.text, point.params, short)
+    )
+    budget = read_budget(point.budget, steady.graph) if point.budget else None
+    return _Prepared(first, steady, strategy, allocator, budget)
+
+
+@lru_cache(maxsize=2)  # points that differ in their gpu, strategy or budget only stand together
+def _steps(source: str, text: str, params: tuple[tuple[str, Value], ...], training: Training) -> tuple[Graph, Graph]:
+    """Return step 1 and the steady step."""
+    if source.startswith(TORCH):
+        return captured_steps(source, training, dict(params))
+    graph = _graph(source, text, params)
+    steady = training_step(graph, training)
+    return training_step(graph, training, first=True) if training.mode == "train" else steady, steady
+
+
+@lru_cache(maxsize=8)
+def _graph(source: str, text: str, params: tuple[tuple[str, Value], ...]) -> Graph:
+    return parse_spec(text, source, **dict(params))
+
+
+def _found(task: Task) -> Found:
+    point = task.point
+    prepared = _prepare(task)
+    steady = _scheduled(prepared.steady, prepared)
+    first = steady if prepared.first.graph is prepared.steady.graph else _scheduled(prepared.first, prepared)
+    held_first, held = reservations(first, steady, prepared.allocator)
+    graph, base = steady.graph, prepared.steady.time
+    params = graph.attributes.get("params", {})
+    found = {
+        "batch": params.get("batch", graph.attributes.get("batch")),
+        "seq": params.get("seq"),
+        "parameters": sum(t.size for t in graph.tensors.values() if t.role is Role.PARAMETER and not t.storage),
+        "peak_bytes": steady.peak,
+        "peak_phase": str(steady.phases[steady.peak_execution]),
+        "peak_op": steady.op_at(steady.peak_execution).name,
+        "first_peak_bytes": first.peak,
+        "reserved_peak_bytes": held.reserved,
+        "first_reserved_peak_bytes": held_first.reserved,
+        "out_of_memory": held.out_of_memory,
+        "overhead": steady.time / base - 1 if base else 0.0,
+    }
+    if prepared.budget is not None:
+        found |= {"budget_bytes": prepared.budget, "feasible": steady.peak <= prepared.budget}
+    if point.gpu:
+        found |= _fits(point.gpu, (first, steady)) | {"step_seconds": _seconds(task, prepared, steady)}
+    return found
+
+
+def _scheduled(run: Simulation, prepared: _Prepared) -> Simulation:
+    if isinstance(prepared.strategy, StoreAll):
+        return run
+    return replace(run, schedule=prepared.strategy(run.graph, budget=prepared.budget).schedule)
+
+
+def _fits(gpu: str, runs: tuple[Simulation, Simulation]) -> Found:
+    memory = device_of(gpu, "cuda").memory
+    need = max(TorchCaching()(run.trace).reserved_peak for run in runs)
+    least, most = (memory - context for context in CONTEXT)
+    return {"memory_bytes": memory, "need_bytes": need, "fits": need <= most, "perhaps": most < need <= least}
+
+
+def _seconds(task: Task, prepared: _Prepared, steady: Simulation) -> float:
+    """Return the seconds of the steady step; each micro-batch after the third takes as long as the third."""
+    device, more = device_of(task.point.gpu, "cuda"), task.point.accumulation - MICRO_BATCHES
+    seconds = float(op_seconds(steady.graph, device)[steady.schedule.ops].sum())
+    if more <= 0:
+        return seconds
+    shorter = _prepare(replace(task, point=replace(task.point, accumulation=MICRO_BATCHES - 1))).steady
+    two = _scheduled(shorter, prepared)
+    return seconds + more * (seconds - float(op_seconds(two.graph, device)[two.schedule.ops].sum()))

@@ -1,0 +1,1 @@
+"""The values of the chain, and the passes between them: Graph, Schedule, LiveRanges, Trace, Layout."""

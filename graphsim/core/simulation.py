@@ -1,0 +1,279 @@
+"""One graph under one schedule and one release policy, and the questions people ask of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from graphsim.core.devices import DEVICES, device_of, op_seconds
+from graphsim.core.graph import KEEPS, Graph, Op, Phase, Role
+from graphsim.core.index import NOTHING, Ints
+from graphsim.core.liveness import POLICIES, LiveRanges, Policy, live_ranges
+from graphsim.core.schedule import Schedule
+from graphsim.core.trace import Trace, join, trace
+from graphsim.errors import UnknownNameError
+
+ROLES = (
+    "parameters",
+    "gradients",
+    "optimizer_state",
+    "saved_activations",
+    "transient_activations",
+    "workspace",
+    "inputs",
+    "buffers",
+)
+"""Parts of a breakdown. An activation is *saved* if a backward op reads what forward made; workspace
+is the scratch memory of kernels, of the optimizer, and what libraries keep (cuBLAS)."""
+
+
+class LiveTensor(NamedTuple):
+    """A storage that is live at some execution."""
+
+    name: str
+    nbytes: int
+    role: str
+    op: str
+    layer: str
+
+
+@dataclass(frozen=True, eq=False)
+class Simulation:
+    """A graph under a schedule; everything else is derived, once, on demand."""
+
+    graph: Graph
+    schedule: Schedule
+    policy: Policy = "eager"
+
+    @cached_property
+    def live_ranges(self) -> LiveRanges:
+        """When each storage is live."""
+        return live_ranges(self.graph, self.schedule, policy=self.policy)
+
+    @cached_property
+    def trace(self) -> Trace:
+        """The malloc/free stream."""
+        return trace(self.live_ranges)
+
+    @property
+    def timeline(self) -> Ints:
+        """Live bytes while each execution runs."""
+        return self.live_ranges.timeline
+
+    @property
+    def peak(self) -> int:
+        """Peak live bytes."""
+        return self.live_ranges.peak
+
+    @property
+    def peak_execution(self) -> int:
+        """First execution at which the peak is reached."""
+        return self.live_ranges.peak_execution
+
+    @property
+    def time(self) -> float:
+        """Sum of the costs of all executions, see `op_costs`."""
+        return float(op_costs(self.graph)[self.schedule.ops].sum())
+
+    def op_at(self, execution: int) -> Op:
+        """Return the op that *execution* runs."""
+        return self.graph.ops[int(self.schedule.ops[execution])]
+
+    @cached_property
+    def phases(self) -> list[Phase]:
+        """The phase of each execution; a forward op that runs again is in phase recompute."""
+        repeats = self.schedule.repeats
+        return [
+            Phase.RECOMPUTE if again else self.graph.ops[op].phase
+            for op, again in zip(self.schedule.ops.tolist(), repeats.tolist(), strict=True)
+        ]
+
+    def phase_peaks(self) -> dict[str, int]:
+        """Return the peak bytes within each phase that occurs."""
+        phase = np.array([str(p) for p in self.phases])
+        return {str(p): int(self.timeline[phase == p].max()) for p in Phase if (phase == p).any()}
+
+    def phase_end_bytes(self, phase: Phase) -> int:
+        """Return the live bytes once the last execution of *phase* is done (0 if it does not occur)."""
+        last = max((i for i, p in enumerate(self.phases) if p is phase), default=None)
+        return 0 if last is None else self.live_ranges.live_after(last)
+
+    @cached_property
+    def tensor_roles(self) -> list[str]:
+        """The part of the breakdown to which each tensor's storage belongs."""
+        return storage_roles(self.graph)
+
+    def by_role(self, execution: int) -> dict[str, int]:
+        """Return the live bytes of each role while *execution* runs; they add up to the timeline."""
+        sums = dict.fromkeys(ROLES, 0)
+        ranges = self.live_ranges
+        for row in ranges.live_at(execution).tolist():
+            sums[self.tensor_roles[ranges.tensor[row]]] += int(ranges.nbytes[row])
+        if len(ranges.workspace):
+            sums["workspace"] += int(ranges.workspace[execution])
+        return sums
+
+    def timeline_by_role(self) -> Mapping[str, Ints]:
+        """Return the timeline of each role; they add up to the timeline."""
+        ranges = self.live_ranges
+        code = np.array([ROLES.index(role) for role in self.tensor_roles], dtype=np.int64)[ranges.tensor]
+        parts = {role: ranges.sum_over_time(ranges.nbytes * (code == i)) for i, role in enumerate(ROLES)}
+        parts["workspace"] = parts["workspace"] + ranges.workspace
+        return parts
+
+    def live_at(self, execution: int) -> list[LiveTensor]:
+        """Return what is live while *execution* runs, largest first (workspace included)."""
+        ranges = self.live_ranges
+        live = [self.storages[row] for row in ranges.live_at(execution).tolist()]
+        if len(ranges.workspace) and ranges.workspace[execution]:
+            op = self.op_at(execution)
+            live.append(LiveTensor("workspace", int(ranges.workspace[execution]), "workspace", op.name, op.layer))
+        return sorted(live, key=lambda tensor: -tensor.nbytes)
+
+    @cached_property
+    def storages(self) -> list[LiveTensor]:
+        """What each row of the live ranges is: its name, its role, the op and the layer that made it."""
+        ranges, names = self.live_ranges, list(self.graph.tensors)
+        layers = {op.layer for op in self.graph.ops}
+        maker = self.schedule.ops[ranges.begin] if len(self.schedule) else ranges.begin
+        columns = (ranges.tensor, ranges.nbytes, ranges.source, maker)
+        made = []
+        for number, nbytes, source, producer in zip(*(column.tolist() for column in columns), strict=True):
+            op = None if source else self.graph.ops[producer]
+            name = self._display_names.get(names[number], names[number])
+            layer = op.layer if op else _owner(name, layers)
+            made.append(LiveTensor(name, nbytes, self.tensor_roles[number], op.name if op else "", layer))
+        return made
+
+    @cached_property
+    def _display_names(self) -> dict[str, str]:
+        """A gradient is best known by its alias ``<parameter>.grad``."""
+        return {t.storage: t.name for t in self.graph.tensors.values() if t.role is Role.GRADIENT and t.storage}
+
+
+def _owner(name: str, layers: set[str]) -> str:
+    """Return the layer to which a source belongs: the longest part of its name that is one, else all but the last."""
+    outer = name.rpartition(".")[0]
+    layer = outer
+    while layer and layer not in layers:
+        layer = layer.rpartition(".")[0]
+    return layer or outer
+
+
+def op_costs(graph: Graph) -> npt.NDArray[np.float64]:
+    """Return the cost of each op.
+
+    It is the time of the op, if any op of the graph has one; else its seconds on the GPU that the step
+    is made for (`devices.op_seconds`); else its flops; else 1.
+    """
+    return _priced(graph)[0]
+
+
+def cost_unit(graph: Graph) -> str:
+    """Return what `op_costs` counts: 'seconds', 'flops', 'ops', or '' if only the maker of the graph knows."""
+    return _priced(graph)[1]
+
+
+def _priced(graph: Graph) -> tuple[npt.NDArray[np.float64], str]:
+    """The one place that decides what an op costs, and in what unit."""
+    times = np.array([op.time for op in graph.ops], dtype=np.float64)
+    if times.any():
+        return times, str(graph.attributes.get("cost_unit", ""))
+    training = graph.attributes.get("training")
+    if isinstance(training, Mapping) and training.get("target") == "cuda":
+        return op_seconds(graph, device_of(str(training.get("device", "")), "cuda")), "seconds"
+    flops = np.array([op.flops for op in graph.ops], dtype=np.float64)
+    return (flops, "flops") if flops.any() else (_unit_costs(graph), "ops")
+
+
+def with_costs(graph: Graph, costs: str | Mapping[str, float]) -> Graph:
+    """Return *graph* with other op times.
+
+    Args:
+        graph: any graph.
+        costs: 'unit' (1 for every op), 'flops', the name of a GPU (its roofline), or a table of measured
+            times by op name or by kind; an op in neither costs nothing.
+
+    Raises:
+        UnknownNameError: *costs* is no such name.
+    """
+    unit = ""
+    if isinstance(costs, Mapping):
+        times = np.array([costs.get(op.name, costs.get(op.kind, 0.0)) for op in graph.ops], dtype=np.float64)
+    elif costs == "unit":
+        times, unit = _unit_costs(graph), "ops"
+    elif costs == "flops":
+        times, unit = np.array([op.flops for op in graph.ops], dtype=np.float64), "flops"
+    elif costs in DEVICES:
+        times, unit = op_seconds(graph, DEVICES[costs]), "seconds"
+    else:
+        raise UnknownNameError("costs", costs, ["unit", "flops", *DEVICES])
+    ops = [replace(op, time=time) for op, time in zip(graph.ops, times.tolist(), strict=True)]
+    attributes = {**graph.attributes, "cost_unit": unit}
+    return Graph(ops, graph.tensors.values(), outputs=graph.outputs, name=graph.name, attributes=attributes)
+
+
+def _unit_costs(graph: Graph) -> npt.NDArray[np.float64]:
+    return np.array([float(op.kind not in KEEPS) for op in graph.ops], dtype=np.float64)
+
+
+def storage_roles(graph: Graph) -> list[str]:
+    """Return, for each tensor, the part of the breakdown (see `ROLES`) of its storage."""
+    read_in_backward: set[str] = set()
+    made_in_forward: set[str] = set()
+    for op in graph.ops:
+        if op.phase is Phase.FORWARD:
+            made_in_forward.update(op.outputs)
+        elif op.phase is Phase.BACKWARD:
+            read_in_backward.update(graph.tensors[name].base for name in op.inputs)
+    plain = {
+        Role.PARAMETER: "parameters",
+        Role.GRADIENT: "gradients",
+        Role.OPTIMIZER_STATE: "optimizer_state",
+        Role.INPUT: "inputs",
+        Role.BUFFER: "buffers",
+        Role.TEMPORARY: "workspace",
+        Role.LIBRARY: "workspace",
+    }
+    roles = []
+    for tensor in graph.tensors.values():
+        base = graph.tensors[tensor.base]
+        if base.role is Role.ACTIVATION:
+            saved = base.name in read_in_backward and base.name in made_in_forward
+            roles.append("saved_activations" if saved else "transient_activations")
+        else:
+            roles.append(plain[base.role])
+    return roles
+
+
+def in_succession(first: Simulation, later: Simulation) -> tuple[Trace, int]:
+    """Return the trace of *first* and then *later*, and the number of the event with which *later* begins.
+
+    What *later* starts with is what *first* leaves behind under the same name and of the same size.
+    """
+    names = [list(run.graph.tensors) for run in (first, later)]
+    left, starts = first.trace, later.trace
+    survivors = {names[0][left.tensor[row]]: int(row) for row in np.flatnonzero(left.free == NOTHING)}
+    same = {
+        int(row): survivors[name]
+        for row in np.flatnonzero(starts.execution == NOTHING)
+        if (name := names[1][starts.tensor[row]]) in survivors and left.nbytes[survivors[name]] == starts.nbytes[row]
+    }
+    return join(left, starts, same), left.events_count
+
+
+def simulate(graph: Graph, schedule: Schedule | None = None, *, policy: Policy = "eager") -> Simulation:
+    """Return *graph* simulated under *schedule* (program order by default).
+
+    Raises:
+        UnknownNameError: *policy* is not 'eager' or 'liveness'.
+        ScheduleError: on first use, if the schedule does not respect the graph.
+    """
+    if policy not in POLICIES:
+        raise UnknownNameError("policy", str(policy), POLICIES)
+    return Simulation(graph, Schedule.of(graph) if schedule is None else schedule, policy)

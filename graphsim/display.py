@@ -1,0 +1,77 @@
+"""How results look: colours, the same in every picture, and what a notebook shows, static and self-contained.
+
+The colours are those of Okabe and Ito, told apart with any colour vision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from graphsim.units import format_bytes
+
+ROLE_COLORS = {
+    "parameters": "#0072b2",
+    "buffers": "#8c8c8c",
+    "inputs": "#009e73",
+    "optimizer_state": "#cc79a7",
+    "gradients": "#56b4e9",
+    "saved_activations": "#e69f00",
+    "transient_activations": "#f0e442",
+    "workspace": "#d55e00",
+}
+"""Bottom of the stack first: what stays, then what comes and goes."""
+
+PHASE_COLORS = {
+    "forward": "#009e73",
+    "backward": "#e69f00",
+    "recompute": "#d55e00",
+    "optimizer": "#cc79a7",
+}
+
+WIDTH, HEIGHT = 480, 72
+
+
+def summary_html(
+    title: str, lines: Sequence[str], by_role: Mapping[str, int], timeline: Sequence[int], phases: Sequence[str]
+) -> str:
+    """Return a title, lines of text, the composition of the peak and the timeline as HTML; every text is escaped."""
+    rows = "".join(_row(role, size, sum(by_role.values())) for role, size in _largest_first(by_role) if size)
+    text = "".join(f"<div>{escape(line)}</div>" for line in lines)
+    return (
+        f'<div class="graphsim"><strong>{escape(title)}</strong>{text}{sparkline(timeline, phases)}'
+        f"<table><thead><tr><th>live at the peak</th><th>bytes</th><th>share</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table></div>"
+    )
+
+
+def sparkline(timeline: Sequence[int], phases: Sequence[str]) -> str:
+    """Return the timeline as an SVG of bars in the colours of their phases, the peak marked; '' without one."""
+    if not timeline:
+        return ""
+    top, width = max(1, *timeline), WIDTH / len(timeline)
+    peak = timeline.index(max(timeline))
+    bars = "".join(
+        f'<rect x="{i * width:.2f}" y="{HEIGHT * (1 - size / top):.2f}" width="{width + 0.05:.2f}" '
+        f'height="{HEIGHT * size / top:.2f}" fill="{PHASE_COLORS.get(phase, "#8c8c8c")}"/>'
+        for i, (size, phase) in enumerate(zip(timeline, phases, strict=True))
+    )
+    mark = f'<path d="M{(peak + 0.5) * width:.2f} 0V{HEIGHT}" stroke="#b00020" stroke-width="1.5"/>'
+    label = f"live bytes over the step, peak {format_bytes(max(timeline))}"
+    return (
+        f'<svg role="img" aria-label="{label}" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}">'
+        f"<title>{label}</title>{bars}{mark}</svg>"
+    )
+
+
+def _largest_first(by_role: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted(by_role.items(), key=lambda item: -item[1])
+
+
+def _row(role: str, size: int, total: int) -> str:
+    color = ROLE_COLORS.get(role, "#8c8c8c")
+    return (
+        f'<tr><th style="text-align:left"><span style="color:{color}">&#9632;</span> {escape(role.replace("_", " "))}'
+        f'</th><td style="text-align:right">{format_bytes(size)}</td>'
+        f'<td style="text-align:right">{size / max(1, total):.1%}</td></tr>'
+    )

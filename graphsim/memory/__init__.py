@@ -1,0 +1,1 @@
+"""From a trace to a layout: models of allocators, and static packing."""

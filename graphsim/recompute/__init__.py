@@ -1,0 +1,1 @@
+"""Schedules: strategies map a case and a budget to a schedule; bounds say how good it can be."""

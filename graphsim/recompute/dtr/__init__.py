@@ -1,0 +1,1 @@
+"""Dynamic Tensor Rematerialization: what its simulator does, as one loop over arrays."""

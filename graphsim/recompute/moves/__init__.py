@@ -1,0 +1,1 @@
+"""Moves of the search over recomputes of any op: greedy repair, local search, ruin and recreate."""

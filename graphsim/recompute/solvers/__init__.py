@@ -1,0 +1,1 @@
+"""Models of rematerialization for outside solvers: HiGHS, CP-SAT, minimum cuts."""

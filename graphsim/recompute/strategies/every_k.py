@@ -1,0 +1,37 @@
+"""Every k-th block recomputed: half the saving of all blocks for half the extra compute, if k is 2.
+
+Source: the knob of Megatron-LM's block recompute (Korthikanti et al., "Reducing Activation
+Recomputation in Large Transformer Models", 2022), spread evenly over the depth of the model.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from graphsim.core.graph import Graph
+from graphsim.recompute.plan import Plan, judge, under_names
+from graphsim.recompute.strategies.blocks import check_positive, drop_every
+
+
+@dataclass(frozen=True, slots=True)
+class EveryK:
+    """Recomputes the first of each *k* blocks; *depth* as in `Blocks`.
+
+    Raises:
+        UsageError: k or the depth is less than one.
+    """
+
+    k: int = 2
+    depth: int | None = None
+
+    def __post_init__(self) -> None:
+        check_positive("k", self.k)
+        check_positive("depth", self.depth)
+
+    @under_names
+    def __call__(self, graph: Graph, /, *, budget: int | None = None) -> Plan:
+        """Return the plan; the budget only decides whether it is feasible."""
+        start = time.perf_counter()
+        schedule = drop_every(graph, self.k, self.depth)
+        return judge(graph, schedule, strategy="every_k", budget=budget, seconds=time.perf_counter() - start)

@@ -1,0 +1,64 @@
+"""Selective recompute: only attention's core runs again, the part with much memory and little work.
+
+Source: Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Models", MLSys 2023
+(arXiv 2205.05198), section 4.2: the scores, their softmax and dropout, and the product with the values.
+
+Fused attention kernels store none of these, so where a model runs them there is nothing to save:
+the plan is then the schedule that stores all.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from graphsim.core.graph import Graph, Op
+from graphsim.recompute.candidates import Search
+from graphsim.recompute.plan import Plan, judge, under_names
+from graphsim.recompute.spans import ChainPlan, ForwardPass, drop_spans
+
+PRODUCTS = frozenset({"bmm", "baddbmm", "matmul"})
+"""Batched matrix products: of queries with keys before the softmax, of its result with the values after."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selective:
+    """Recomputes the core of each attention, right before backward first reads from inside it."""
+
+    @under_names
+    def __call__(self, graph: Graph, /, *, budget: int | None = None) -> Plan:
+        """Return the plan; the budget only decides whether it is feasible."""
+        start = time.perf_counter()
+        search = Search(graph)
+        best = search.pick([search.evaluate(_choose)], None)
+        return judge(graph, best.schedule, strategy="selective", budget=budget, seconds=time.perf_counter() - start)
+
+
+def _choose(forward: ForwardPass) -> ChainPlan:
+    bounds = [position for core in attention_cores(forward) for position in (core.start, core.stop)]
+    spans = forward.split_at(position for position in bounds if forward.ops.start < position < forward.ops.stop)
+    cores = {core.start for core in attention_cores(forward)}
+    return drop_spans(spans, (i for i, span in enumerate(spans) if span.start in cores))
+
+
+def attention_cores(forward: ForwardPass) -> list[range]:
+    """Return the ops from the product before each softmax to the product after it."""
+    cores: list[range] = []
+    ops = forward.graph.ops
+    for position in forward.ops:
+        if ops[position].kind == "softmax":
+            begin = _nearest(ops, range(position - 1, forward.ops.start - 1, -1))
+            end = _nearest(ops, range(position + 1, forward.ops.stop))
+            if begin is not None and end is not None and (not cores or begin >= cores[-1].stop):
+                cores.append(range(begin, end + 1))
+    return cores
+
+
+def _nearest(ops: tuple[Op, ...], positions: range) -> int | None:
+    """Return the first of *positions* with a product, unless another softmax comes first."""
+    for position in positions:
+        if ops[position].kind in PRODUCTS:
+            return position
+        if ops[position].kind == "softmax":
+            return None
+    return None

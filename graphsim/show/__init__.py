@@ -1,0 +1,1 @@
+"""Answers as text, pages, plots, and files of other tools."""

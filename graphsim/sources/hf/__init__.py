@@ -1,0 +1,81 @@
+"""Hugging Face configs: the architecture that a local ``config.json`` describes, with its whole training step.
+
+The file is data: it is parsed here, never fetched, and no code that it names is imported or run.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from graphsim.core.graph import Graph
+from graphsim.errors import MissingExtraError
+from graphsim.sources.spec.expression import Value
+
+if TYPE_CHECKING:
+    from graphsim.sources.torch.capture import Capture
+
+PREFIX = "hf:"
+
+
+def load_hf(
+    source: str,
+    *,
+    first: bool = False,
+    optimizer: Any = "adamw",
+    target: str = "",
+    device: str = "",
+    **parameters: Value,
+) -> Graph:
+    """Return the step graph of ``hf:config.json``, or of a folder that holds one.
+
+    The model is the class named by ``architectures``, else the base model of the ``model_type``, in the
+    dtype of the config. Its batch is made up: token ids, masks, images or audio in the config's sizes,
+    and labels where the model computes its own loss (else the mean of its first floating output is
+    differentiated).
+
+    Args:
+        source: ``hf:`` and a path.
+        first: return step 1, in which optimizer states are created; else the steady state.
+        optimizer, target, device: as `from_torch` takes them.
+        parameters: ``batch``, ``seq`` (tokens, audio samples or frames), ``image_size``; any other name
+            is a field of the config to change.
+
+    Raises:
+        MissingExtraError: transformers is not installed.
+        SpecError: the file is not a config that transformers can build.
+        UsageError: a parameter does not exist, or has a value that cannot be used.
+        CaptureError: the model cannot run without data.
+    """
+    _need_transformers()
+    return _capture(source, optimizer, target, device, parameters).graph(first=first)
+
+
+def load_steps(
+    source: str,
+    *,
+    optimizer: str,
+    implementation: str = "",
+    target: str = "",
+    device: str = "",
+    **parameters: Value,
+) -> tuple[Graph, Graph]:
+    """Return step 1 and the steady step of ``hf:config.json``, captured once; see `load_hf`."""
+    _need_transformers()
+    from graphsim.sources.torch.optimizers import named
+
+    captured = _capture(source, named(optimizer, implementation), target, device, parameters)
+    return captured.graph(first=True), captured.graph()
+
+
+def _capture(source: str, optimizer: Any, target: str, device: str, parameters: dict[str, Value]) -> Capture:
+    from graphsim.sources.hf.model import capture_config
+    from graphsim.sources.torch.capture import gpu
+
+    return capture_config(source.removeprefix(PREFIX), optimizer, parameters, device=gpu(target, device))
+
+
+def _need_transformers() -> None:
+    try:
+        import transformers  # noqa: F401
+    except ImportError:
+        raise MissingExtraError("transformers", "hf") from None

@@ -1,0 +1,116 @@
+"""Any ``nn.Module``: its whole training step, captured without weights and without running a kernel.
+
+The step runs twice on hollow tensors (shapes, strides and storages without memory; PyTorch's fake tensors
+say what each op returns) while an observer records every dispatched op, what it allocates, aliases and
+overwrites, and when each storage dies. The second run is the steady state; the first one creates the
+optimizer's states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from graphsim.core.graph import Graph
+from graphsim.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    import torch
+
+Step = Callable[[Any, Any, Any], Any]
+"""``step(model, batch, optimizer)``: one training step in the user's own words."""
+
+
+def from_torch(
+    module: torch.nn.Module | Callable[[], torch.nn.Module],
+    inputs: Any,
+    *,
+    optimizer: Any = "adamw",
+    loss: Callable[..., Any] | None = None,
+    step: Step | None = None,
+    first: bool = False,
+    name: str = "",
+    lines: bool = False,
+    target: str = "",
+    device: str = "",
+) -> Graph:
+    """Return the graph of one training step of *module*.
+
+    Args:
+        module: a model, or a function that makes one (then nothing is ever allocated for it).
+        inputs: the batch: a tensor, a list or tuple of arguments, a dict of keyword arguments, or a
+            function that makes one of these. Without *step*, they are what the model is called with.
+        optimizer: a name such as 'adamw' or 'sgd', a function of the parameters
+            (``torch.optim.AdamW``, a lambda), an optimizer, or None for no update.
+        loss: a function of the model's output, or of output and batch, that returns the scalar to
+            differentiate. Default: the output's ``loss``, the output itself if it is a scalar, else
+            the mean of its first floating tensor.
+        step: ``step(model, batch, optimizer)``, in place of the usual zero_grad, forward, backward, step.
+        first: return step 1, in which optimizer states are created; else the steady state (step 2).
+        name: of the graph; default: the model's class.
+        lines: note the Python line of each op in its attribute ``line``.
+        target: 'cuda' to capture the step as it would run on a GPU, on any machine: model and inputs are
+            moved there first; 'cpu'; empty: where the model is.
+        device: the GPU of the catalogue, where a rule depends on it; default: a100-80g.
+
+    Raises:
+        MissingExtraError: PyTorch is not installed.
+        UsageError, UnknownNameError: there is no such target, device or optimizer.
+        CaptureError: the step cannot run without data; the message names module and line.
+    """
+    _need_torch()
+    from graphsim.sources.torch.capture import capture, gpu
+
+    return capture(
+        module,
+        inputs,
+        optimizer=optimizer,
+        loss=loss,
+        step=step,
+        name=name,
+        lines=lines,
+        device=gpu(target, device, module),
+    ).graph(first=first)
+
+
+def load_torch(
+    source: str, *, first: bool = False, optimizer: Any = "adamw", target: str = "", device: str = "", **parameters: Any
+) -> Graph:
+    """Return the step graph of ``torch:package.module:factory``; see `capture_source` and `from_torch`.
+
+    Raises:
+        MissingExtraError: PyTorch is not installed.
+        SpecError, UsageError, CaptureError: the source is wrong, or cannot run without data.
+    """
+    _need_torch()
+    from graphsim.sources.torch.capture import gpu
+    from graphsim.sources.torch.source import capture_source
+
+    on = gpu(target, device)
+    return capture_source(source, optimizer=optimizer, device=on, parameters=parameters).graph(first=first)
+
+
+def load_steps(
+    source: str, *, optimizer: str, implementation: str = "", target: str = "", device: str = "", **parameters: Any
+) -> tuple[Graph, Graph]:
+    """Return step 1 and the steady step of ``torch:package.module:factory``, captured once.
+
+    Raises:
+        MissingExtraError: PyTorch is not installed.
+        SpecError, UsageError, UnknownNameError, CaptureError: as `load_torch`.
+    """
+    _need_torch()
+    from graphsim.sources.torch.capture import gpu
+    from graphsim.sources.torch.optimizers import named
+    from graphsim.sources.torch.source import capture_source
+
+    optimizers = named(optimizer, implementation)
+    captured = capture_source(source, optimizer=optimizers, device=gpu(target, device), parameters=parameters)
+    return captured.graph(first=True), captured.graph()
+
+
+def _need_torch() -> None:
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        raise MissingExtraError("torch", "torch") from None

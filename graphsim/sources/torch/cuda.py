@@ -1,0 +1,187 @@
+"""CUDA tensors on a machine without a GPU: plain tensors of that device over storages without memory.
+
+What PyTorch does on CUDA is mostly decided by the dispatch keys and the device of a tensor: which ops
+autocast casts, that dropout is one kernel, which attention kernel is asked for, what autograd saves. A
+plain tensor of the device, whose ops an observer intercepts, therefore shows what a step would do there.
+A CPU build of PyTorch can make such tensors, with three things missing that are supplied here: a first
+tensor (by DLPack), a device guard (the one that does nothing, of the device ``meta``), and the answers of
+``torch.cuda`` to code that asks what device there is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch._subclasses import fake_tensor
+
+from graphsim.core.devices import Device
+from graphsim.sources.torch.attention import CudaAttention
+
+CUDA = torch.device("cuda", 0)
+
+_CPU = torch.device("cpu")
+_DLPACK_CUDA = 2
+"""``kDLCUDA`` in dlpack.h."""
+
+_GUARDS = "_ZN3c104impl26device_guard_impl_registryE"
+"""``c10::impl::device_guard_impl_registry``: an array of pointers by device type (c10/core/DeviceType.h)."""
+
+_CUDA_TYPE, _PYTHON_TYPE, _TYPES = 1, 20, 21
+
+KERNELS = ("silu_backward", "mish_backward", "_fused_rms_norm")
+"""Ops with a kernel for CUDA and one that is composed of other ops (native_functions.yaml)."""
+
+_HOOKS = "_ZN2at6detail12getCUDAHooksEv"
+_SLOTS, _IS_BUILT, _HAS_CONTEXT = 64, 2, 4
+_Answer = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p)
+_YES, _NO = _Answer(lambda _: True), _Answer(lambda _: False)
+
+
+class _Guard(torch._C._acc.DeviceGuard):
+    """A device guard that does nothing: one device, one stream, events that have always happened."""
+
+    def type_(self) -> Any:
+        return torch._C._autograd.DeviceType.CUDA
+
+
+_guard = _Guard()
+
+_seeds: dict[torch.dtype, torch.Tensor] = {}
+
+
+def plain(storage: Any, dtype: torch.dtype, offset: Any, shape: Any, stride: Any) -> torch.Tensor:
+    """Return a plain tensor over a CUDA *storage*; sizes, strides and offset in elements.
+
+    No CUDA kernel is there to set them; the CPU's does, for a tensor with the dispatch keys of the CPU.
+    """
+    tensor = torch.Tensor._make_subclass(torch.Tensor, _seed(dtype).data, device_for_backend_keys=_CPU)
+    tensor.set_(storage, offset, shape, stride)
+    return torch.Tensor._make_subclass(torch.Tensor, tensor, device_for_backend_keys=CUDA)
+
+
+def refit(tensor: torch.Tensor, storage: Any, offset: Any, shape: Any, stride: Any) -> None:
+    """Give *tensor* another storage or shape, in place."""
+    tensor.data = plain(storage, tensor.dtype, offset, shape, stride)
+
+
+def _seed(dtype: torch.dtype) -> torch.Tensor:
+    """Return an empty CUDA tensor: a CPU tensor whose DLPack capsule says otherwise."""
+    if dtype not in _seeds:
+        capsule = torch._C._to_dlpack(torch.empty(0, dtype=dtype))
+        pointer = ctypes.pythonapi.PyCapsule_GetPointer
+        pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+        address = pointer(capsule, b"dltensor")
+        device = (ctypes.c_int32 * 2).from_address(address + ctypes.sizeof(ctypes.c_void_p))
+        device[0], device[1] = _DLPACK_CUDA, 0
+        _seeds[dtype] = torch._C._from_dlpack(capsule)
+    return _seeds[dtype]
+
+
+@contextmanager
+def pretended(device: Device) -> Iterator[None]:
+    """Make PyTorch work with CUDA tensors inside as it would on a machine with *device*.
+
+    Backward runs in the calling thread: the dispatch mode and the device's worker thread do not meet.
+    """
+    capability = device.capability
+    answers: dict[str, Any] = {
+        "is_available": lambda: True,
+        "is_initialized": lambda: True,
+        "_lazy_init": lambda: None,
+        "device_count": lambda: 1,
+        "current_device": lambda: 0,
+        "get_device_capability": lambda *_: capability,
+        "get_device_name": lambda *_: device.name,
+        "is_bf16_supported": lambda including_emulation=True: including_emulation or capability >= (8, 0),
+        "synchronize": lambda *_: None,
+        "empty_cache": lambda: None,
+    }
+    with ExitStack() as stack:
+        for name, answer in answers.items():
+            stack.enter_context(patch.object(torch.cuda, name, answer))
+        stack.enter_context(patch.object(fake_tensor, "init_gpu_context", lambda _: None))
+        stack.enter_context(_guarded())
+        stack.enter_context(_built())
+        stack.enter_context(torch.autograd.set_multithreading_enabled(False))
+        stack.enter_context(attention := CudaAttention(capability))
+        stack.enter_context(attention.in_backward())
+        stack.enter_context(_lifting_on_the_host())
+        stack.enter_context(_with_kernels())
+        yield
+
+
+@contextmanager
+def _with_kernels() -> Iterator[None]:
+    """Let the dispatcher know of kernels that a CUDA build has, so that it does not compose these ops of others."""
+    missing = [name for name in KERNELS if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", "CUDA")]
+    library = torch.library.Library("aten", "IMPL", "CUDA")  # type: ignore[no-untyped-call]
+    for name in missing:
+        library.impl(name, _never)  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        library._destroy()  # type: ignore[no-untyped-call]
+
+
+def _never(*_: Any) -> None:
+    raise NotImplementedError("an observer answers for every op on a CUDA tensor that stands for a real one")
+
+
+@contextmanager
+def _lifting_on_the_host() -> Iterator[None]:
+    """``torch.tensor(numbers, device="cuda")`` makes a CPU tensor and moves it, which can be observed."""
+    before = torch._C._only_lift_cpu_tensors()
+    torch._C._set_only_lift_cpu_tensors(True)
+    try:
+        yield
+    finally:
+        torch._C._set_only_lift_cpu_tensors(before)
+
+
+@contextmanager
+def _guarded() -> Iterator[None]:
+    """Supply the device guard that autograd asks for, where PyTorch has none for CUDA."""
+    guards = (ctypes.c_void_p * _TYPES).in_dll(_library("c10"), _GUARDS)
+    original = guards[_CUDA_TYPE]
+    if not original:
+        before = guards[_PYTHON_TYPE]
+        torch._C._acc.register_python_privateuseone_device_guard(_guard)
+        guards[_CUDA_TYPE], guards[_PYTHON_TYPE] = guards[_PYTHON_TYPE], before
+    try:
+        yield
+    finally:
+        guards[_CUDA_TYPE] = original
+
+
+@contextmanager
+def _built() -> Iterator[None]:
+    """Let the engine find that CUDA is the accelerator (at::accelerator::getAccelerator), as a CUDA build does.
+
+    It asks a virtual function of the CUDA hooks, which no Python name reaches: inside, their table is a
+    copy in which the first function after the destructors (AcceleratorHooksInterface::isBuilt) says yes.
+    """
+    if torch._C._accelerator_getAccelerator() is not None:
+        yield
+        return
+    find = getattr(_library("torch_cpu"), _HOOKS)
+    find.restype = ctypes.c_void_p
+    table = ctypes.c_void_p.from_address(find())
+    original = table.value or 0
+    copy = (ctypes.c_void_p * _SLOTS).from_buffer_copy((ctypes.c_void_p * _SLOTS).from_address(original))
+    copy[_IS_BUILT] = ctypes.cast(_YES, ctypes.c_void_p)
+    copy[_HAS_CONTEXT] = ctypes.cast(_NO, ctypes.c_void_p)
+    table.value = ctypes.addressof(copy)
+    try:
+        yield
+    finally:
+        table.value = original
+
+
+def _library(name: str) -> ctypes.CDLL:
+    return ctypes.CDLL(str(next((Path(torch.__file__).parent / "lib").glob(f"*{name}.*"))))

@@ -1,0 +1,137 @@
+"""Hollow tensors: real tensors in every respect but one, their storages have a size and no memory.
+
+Fake tensors are tensor subclasses, and autograd treats subclasses in its own way: it replays views
+after an in-place write where a plain tensor gets ``as_strided`` (``is_python_dispatch`` in
+tools/autograd/gen_inplace_or_view_type.py). The model therefore sees hollow tensors, which are plain,
+while the fake *twin* of each says what an op would return.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._mode_utils import no_dispatch
+
+from graphsim.sources.torch import cuda
+
+_ADDRESS = 4096
+"""Of every hollow storage. Nothing is mapped there: what reads it ends at once instead of going on with rubbish."""
+
+_TWIN = "_graphsim_twin"
+
+
+class _Twin:
+    """Holds the twin of a tensor; a copy of the tensor, which copies its attributes, has a twin of its own."""
+
+    __slots__ = ("fake",)
+
+    def __init__(self, fake: torch.Tensor | None) -> None:
+        self.fake = fake
+
+    def __deepcopy__(self, memo: object) -> _Twin:
+        return _Twin(None)
+
+
+class Hollows:
+    """Pairs of hollow tensors and their fake twins."""
+
+    def __init__(self, fake: FakeTensorMode) -> None:
+        self.fake = fake
+        self._storages: WeakValueDictionary[int, Any] = WeakValueDictionary()
+
+    def hollow(self, twin: torch.Tensor) -> torch.Tensor:
+        """Return a hollow tensor for a fake one; it shares storage as the twin does."""
+        with no_dispatch(), torch.no_grad():
+            storage = self._storage(twin)
+            if twin.device.type == "cuda":
+                tensor = cuda.plain(storage, twin.dtype, twin.storage_offset(), twin.shape, twin.stride())
+            else:
+                tensor = torch.empty(0, dtype=twin.dtype)
+                tensor.set_(storage, twin.storage_offset(), twin.shape, twin.stride())
+        setattr(tensor, _TWIN, _Twin(twin))
+        return tensor
+
+    def _storage(self, twin: torch.Tensor) -> Any:
+        actual = twin.untyped_storage()
+        storage = self._storages.get(actual._cdata)
+        if storage is None or storage.nbytes() != actual.nbytes():
+            storage = torch._C._construct_storage_from_data_pointer(_ADDRESS, twin.device, actual.nbytes())
+            setattr(storage, _TWIN, twin)
+            self._storages[actual._cdata] = storage
+        return storage
+
+    def is_hollow_storage(self, storage: Any) -> bool:
+        """True if *storage* has a size and no memory."""
+        return hasattr(storage, _TWIN)
+
+    def is_hollow(self, tensor: torch.Tensor) -> bool:
+        """True if *tensor* has a size and no memory."""
+        return hasattr(tensor, _TWIN) or hasattr(tensor.untyped_storage(), _TWIN)
+
+    def twin(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the fake twin of a hollow tensor; made anew if autograd made the tensor or ``.data`` changed it."""
+        holder = getattr(tensor, _TWIN, None)
+        known = None if holder is None else holder.fake
+        base: Any = getattr(tensor.untyped_storage(), _TWIN, None)
+        if known is not None and _same(known, tensor, base):
+            return known  # type: ignore[no-any-return]
+        with self.fake, torch.no_grad():
+            known = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+            known.set_(base.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
+        setattr(tensor, _TWIN, _Twin(known))
+        return known
+
+    def call(self, run: Callable[..., Any], func: Any, args: Any, kwargs: Any) -> Any:
+        """Return the hollow result of ``run(func, args, kwargs)`` on the twins of the operands."""
+        pairs: dict[int, torch.Tensor] = {}
+        args = [self._twins(value, pairs) for value in args]
+        kwargs = {name: self._twins(value, pairs) for name, value in kwargs.items()}
+        with self.fake:
+            result = run(func, args, kwargs)
+        return self._result(result, pairs)
+
+    def _twins(self, value: Any, pairs: dict[int, torch.Tensor]) -> Any:
+        """No closure: one that calls itself is a cycle, and would keep the operands until it is collected."""
+        if isinstance(value, torch.Tensor):
+            twin = self.twin(value)
+            pairs[id(twin)] = value
+            return twin
+        if isinstance(value, torch.UntypedStorage) and self.is_hollow_storage(value):
+            return getattr(value, _TWIN).untyped_storage()
+        if isinstance(value, list | tuple):
+            return [self._twins(entry, pairs) for entry in value]
+        return value
+
+    def _result(self, result: Any, pairs: dict[int, torch.Tensor]) -> Any:
+        if isinstance(result, torch.Tensor):
+            operand = pairs.get(id(result))
+            return self.hollow(result) if operand is None else self._refit(operand, result)
+        if isinstance(result, list | tuple):
+            return type(result)(self._result(entry, pairs) for entry in result)
+        return result
+
+    def _refit(self, operand: torch.Tensor, twin: torch.Tensor) -> torch.Tensor:
+        """Follow an op that gave its operand another shape or storage."""
+        storage = self._storage(twin)
+        if twin.shape != operand.shape or storage._cdata != operand.untyped_storage()._cdata:
+            with no_dispatch(), torch.no_grad():
+                if twin.device.type == "cuda":
+                    cuda.refit(operand, storage, twin.storage_offset(), twin.shape, twin.stride())
+                else:
+                    operand.set_(storage, twin.storage_offset(), twin.shape, twin.stride())
+        return operand
+
+
+def _same(twin: torch.Tensor, tensor: torch.Tensor, base: Any) -> bool:
+    return (
+        base is not None
+        and twin.untyped_storage()._cdata == base.untyped_storage()._cdata
+        and twin.shape == tensor.shape
+        and twin.stride() == tensor.stride()
+        and twin.dtype == tensor.dtype
+        and twin.storage_offset() == tensor.storage_offset()
+    )

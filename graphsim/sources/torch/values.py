@@ -1,0 +1,383 @@
+"""Values of small tensors under fake tensors, so that code may look at masks, lengths and counters.
+
+A fake tensor has no data. Model code that asks ``mask.all()`` or ``lengths.tolist()`` would stop there,
+or take another way than in a real step. So what follows from small tensors of known content (the user's
+own token ids and masks, ``arange``, ``ones``, optimizer counters) is computed for real beside the fake.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+)
+from torch.utils._mode_utils import no_dispatch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from graphsim.errors import CaptureError
+from graphsim.sources.torch.hollow import Hollows
+from graphsim.sources.torch.kernels import FAKES
+
+aten = torch.ops.aten
+
+MAX_INTEGERS = 2**20
+"""Elements of a tensor of integers or booleans whose values are kept."""
+
+MAX_FLOATS = 2**12
+"""Elements of a tensor of floats whose values are kept."""
+
+CREATORS = frozenset(
+    packet
+    for name in ("arange", "full", "zeros", "ones", "linspace", "scalar_tensor", "eye", "tril_indices", "triu_indices")
+    if (packet := getattr(aten, name, None))
+)
+"""Ops without operands whose result is known."""
+
+RANDOM = frozenset({aten.rand, aten.randn, aten.randint, aten.randperm})
+"""Ops without operands whose result is drawn."""
+
+CONSTANT = {aten.zeros_like: 0, aten.new_zeros: 0, aten.ones_like: 1, aten.new_ones: 1}
+"""Ops that read of their operand only the shape, and what they fill in."""
+
+REPLACES_STORAGE = frozenset({aten.set_.source_Storage, aten.set_.source_Storage_storage_offset})
+"""Ops after which a tensor has other content, which is not known."""
+
+NEEDS_DATA = (DataDependentOutputException, DynamicOutputShapeException)
+
+_KEY = "_graphsim_value"
+_HOST = torch.device("cpu")
+"""Where values are computed, whatever the device of the fakes."""
+
+Content = Callable[[torch.Tensor], torch.Tensor]
+
+
+def _index(args: Any, content: Content) -> torch.Tensor:
+    """Indexing with masks: each is as many index vectors as it has dimensions."""
+    x, indices = args
+    plain: list[torch.Tensor | None] = []
+    for index in indices:
+        if index is not None and index.dtype in (torch.bool, torch.uint8):
+            with no_dispatch():
+                count = int(content(index).count_nonzero())
+            plain += [x.new_empty(count, dtype=torch.int64) for _ in range(index.dim())]
+        else:
+            plain.append(index)
+    return aten.index.Tensor(x, plain)  # type: ignore[no-any-return]
+
+
+def _masked_select(args: Any, content: Content) -> torch.Tensor:
+    x, mask = args
+    shape = (x + mask).shape
+    with no_dispatch():
+        count = int(content(mask).expand(shape).count_nonzero())
+    return x.new_empty(count)  # type: ignore[no-any-return]
+
+
+def _ctc_loss(args: Any, content: Content) -> tuple[torch.Tensor, torch.Tensor]:
+    """Source: aten/src/ATen/native/LossCTC.cpp: a cell for each time and each label, blanks between."""
+    scores, _, _, lengths = args[:4]
+    with no_dispatch():
+        longest = int(content(lengths).max())
+    steps, batch = scores.shape[:2]
+    return scores.new_empty(batch), scores.new_empty(batch, steps, 2 * longest + 1)
+
+
+SHAPED: dict[Any, Callable[[Any, Content], Any]] = {
+    aten.index.Tensor: _index,
+    aten.masked_select.default: _masked_select,
+    aten._ctc_loss.Tensor: _ctc_loss,
+}
+"""Ops whose result has a shape that depends on the values of some operands."""
+
+
+class _Value:
+    """The content of a fake tensor: a real one, and a mark that its aliases share."""
+
+    __slots__ = ("mark", "real")
+
+    def __init__(self, real: torch.Tensor, mark: list[bool]) -> None:
+        self.real = real
+        self.mark = mark
+
+
+class Values:
+    """Runs ops on fakes, and on the values of those that have one.
+
+    Args:
+        fake: the mode of the fakes.
+        device: where model and batch are moved to; None: they stay where they are.
+    """
+
+    def __init__(self, fake: FakeTensorMode, device: torch.device | None = None) -> None:
+        self.fake = fake
+        self.device = device
+        self.hollows = Hollows(fake)
+        self._fakes = FAKES[device.type if device else "cpu"]
+        self.layer: Callable[[], str] = str
+        self.reading = 0
+        self.read_unknown = False
+        self._adopted: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._moved: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._random_state = torch.Generator().manual_seed(0).get_state()
+
+    def remember(self, fake: torch.Tensor, real: torch.Tensor) -> None:
+        """Keep a copy of *real* as the value of *fake*, if it is small and no parameter."""
+        if _is_small(real) and not isinstance(real, torch.nn.Parameter):
+            with no_dispatch():
+                setattr(fake, _KEY, _Value(real.detach().clone(), [True]))
+
+    # -- hollow tensors ------------------------------------------------------------------------
+
+    def adopt(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the hollow tensor that stands for a real one, the same each time; its content is kept if small."""
+        if self.hollows.is_hollow(tensor):
+            return tensor
+        known = self._adopted.get(id(tensor))
+        if known is None:
+            known = self._adopted[id(tensor)] = (tensor, self._hollow(tensor))
+        return known[1]
+
+    def move(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the hollow tensor on `device` that stands for *tensor*, the same each time."""
+        hollow = self.adopt(tensor)
+        if self.device is None or hollow.device == self.device:
+            return hollow
+        known = self._moved.get(id(hollow))
+        if known is None:
+            known = self._moved[id(hollow)] = (hollow, self._on_device(hollow))
+        return known[1]
+
+    def _on_device(self, hollow: torch.Tensor) -> torch.Tensor:
+        twin = self.hollows.twin(hollow)
+        with self.fake, torch.no_grad():
+            there = torch.empty_like(twin, device=self.device)
+        value = getattr(twin, _KEY, None)
+        if value is not None and value.mark[0]:
+            self.remember(there, value.real)
+        moved = self.hollows.hollow(there)
+        if isinstance(hollow, torch.nn.Parameter):
+            return torch.nn.Parameter(moved, hollow.requires_grad)
+        return moved.requires_grad_(hollow.requires_grad)
+
+    def lift(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the hollow tensor of one that Python code has just made of numbers."""
+        return tensor if self.hollows.is_hollow(tensor) else self._hollow(tensor)
+
+    def _hollow(self, tensor: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            twin = self.fake.from_tensor(tensor.detach())
+            self.remember(twin, tensor)
+            hollow = self.hollows.hollow(twin)
+        if isinstance(tensor, torch.nn.Parameter):
+            hollow = torch.nn.Parameter(hollow, tensor.requires_grad)
+        elif tensor.requires_grad:
+            hollow.requires_grad_()
+        if tensor.grad is not None:
+            hollow.grad = self.adopt(tensor.grad)
+        return hollow
+
+    def content(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the content of a hollow tensor.
+
+        Raises:
+            DataDependentOutputException: it is not known.
+        """
+        return self._content(self.hollows.twin(tensor))
+
+    def run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Return the hollow result of an op on hollow operands.
+
+        Raises:
+            CaptureError: the result depends on data that is not known, or the op has no fake kernel.
+        """
+        try:
+            return self.hollows.call(self.call, func, args, kwargs)
+        except (*NEEDS_DATA, UnsupportedOperatorException) as error:
+            raise CaptureError(_reason(func, error), self.layer(), python_line()) from error
+
+    # -- fake twins ----------------------------------------------------------------------------
+
+    def call(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Return the fake result of an op.
+
+        Raises:
+            DataDependentOutputException, DynamicOutputShapeException: the result depends on data that
+                is not known.
+        """
+        operands = [leaf for leaf in _leaves(args, kwargs) if isinstance(leaf, torch.Tensor)]
+        values = None if func in REPLACES_STORAGE else _values(operands)
+        if values is not None and func is aten._local_scalar_dense.default:
+            with no_dispatch():
+                return values[0].real.item()
+        if func is aten._local_scalar_dense.default and self.reading and operands[0].is_floating_point():
+            self.read_unknown = True
+            return 1.0
+        try:
+            result = self._fakes.get(func, func)(*args, **kwargs)
+        except NEEDS_DATA:
+            if values is not None and operands:
+                return self._adopt(self._real(func, args, kwargs), operands[0].device)
+            return self._shaped_by_values(func, args)
+        if values is None:
+            self._unknown(func, args, result)
+        elif isinstance(result, torch.Tensor | tuple | list) or func._schema.is_mutable:
+            self._evaluate(func, args, kwargs, operands, values, result)
+        return result
+
+    def _evaluate(
+        self, func: Any, args: Any, kwargs: Any, operands: list[Any], values: list[_Value], result: Any
+    ) -> None:
+        fakes = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        if not all(_is_small(fake) for fake in fakes):
+            return
+        if not operands and func._overloadpacket not in CREATORS and func._overloadpacket not in RANDOM:
+            return
+        reals = [leaf for leaf in tree_leaves(self._real(func, args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        marks = {value.real.untyped_storage()._cdata: value.mark for value in values}
+        for fake, real in zip(fakes, reals, strict=True):
+            setattr(fake, _KEY, _Value(real, marks.get(real.untyped_storage()._cdata, [True])))
+
+    def _shaped_by_values(self, func: Any, args: Any) -> Any:
+        """Run an op whose result has a shape that only some operands decide, all of them known."""
+        rule = SHAPED.get(func)
+        if rule is None:
+            raise
+        return rule(args, self._content)
+
+    def _content(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the value of *tensor*.
+
+        Raises:
+            DataDependentOutputException: it is not known.
+        """
+        value = getattr(tensor, _KEY, None)
+        if value is None or not value.mark[0]:
+            raise DataDependentOutputException(aten._local_scalar_dense.default)
+        return value.real  # type: ignore[no-any-return]
+
+    def _unknown(self, func: Any, args: Any, result: Any) -> None:
+        packet = func._overloadpacket
+        if packet in CONSTANT and _is_small(result):
+            with no_dispatch():
+                real = torch.full(result.shape, CONSTANT[packet], dtype=result.dtype)
+            setattr(result, _KEY, _Value(real, [True]))
+        elif func._schema.is_mutable:
+            self._forget(func, args)
+
+    def _forget(self, func: Any, args: Any) -> None:
+        """Something unknown was written over a tensor: its value, and that of its aliases, is void."""
+        for argument, value in zip(func._schema.arguments, args, strict=False):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                for tensor in tree_leaves(value):
+                    known = getattr(tensor, _KEY, None)
+                    if known is not None:
+                        known.mark[0] = False
+
+    def _real(self, func: Any, args: Any, kwargs: Any) -> Any:
+        args, kwargs = tree_map_only(torch.Tensor, lambda tensor: getattr(tensor, _KEY).real, (args, kwargs))
+        args, kwargs = tree_map_only(torch.device, lambda _: _HOST, (args, kwargs))
+        with no_dispatch(), self._own_randomness(func):
+            return func(*args, **kwargs)
+
+    @contextmanager
+    def _own_randomness(self, func: Any) -> Iterator[None]:
+        """Draw from a sequence of our own: the user's random numbers go on as if nothing had been captured."""
+        if torch.Tag.nondeterministic_seeded not in func.tags:
+            yield
+            return
+        theirs = torch.get_rng_state()
+        torch.set_rng_state(self._random_state)
+        try:
+            yield
+        finally:
+            self._random_state = torch.get_rng_state()
+            torch.set_rng_state(theirs)
+
+    def _adopt(self, result: Any, device: torch.device) -> Any:
+        def one(real: torch.Tensor) -> torch.Tensor:
+            fake = torch.empty_like(self.fake.from_tensor(real), device=device)
+            self.remember(fake, real)
+            return fake
+
+        return tree_map_only(torch.Tensor, one, result)
+
+
+class Unknown(float):
+    """A number read from a tensor without known values: good for a log, an error where code decides by it."""
+
+    def _decide(self, *_: object) -> bool:
+        reason = "code decides by a number of a tensor, which is not known without running the model"
+        raise CaptureError(reason, "", python_line())
+
+    __bool__ = __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = _decide
+    __hash__ = float.__hash__
+
+
+class Evaluating(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Hollow tensors, and values of the small ones, while a model or a batch is made."""
+
+    def __init__(self, values: Values) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.values = values
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is aten.lift_fresh.default:
+            return self.values.lift(args[0])
+        adopt = self.values.adopt
+        args, kwargs = tree_map_only(torch.Tensor, adopt, (args, kwargs or {}))
+        return self.values.run(func, args, kwargs)
+
+
+def _leaves(args: Any, kwargs: Any) -> list[Any]:
+    leaves: list[Any] = []
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        if isinstance(value, list | tuple):
+            leaves.extend(value)
+        else:
+            leaves.append(value)
+    return leaves
+
+
+def _values(operands: list[Any]) -> list[_Value] | None:
+    values = []
+    for operand in operands:
+        value = getattr(operand, _KEY, None)
+        if value is None or not value.mark[0]:
+            return None
+        values.append(value)
+    return values
+
+
+def _is_small(tensor: torch.Tensor) -> bool:
+    return tensor.numel() <= (MAX_FLOATS if tensor.is_floating_point() else MAX_INTEGERS)
+
+
+FRAMEWORK = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
+"""How the paths of code begin that is PyTorch's or ours."""
+
+
+def _reason(func: Any, error: Exception) -> str:
+    if isinstance(error, UnsupportedOperatorException):
+        return f"{func} has no fake kernel, so its result is not known without running it"
+    return f"{func} depends on the values of a tensor, which are not known without running the model"
+
+
+def python_line() -> str:
+    """Return ``file:line`` of the innermost frame outside of PyTorch and this package."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        path = frame.f_code.co_filename
+        if not path.startswith(FRAMEWORK):
+            return f"{path}:{frame.f_lineno}"
+        frame = frame.f_back  # type: ignore[assignment]
+    return ""

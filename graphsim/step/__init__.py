@@ -1,0 +1,1 @@
+"""From a forward graph to one training step: op lowering, backward, optimizer, precision."""

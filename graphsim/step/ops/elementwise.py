@@ -1,0 +1,281 @@
+"""Elementwise ops: activations, arithmetic, dropout.
+
+What autograd saves is stated in tools/autograd/derivatives.yaml of PyTorch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+from graphsim.core.graph import Tensor
+from graphsim.step.ops.kind import Attribute, Attributes, Kind, ShapeError, Signature, same
+from graphsim.step.ops.tape import Gradients, Tape, Type
+from graphsim.units import FLOATING, itemsize
+
+
+def like(tensor: Tensor) -> Type:
+    """Return the type of *tensor*."""
+    return Type(tensor.shape, tensor.dtype)
+
+
+def unary(
+    tape: Tape, kind: str, x: Tensor, *, saves: Literal["input", "output", "nothing"], inplace: bool = False
+) -> Tensor:
+    """Apply an elementwise function whose backward reads its input, its output, or neither.
+
+    In place, an input that backward reads is cloned before it is overwritten
+    (tools/autograd/gen_variable_type.py, original_self).
+    """
+    original = x
+    if inplace and saves == "input" and tape.requires_gradient(x):
+        original = tape.emit("clone", (x,), like(x))
+    y = tape.inplace(kind + "_", x) if inplace else tape.emit(kind, (x,), like(x))
+    saved = {"input": (original,), "output": (y,), "nothing": ()}[saves]
+
+    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
+        (grad,) = grads
+        return (None if grad is None else tape.emit(f"{kind}_backward", (grad, *saved), like(x)),)
+
+    tape.differentiate((x,), (y,), saved, backward)
+    return y
+
+
+def reduce_to(tape: Tape, grad: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Sum a gradient over the dimensions that broadcasting had expanded."""
+    if grad.shape == shape:
+        return grad
+    return tape.emit("sum", (grad,), Type(shape, grad.dtype), flops=grad.size)
+
+
+def broadcast(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of an elementwise result of shapes *a* and *b*.
+
+    Raises:
+        ShapeError: they do not broadcast.
+    """
+    rank = max(len(a), len(b))
+    left, right = (1,) * (rank - len(a)) + a, (1,) * (rank - len(b)) + b
+    if any(x != y and 1 not in (x, y) for x, y in zip(left, right, strict=True)):
+        raise ShapeError(f"shapes {list(a)} and {list(b)} do not broadcast")
+    return tuple(max(x, y) if 0 not in (x, y) else 0 for x, y in zip(left, right, strict=True))
+
+
+def binary(tape: Tape, kind: str, a: Tensor, b: Tensor, *, inplace: bool = False) -> Tensor:
+    """Run a kernel of two operands, which broadcast and are promoted to the wider floating dtype.
+
+    On the CPU a narrower operand is cast into a temporary (aten/src/ATen/TensorIterator.cpp,
+    compute_types); CUDA kernels cast element by element.
+    """
+    wide = max((t.dtype for t in (a, b) if t.dtype in FLOATING), key=itemsize, default=a.dtype)
+    narrow = [t for t in (a, b) if t.dtype in FLOATING and t.dtype != wide]
+    scratch = sum(t.size * itemsize(wide) for t in narrow) if tape.target == "cpu" else 0
+    if inplace:
+        return tape.inplace(f"{kind}_", a, (b,), workspace=scratch)
+    return tape.emit(kind, (a, b), Type(broadcast(a.shape, b.shape), wide), workspace=scratch)
+
+
+def fit(tape: Tape, grad: Tensor | None, x: Tensor) -> Tensor | None:
+    """Return *grad* as the gradient of *x*: summed over what was broadcast, cast to its dtype (engine.cpp)."""
+    return None if grad is None else tape.to(reduce_to(tape, grad, x.shape), x.dtype)
+
+
+def add(tape: Tape, a: Tensor, b: Tensor, *, inplace: bool = False) -> Tensor:
+    """a + b. Autograd saves nothing; both gradients are the incoming one."""
+    c = binary(tape, "add", a, b, inplace=inplace)
+
+    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
+        (grad,) = grads
+        return [fit(tape, grad, x) if need else None for x, need in zip((a, b), needs, strict=True)]
+
+    tape.differentiate((a, b), (c,), (), backward)
+    return c
+
+
+def mul(tape: Tape, a: Tensor, b: Tensor, *, inplace: bool = False) -> Tensor:
+    """a * b. Saves each factor that the other's gradient needs; in place, a copy of the one overwritten."""
+    original = tape.emit("clone", (a,), like(a)) if inplace and tape.requires_gradient(b) else a
+    c = binary(tape, "mul", a, b, inplace=inplace)
+    saved = [x for x, other in ((b, a), (original, b)) if tape.requires_gradient(other)]
+
+    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
+        (grad,) = grads
+        products = [
+            binary(tape, "mul", grad, other) if need and grad is not None else None
+            for other, need in zip((b, original), needs, strict=True)
+        ]
+        return [fit(tape, product, x) for product, x in zip(products, (a, b), strict=True)]
+
+    tape.differentiate((a, b), (c,), saved, backward)
+    return c
+
+
+def power(tape: Tape, x: Tensor) -> Tensor:
+    """x to a constant power; saves x. Backward: grad * (n * x^(n - 1)) in three kernels (FunctionsManual.cpp).
+
+    On autocast's fp32 list for CUDA.
+    """
+    (x,) = tape.full_precision(x)
+    y = tape.emit("pow", (x,), like(x))
+
+    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
+        (grad,) = grads
+        if grad is None:
+            return (None,)
+        lower = tape.emit("pow", (x,), like(x))
+        slope = tape.emit("mul_scalar", (lower,), like(x))
+        result = tape.emit("mul", (grad, slope), like(x))
+        tape.hold([lower, slope])
+        return (result,)
+
+    tape.differentiate((x,), (y,), (x,), backward)
+    return y
+
+
+def scale(tape: Tape, x: Tensor) -> Tensor:
+    """Multiply by a Python number: the CPU saves it as a tensor of 8 bytes (torch/csrc/autograd, wrap_number)."""
+    numbers = [Type((), "float64")] if tape.target == "cpu" else []
+    y, *saved = tape.emit_many("mul_scalar", (x,), (like(x), *numbers), flops=x.size)
+
+    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
+        (grad,) = grads
+        return (None if grad is None else tape.emit("mul_scalar_backward", (grad, *saved), like(x)),)
+
+    tape.differentiate((x,), (y,), saved, backward)
+    return y
+
+
+def shift(tape: Tape, x: Tensor) -> Tensor:
+    """Add a number: the gradient passes through."""
+    y = tape.emit("add_scalar", (x,), like(x))
+    tape.differentiate((x,), (y,), (), lambda grads, needs: grads)
+    return y
+
+
+def hold(tape: Tape, inputs: Sequence[Tensor], *, shared: bool) -> Tensor:
+    """Keep *inputs* alive until here, as local variables do; return the first.
+
+    If *shared*, what layers share is kept until here too, and goes.
+    """
+    tape.hold([*inputs, *(tape.shared.values() if shared else ())])
+    if shared:
+        tape.shared.clear()
+    return inputs[0]
+
+
+def dropout(tape: Tape, x: Tensor, p: float) -> Tensor:
+    """Zero elements with probability *p*. Nothing happens if p is 0 or outside of training.
+
+    Source: aten/src/ATen/native/Dropout.cpp. CPU: the scaled mask in the input's dtype is saved by
+    the multiplication; CUDA: native_dropout saves a bool mask.
+    """
+    if p == 0 or not tape.training:
+        return x
+    if tape.target == "cuda":
+        y, mask = tape.emit_many("dropout", (x,), (like(x), Type(x.shape, "bool")))
+    else:
+        mask = tape.emit("bernoulli", (x,), like(x))
+        y = tape.emit("mul", (x, mask), like(x))
+
+    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
+        (grad,) = grads
+        return (None if grad is None else tape.emit("dropout_backward", (grad, mask), like(x)),)
+
+    tape.differentiate((x,), (y,), (mask,), backward)
+    return y
+
+
+def gelu_new(tape: Tape, x: Tensor) -> Tensor:
+    """GELU's tanh approximation written in Python, term by term, as transformers' NewGELUActivation."""
+    half = scale(tape, x)
+    cube = power(tape, x)
+    inner = add(tape, x, scale(tape, cube))
+    tanh = unary(tape, "tanh", scale(tape, inner), saves="output")
+    return mul(tape, half, shift(tape, tanh))
+
+
+_ACTIVATIONS: dict[str, tuple[Literal["input", "output", "nothing"], str]] = {
+    "relu": ("output", "max(x, 0)"),
+    "relu6": ("input", "min(max(x, 0), 6)"),
+    "leaky_relu": ("input", "x if x > 0, else a small slope"),
+    "elu": ("input", "x if x > 0, else exp(x) - 1"),
+    "gelu": ("input", "x * Phi(x), one fused kernel (exact or tanh)"),
+    "silu": ("input", "x * sigmoid(x), also called swish"),
+    "mish": ("input", "x * tanh(softplus(x))"),
+    "hardswish": ("input", "x * relu6(x + 3) / 6"),
+    "sigmoid": ("output", "1 / (1 + exp(-x))"),
+    "tanh": ("output", "hyperbolic tangent"),
+}
+
+
+def _activation(name: str) -> Kind:
+    saves, about = _ACTIVATIONS[name]
+
+    def lower(tape: Tape, inputs: Sequence[Tensor], owned: Mapping[str, Tensor], attributes: Attributes) -> Tensor:
+        inplace = attributes["inplace"]
+        reads_output = inplace and name in ("leaky_relu", "elu")  # derivatives.yaml: self_is_result
+        return unary(tape, name, inputs[0], saves="output" if reads_output else saves, inplace=inplace)
+
+    attributes = (Attribute("inplace", "bool", False, "overwrite the input"),)
+    return Kind(name, same, lower, attributes, about=about, source="derivatives.yaml", counted=False)
+
+
+def _infer_binary(types: Sequence[Type], attributes: Attributes) -> Signature:
+    shape = types[0].shape
+    for other in types[1:]:
+        shape = broadcast(shape, other.shape)
+    if attributes["inplace"] and shape != types[0].shape:
+        raise ShapeError(f"an in-place result cannot have shape {list(shape)}, its first operand is {types[0].shape}")
+    return Signature((Type(shape, types[0].dtype),))
+
+
+def _binary(name: str, function: Callable[..., Tensor], about: str) -> Kind:
+    def lower(tape: Tape, inputs: Sequence[Tensor], owned: Mapping[str, Tensor], attributes: Attributes) -> Tensor:
+        result = inputs[0]
+        for other in inputs[1:]:
+            result = function(tape, result, other, inplace=attributes["inplace"])
+        return result
+
+    attributes = (Attribute("inplace", "bool", False, "overwrite the first operand"),)
+    return Kind(name, _infer_binary, lower, attributes, (2, 64), about, "derivatives.yaml", counted=False)
+
+
+KINDS = (
+    *(_activation(name) for name in _ACTIVATIONS),
+    Kind(
+        "gelu_new",
+        same,
+        lambda tape, inputs, owned, attributes: gelu_new(tape, inputs[0]),
+        about="GELU's tanh approximation in eight Python-level ops (GPT-2)",
+        source="transformers/activations.py",
+        counted=False,
+    ),
+    _binary("add", add, "sum of the operands, with broadcasting"),
+    _binary("mul", mul, "product of the operands, with broadcasting"),
+    Kind(
+        "scale",
+        same,
+        lambda tape, inputs, owned, attributes: scale(tape, inputs[0]),
+        about="product with a constant",
+        source="derivatives.yaml",
+        counted=False,
+    ),
+    Kind(
+        "hold",
+        same,
+        lambda tape, inputs, owned, attributes: hold(tape, inputs, shared=attributes["shared"]),
+        (Attribute("shared", "bool", False, "masks and tables that layers share live until here, and go"),),
+        operands=(1, 64),
+        about="the first operand; all of them live until here, as a caller's local variables do",
+        counted=False,
+    ),
+    Kind(
+        "dropout",
+        same,
+        lambda tape, inputs, owned, attributes: dropout(tape, inputs[0], attributes["p"]),
+        (Attribute("p", "float", 0.5, "probability of zeroing", maximum=1),),
+        about="zero random elements in training",
+        source="aten/src/ATen/native/Dropout.cpp",
+        counted=False,
+    ),
+)

@@ -1,0 +1,75 @@
+"""Layer norm: normalization over the last dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+
+from graphsim.core.graph import Tensor
+from graphsim.step.ops.elementwise import like
+from graphsim.step.ops.kind import Attribute, Attributes, Kind, Parameter, ShapeError, Signature
+from graphsim.step.ops.tape import Gradients, Tape, Type
+
+THREADS = 2
+"""Threads whose partial sums are counted in the CPU backward kernel."""
+
+
+def layer_norm(tape: Tape, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """Normalize each row of x (..., width). Saves input, weight, and mean and inverse deviation of each row.
+
+    Statistics are fp32 on CUDA. CPU: they have the weight's dtype, and the backward kernel sums weight and
+    bias gradients per thread (aten/src/ATen/native/cpu/layer_norm_kernel.cpp). On autocast's fp32 list for CUDA.
+    """
+    (x,) = tape.full_precision(x)
+    affine = [t for t in (weight, bias) if t is not None]
+    rows = prod(x.shape[:-1])
+    statistics = Type((rows,), "float32" if tape.target == "cuda" else (weight or x).dtype)
+    y, mean, deviation = tape.emit_many("layer_norm", (x, *affine), (like(x), statistics, statistics), flops=5 * x.size)
+    saved = [x, mean, deviation] if weight is None else [x, weight, mean, deviation]
+
+    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
+        (grad,) = grads
+        if grad is None:
+            return [None] * len(needs)
+        partial = 2 * THREADS * x.shape[-1] * 4 if affine and tape.target == "cpu" else 0
+        results = tape.emit_many(
+            "layer_norm_backward",
+            (grad, *saved),
+            (like(x), *(like(t) for t in affine)),
+            workspace=partial,
+            flops=9 * x.size,
+        )
+        return [result if need else None for result, need in zip(results, needs, strict=True)]
+
+    tape.differentiate((x, *affine), (y,), saved, backward)
+    return y
+
+
+def _infer(types: Sequence[Type], attributes: Attributes) -> Signature:
+    (x,) = types
+    if len(x.shape) < 2:
+        raise ShapeError(f"layer_norm needs (..., width), not shape {list(x.shape)}")
+    width = x.shape[-1]
+    parameters = [Parameter("weight", (width,))] if attributes["affine"] else []
+    if attributes["affine"] and attributes["bias"]:
+        parameters.append(Parameter("bias", (width,)))
+    return Signature((x,), tuple(parameters))
+
+
+def _lower(tape: Tape, inputs: Sequence[Tensor], owned: Mapping[str, Tensor], attributes: Attributes) -> Tensor:
+    return layer_norm(tape, inputs[0], owned.get("weight"), owned.get("bias"))
+
+
+KINDS: tuple[Kind, ...] = (
+    Kind(
+        "layer_norm",
+        _infer,
+        _lower,
+        (
+            Attribute("affine", "bool", True, "learned scale (and shift)"),
+            Attribute("bias", "bool", True, "learned shift"),
+        ),
+        about="normalize the last dimension",
+        source="aten/src/ATen/native/layer_norm.cpp",
+    ),
+)

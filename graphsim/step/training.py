@@ -1,0 +1,282 @@
+"""One training step of a forward graph: lowering, backward, optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from graphsim.core.devices import device_of
+from graphsim.core.graph import Graph, Op, Phase, Role, Tensor
+from graphsim.errors import GraphError, GraphSimError, UnknownNameError, UsageError, suggest
+from graphsim.step.autodiff import differentiate
+from graphsim.step.ops import kind_of
+from graphsim.step.ops.tape import TARGETS, Tape, Target
+from graphsim.step.optimizers import implementation_of, update
+from graphsim.step.precision import LossScaler, Precision, master_weights, precision_of
+from graphsim.units import FLOATING
+
+MAX_LAYERS = 100_000
+"""Layers in all micro-batches of one step graph."""
+
+Mode = Literal["train", "evaluation", "inference"]
+"""train: forward, backward, update. evaluation: forward in eval mode with autograd on, loss alive.
+inference: forward in eval mode under no_grad."""
+MODES: tuple[Mode, ...] = ("train", "evaluation", "inference")
+
+ZeroGrad = Literal["before-forward", "before-backward", "after-step"]
+ZERO_GRAD: tuple[ZeroGrad, ...] = ("before-forward", "before-backward", "after-step")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Training:
+    """How the model is trained: everything that is not the model.
+
+    Attributes:
+        optimizer: a name of `optimizers.OPTIMIZERS`.
+        optimizer_impl: 'forloop', 'foreach' or 'fused'; empty: what its library picks on the target.
+        precision: a name of `precision.PRECISIONS`.
+        master_weights: the optimizer updates fp32 copies of low-precision parameters
+            (`precision.master_weights`).
+        target: 'cpu' or 'cuda'; rules differ where PyTorch does.
+        device: a GPU of the catalogue, where a rule depends on it; empty: target's default.
+        mode: 'train', 'evaluation' or 'inference'.
+        accumulation: micro-batches per optimizer step, each of the batch of the graph.
+        zero_grad: where gradients are reset: 'before-forward', 'before-backward', 'after-step'.
+        set_to_none: reset gradients by releasing them, not by zeroing in place.
+    """
+
+    optimizer: str = "adamw"
+    optimizer_impl: str = ""
+    precision: str = "fp32"
+    master_weights: bool = False
+    target: Target = "cuda"
+    device: str = ""
+    mode: Mode = "train"
+    accumulation: int = 1
+    zero_grad: ZeroGrad = "before-forward"
+    set_to_none: bool = True
+
+    def __post_init__(self) -> None:
+        choices: tuple[tuple[str, str, Any], ...] = (
+            ("target", self.target, TARGETS),
+            ("mode", self.mode, MODES),
+            ("zero_grad position", self.zero_grad, ZERO_GRAD),
+        )
+        for what, value, known in choices:
+            if value not in known:
+                raise UnknownNameError(what, str(value), [name for name in known if name])
+        implementation_of(self.optimizer, self.optimizer_impl, self.target)
+        precision_of(self.precision)
+        if self.master_weights and precision_of(self.precision).dtype == "float32":
+            raise UsageError(f"master_weights are for parameters in bf16 or fp16; {self.precision} keeps them in fp32")
+        if not 1 <= self.accumulation <= 4096:
+            raise UsageError(f"accumulation must be 1 ... 4096 micro-batches, not {self.accumulation}")
+
+    @property
+    def implementation(self) -> str:
+        """The optimizer implementation: the one asked for, or the default on the target."""
+        return implementation_of(self.optimizer, self.optimizer_impl, self.target)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the options as plain data, for provenance."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+def training_step(graph: Graph, training: Training | None = None, *, first: bool = False, **options: Any) -> Graph:
+    """Return the graph of one training step of the forward *graph*.
+
+    Args:
+        graph: a forward graph, as frontends make them; its first output is the loss.
+        training: how it is trained; or give the fields of `Training` as keywords.
+        first: step 1, in which optimizer states are created; else the steady state (step >= 2).
+
+    Raises:
+        UnknownNameError, UsageError: an option is wrong.
+        GraphError: the graph has no scalar loss, or nothing in it can be trained.
+    """
+    chosen = chosen_training(training, options)
+    if chosen.accumulation * len(graph.ops) > MAX_LAYERS:
+        raise UsageError(
+            f"{chosen.accumulation} micro-batches of {len(graph.ops)} layers are too many to write out "
+            f"(at most {MAX_LAYERS} layers in all); 3 have the peak of any greater number"
+        )
+    return _Step(graph, chosen, first).build()
+
+
+def chosen_training(training: Training | None, options: Mapping[str, Any]) -> Training:
+    """Return *training*, or one made of *options*.
+
+    Raises:
+        UsageError: both are given, or an option does not exist.
+    """
+    known = [f.name for f in fields(Training)]
+    for name in options:
+        if name not in known:
+            raise UsageError(f"no training option '{name}'; {suggest(name, known)}")
+    if training and options:
+        raise UsageError("give a Training or its fields as keywords, not both")
+    return training or Training(**options)
+
+
+class _Step:
+    """Builder of one step graph."""
+
+    def __init__(self, graph: Graph, training: Training, first: bool) -> None:
+        self.graph, self.training, self.first = graph, training, first
+        self.precision: Precision = precision_of(training.precision)
+        device = device_of(training.device, training.target)
+        self.tape = Tape(
+            training.target,
+            training=training.mode == "train",
+            gradients=training.mode != "inference",
+            capability=device.capability,
+        )
+        self.sources: dict[str, Tensor] = {}
+        self.gradients: dict[str, Tensor] = {}
+        self.states: list[Tensor] = []
+        self.scaler = LossScaler(self.tape, first=first) if self.precision.loss_scaling else None
+
+    def build(self) -> Graph:
+        """Return the step: [zero_grad] (forward [zero_grad] backward) x micro-batches, update."""
+        self._declare()
+        train = self.training.mode == "train"
+        outputs: list[Tensor] = []
+        for micro in range(self.training.accumulation if train else 1):
+            before, outputs = outputs, self._forward()
+            self.tape.hold(before)
+            loss = outputs[0]
+            if train:
+                if micro == 0 and self.training.zero_grad == "before-backward":
+                    self._zero_grad(Phase.BACKWARD)
+                self._check_loss(loss)
+                if self.scaler:
+                    loss = self.scaler.scale(loss)
+                differentiate(self.tape, loss, self.gradients)
+                self.tape.nodes.clear()
+        if train:
+            self._update()
+        self.tape.hold(outputs)
+        return Graph(
+            self.tape.ops,
+            self.tape.tensors.values(),
+            outputs=self._kept(() if train else outputs),
+            name=self.graph.name,
+            attributes={**self.graph.attributes, "training": self.training.as_dict(), "first_step": self.first},
+        )
+
+    def _declare(self) -> None:
+        """Sources: parameters, buffers, inputs, and what the previous step left behind."""
+        dtype = self.precision.dtype
+        frozen = set(self.graph.attributes.get("frozen", ()))
+        written = {name for op in self.graph.ops for name in op.outputs}
+        for tensor in self.graph.tensors.values():
+            if tensor.name not in written:
+                kind = dtype if tensor.dtype in FLOATING else tensor.dtype
+                trainable = tensor.role is Role.PARAMETER and tensor.name not in frozen
+                self.sources[tensor.name] = self.tape.source(
+                    tensor.name, tensor.shape, kind, tensor.role, requires_gradient=trainable
+                )
+        if self.training.mode == "train" and not self.first:
+            self._left_over()
+        if self.training.zero_grad == "before-forward":
+            self._zero_grad(Phase.FORWARD)
+
+    def _left_over(self) -> None:
+        """Gradients that the step before left: zeroed ones, or some that only this backward pass releases."""
+        released = self.training.set_to_none
+        if released and self.training.zero_grad != "before-backward":
+            return
+        reached = _reached(self.graph)
+        for p in self._trainable():
+            if p.name in reached:
+                name = f"{p.name}.grad.before" if released else f"{p.name}.grad"
+                self.gradients[p.name] = self.tape.source(name, p.shape, p.dtype, Role.GRADIENT)
+
+    def _trainable(self) -> list[Tensor]:
+        return [t for t in self.sources.values() if t.role is Role.PARAMETER and self.tape.requires_gradient(t)]
+
+    def _zero_grad(self, phase: Phase) -> None:
+        """Release the gradients of the step before, or zero them in place."""
+        tape = self.tape
+        tape.phase = phase
+        if not self.gradients:
+            return
+        if self.training.set_to_none:
+            tape.hold(list(self.gradients.values()))
+            self.gradients.clear()
+            return
+        for grad in self.gradients.values():
+            tape.emit_many("zero_", (grad,), (), mutates=(grad,), flops=grad.size)
+
+    def _forward(self) -> list[Tensor]:
+        """Lower every op of the forward graph; return the outputs of the model, which the user keeps."""
+        tape = self.tape
+        tape.phase, tape.autocast = Phase.FORWARD, self.precision.autocast
+        values = dict(self.sources)
+        for op in self.graph.ops:
+            with tape.scope(op.layer or op.name):
+                results = _lower(tape, op, values)
+            values.update(zip(op.outputs, results, strict=True))
+        tape.hold([*tape.weight_casts.values(), *tape.shared.values()])
+        tape.weight_casts.clear()
+        tape.shared.clear()
+        tape.autocast = None
+        outputs = [values[name] for name in self.graph.outputs]
+        if not outputs:
+            raise GraphError(f"graph '{self.graph.name}' has no outputs")
+        return outputs
+
+    def _check_loss(self, loss: Tensor) -> None:
+        if loss.size != 1:
+            raise GraphError(
+                f"'{self.graph.name}' ends in '{loss.name}' of shape {list(loss.shape)}: training needs a scalar "
+                "loss; end the model with cross_entropy or mse, or use mode inference"
+            )
+
+    def _update(self) -> None:
+        tape, training = self.tape, self.training
+        tape.phase = Phase.OPTIMIZER
+        trained = [p for p in self._trainable() if p.name in self.gradients]
+        if self.scaler:
+            self.scaler.unscale([self.gradients[p.name] for p in trained])
+        form = training.implementation
+        if training.master_weights:
+            with master_weights(tape, trained, self.gradients) as (masters, gradients):
+                states = update(tape, training.optimizer, form, masters, gradients, first=self.first)
+            self.states += [*masters, *states]
+        else:
+            self.states += update(tape, training.optimizer, form, trained, self.gradients, first=self.first)
+        if self.scaler:
+            self.states += self.scaler.update()
+        if training.zero_grad == "after-step":
+            self._zero_grad(Phase.OPTIMIZER)
+
+    def _kept(self, outputs: Sequence[Tensor]) -> list[str]:
+        """What survives the step; without a backward pass, what autograd saved and *outputs*."""
+        saved = (tensor for node in self.tape.nodes for tensor in node.saved)
+        return list(dict.fromkeys(t.name for t in (*self.gradients.values(), *self.states, *outputs, *saved)))
+
+
+def _reached(graph: Graph) -> set[str]:
+    """Return the tensors that the loss depends on."""
+    reached = set(graph.outputs[:1])
+    for op in reversed(graph.ops):
+        if reached.intersection(op.outputs):
+            reached.update(op.inputs)
+    return reached
+
+
+def _lower(tape: Tape, op: Op, values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    """Run one op of the model. Whoever calls it in Python holds its operands until it returns."""
+    owned: Mapping[str, str] = op.attributes.get("owned", {})
+    operands = [values[name] for name in op.inputs[: len(op.inputs) - len(owned)]]
+    parameters = {local: values[name] for local, name in owned.items()}
+    kernels = len(tape.ops)
+    try:
+        result = kind_of(op.kind).lower(tape, operands, parameters, op.attributes)
+    except GraphSimError as error:
+        raise GraphError(f"op '{op.name}': {error}") from None
+    if len(tape.ops) > kernels:
+        tape.hold([t for t in operands if t.name not in tape.ops[-1].inputs])
+    return (result,) if isinstance(result, Tensor) else result

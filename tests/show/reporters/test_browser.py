@@ -1,0 +1,375 @@
+"""The page in a real browser: it draws, answers mouse and keyboard, and asks nobody for anything."""
+
+from __future__ import annotations
+
+import os
+import re
+import statistics
+
+import pytest
+from pages import browser_path, full_page, hostile_graph, rematerialized, step
+
+import graphsim as gs
+from graphsim.show.reporters.html import allocation_data, html_page, peak_label
+from graphsim.units import format_bytes
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+
+CHROMIUM = browser_path()
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+
+READY = "document.documentElement.dataset.ready !== undefined"
+VIEW = "[view.min, view.max]"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    # Root has no sandbox of its own to give; the page is ours.
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_api.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(browser, tmp_path):
+    """Open pages; at the end, none of them may have complained or asked for anything but its own file."""
+    complaints, requests, contexts = [], [], []
+
+    def visit(html: str, **options):
+        file = tmp_path / f"page{len(contexts)}.html"
+        file.write_text(html, encoding="utf-8")
+        contexts.append(browser.new_context(viewport={"width": 1200, "height": 900}, **options))
+        page = contexts[-1].new_page()
+        page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(file.as_uri())
+        page.wait_for_function(READY)
+        requests.remove(file.as_uri())
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert complaints == []
+    assert requests == []
+
+
+@pytest.fixture(scope="module")
+def run():
+    return gs.simulate(step("gpt2", batch=2, seq=128))
+
+
+@pytest.fixture(scope="module")
+def html(run):
+    return full_page(run)
+
+
+def settle(page):
+    """Two frames: what was asked for in the first is drawn in the second."""
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+def card(page):
+    settle(page)
+    at = int(page.get_attribute("#moment", "data-execution"))
+    return at, page.inner_text("#moment")
+
+
+def test_the_peak_is_the_simulators_number_everywhere(visit, html, run):
+    page = visit(html)
+    assert page.inner_text("#peak-label") == peak_label(run)
+    assert page.inner_text("#chart .mark.peak span") == f"peak {format_bytes(run.peak)}"
+    at, text = card(page)
+    assert at == run.peak_execution
+    assert f"({run.peak:,} bytes)" in text
+    assert run.op_at(at).name in text
+    mark = page.locator("#chart .mark.peak").bounding_box()
+    over = page.locator("#chart .u-over").bounding_box()
+    expected = over["x"] + over["width"] * (run.peak_execution + 0.5) / len(run.schedule)
+    assert mark["x"] == pytest.approx(expected, abs=3)
+    for prefix in ("Live tensors", "Memory by module"):
+        assert page.get_by_role("heading", name=f"{prefix} at the peak").count() == 1
+
+
+def test_the_script_counts_as_the_simulator_does(visit, html, run):
+    page = visit(html)
+    assert page.evaluate("Array.from(live)") == run.timeline.tolist()
+    parts = page.evaluate("Object.fromEntries(ROLES.map((role, i) => [role.name, Array.from(byRole[i])]))")
+    assert parts == {role: line.tolist() for role, line in run.timeline_by_role().items()}
+    for at in range(0, len(run.schedule), 97):
+        rows = page.evaluate("(at) => liveAt(at).map((r) => [r.name, r.bytes, ROLES[r.role].name, r.op, r.layer])", at)
+        assert sorted(map(tuple, rows)) == sorted(map(tuple, run.live_at(at)))
+    sizes = [0, 1, 1023, 1024, 2**20 - 1, 2**20, 123456789, 99.999 * 2**30, 100 * 2**30, 5 * 2**40]
+    assert page.evaluate("(sizes) => sizes.map(formatBytes)", sizes) == [format_bytes(int(size)) for size in sizes]
+
+
+def test_the_chart_is_painted_in_the_colours_of_its_roles(visit, html):
+    page = visit(html)
+    settle(page)
+    colours = page.evaluate("""() => {
+        const canvas = document.querySelector("#chart canvas");
+        const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+        const count = {};
+        for (let i = 0; i < data.length; i += 4) {
+            const key = "#" + [...data.slice(i, i + 3)].map((v) => v.toString(16).padStart(2, "0")).join("");
+            count[key] = (count[key] || 0) + 1;
+        }
+        return ROLES.filter((role, i) => present[i]).map((role) => [role.name, count[role.color] || 0]);
+    }""")
+    painted = dict(colours)
+    for role in ("parameters", "optimizer_state", "saved_activations"):
+        assert painted[role] > 2000, painted
+
+
+def test_pointing_shows_the_op_and_its_live_tensors(visit, html, run):
+    page = visit(html)
+    for share in (0.2, 0.8):
+        box = page.locator("#chart .u-over").bounding_box()
+        page.mouse.move(box["x"] + box["width"] * share, box["y"] + 100)
+        at, text = card(page)
+        assert at == pytest.approx(len(run.schedule) * share, abs=3)
+        assert text.startswith("At the pointer")
+        assert run.op_at(at).name in text
+        assert run.op_at(at).layer in text
+        assert f"({int(run.timeline[at]):,} bytes)" in text
+        assert run.live_at(at)[0].name in text
+    page.mouse.move(5, 5)
+    assert card(page)[0] == run.peak_execution, "the pinned moment is back"
+
+
+def test_a_click_pins_a_moment_for_the_tables(visit, html, run):
+    page = visit(html)
+    box = page.locator("#chart .u-over").bounding_box()
+    page.mouse.click(box["x"] + box["width"] * 0.3, box["y"] + 100)
+    page.mouse.move(5, 5)
+    at, text = card(page)
+    assert text.startswith("Pinned")
+    assert at == pytest.approx(len(run.schedule) * 0.3, abs=3)
+    assert run.op_at(at).name in page.inner_text("#tensors-title")
+    assert f"{len(run.live_at(at)):,} of" in page.inner_text("#tensor-table .note")
+    first = page.locator("#tensor-table tbody tr").first.inner_text()
+    assert format_bytes(run.live_at(at)[0].nbytes) in first
+    assert page.locator("#chart .mark.pin").is_visible()
+    page.click("#to-peak")
+    assert card(page)[0] == run.peak_execution
+
+
+def test_search_and_sort_of_the_live_tensors(visit, html, run):
+    page = visit(html)
+    live = run.live_at(run.peak_execution)
+    rows = page.locator("#tensor-table tbody tr")
+    page.fill("#tensor-table input", "h.3. OPTIMIZER")
+    wanted = [t for t in live if t.role == "optimizer_state" and "h.3." in f"{t.name}\n{t.layer}\n{t.op}"]
+    assert rows.count() == len(wanted) > 0
+    found = page.inner_text("#tensor-table .note")
+    assert found == f"{len(wanted)} of {len(live)}, {format_bytes(sum(t.nbytes for t in wanted))}"
+    page.fill("#tensor-table input", "nothing is called so")
+    assert rows.count() == 0
+    page.fill("#tensor-table input", "")
+    header = page.locator("#tensor-table thead th")
+    assert header.nth(0).get_attribute("aria-sort") == "descending"
+    page.click("#tensor-table thead button >> nth=0")
+    assert header.nth(0).get_attribute("aria-sort") == "ascending"
+    assert format_bytes(live[-1].nbytes) in rows.first.inner_text()
+    page.click("#tensor-table thead button >> nth=1")
+    page.click("#tensor-table .controls button")
+    assert rows.count() == len(live)
+    names = page.locator("#tensor-table tbody td:nth-child(2)").all_inner_texts()
+    assert sorted(names) == sorted(tensor.name for tensor in live)
+    assert page.evaluate("(n) => n.every((x, i) => !i || n[i-1].localeCompare(x, 'en', {numeric: true}) <= 0)", names)
+
+
+def test_zoom_by_wheel_drag_buttons_and_back(visit, html, run):
+    page = visit(html)
+    whole = [0, len(run.schedule)]
+    box = page.locator("#chart .u-over").bounding_box()
+    middle, y = box["x"] + box["width"] / 2, box["y"] + 150
+    page.mouse.move(middle, y)
+    page.mouse.wheel(0, -200)
+    page.wait_for_function("view.max - view.min < STEPS * 0.9")
+    low, high = page.evaluate(VIEW)
+    assert (low + high) / 2 == pytest.approx(whole[1] / 2, rel=0.02)
+    page.dblclick("#chart .u-over", position={"x": 50, "y": 50})
+    settle(page)
+    assert page.evaluate(VIEW) == whole
+    page.mouse.move(box["x"] + box["width"] * 0.25, y)
+    page.mouse.down()
+    page.mouse.move(middle, y, steps=4)
+    page.mouse.up()
+    settle(page)
+    assert page.evaluate(VIEW) == pytest.approx([whole[1] * 0.25, whole[1] * 0.5], abs=4)
+    assert page.evaluate("[view.charts[0].scales.x.min, view.charts[1].scales.x.max]") == page.evaluate(VIEW)
+    page.keyboard.down("Shift")
+    page.mouse.move(middle, y)
+    page.mouse.down()
+    page.mouse.move(middle - box["width"] / 2, y, steps=4)
+    page.mouse.up()
+    page.keyboard.up("Shift")
+    settle(page)
+    assert page.evaluate(VIEW) == pytest.approx([whole[1] * 0.375, whole[1] * 0.625], abs=5), "panned by half a view"
+    page.click("#zoom-reset")
+    page.click("#zoom-in")
+    settle(page)
+    low, high = page.evaluate(VIEW)
+    assert high - low == pytest.approx(whole[1] / 2)
+    assert low <= page.evaluate("moment.pinned") <= high
+
+
+def test_the_keyboard_reaches_everything(visit, html, run):
+    page = visit(html)
+    reached = set()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        name = page.evaluate("document.activeElement.id || document.activeElement.closest('[id]')?.id")
+        reached.add(name)
+        if name == "plan-table":
+            break
+    assert reached >= {"legend", "zoom-in", "chart", "tensor-table", "module-tree", "block-map", "plan-table"}
+    page.focus("#chart")
+    for key, expected in (
+        ("ArrowRight", run.peak_execution + 1),
+        ("Shift+ArrowLeft", run.peak_execution - 9),
+        ("Home", 0),
+        ("ArrowLeft", 0),
+        ("End", len(run.schedule) - 1),
+        ("p", run.peak_execution),
+    ):
+        page.keyboard.press(key)
+        assert card(page)[0] == expected, key
+    page.keyboard.press("+")
+    page.keyboard.press("+")
+    low, high = page.evaluate(VIEW)
+    assert high - low == len(run.schedule) / 4
+    assert low <= run.peak_execution < high
+    page.keyboard.press("[")
+    assert page.evaluate(VIEW)[0] == low - (high - low) / 4
+    page.keyboard.press("]")
+    assert page.evaluate(VIEW) == [low, high]
+    page.keyboard.press("0")
+    assert page.evaluate(VIEW) == [0, len(run.schedule)]
+
+
+def test_modules_open_and_add_up(visit, html, run):
+    page = visit(html)
+    row = page.locator("#module-tree tr[data-module='h']")
+    total = sum(t.nbytes for t in run.live_at(run.peak_execution) if t.layer.split(".")[0] == "h")
+    assert row.locator("td").first.inner_text() == format_bytes(total)
+    assert page.locator("#module-tree tr[data-module='h.3']").count() == 0
+    row.locator("button").focus()
+    page.keyboard.press("ArrowRight")
+    inner = page.locator("#module-tree tr[data-module='h.3']")
+    total = sum(t.nbytes for t in run.live_at(run.peak_execution) if f"{t.layer}.".startswith("h.3."))
+    assert inner.locator("td").first.inner_text() == format_bytes(total)
+    assert page.evaluate("document.activeElement.getAttribute('aria-expanded')") == "true"
+    page.keyboard.press("ArrowLeft")
+    assert inner.count() == 0
+
+
+def test_blocks_of_the_allocator_are_named(visit, html, run):
+    page = visit(html)
+    allocation = allocation_data(run, "torch")
+    assert f"{allocation['reserved_peak']:,} bytes" in page.inner_text("#allocator-facts")
+    page.focus("#block-map")
+    page.keyboard.press("ArrowRight")
+    text = page.inner_text("#block-text")
+    assert text.partition(":")[0] in {tensor.name for tensor in run.live_at(run.peak_execution)}
+    page.hover("#block-map", position={"x": 4, "y": 4})
+    assert page.inner_text("#block-text") == text, "the first block stands at the top left"
+    page.click("#allocator summary")
+    assert page.locator("#segment-table tbody tr").count() == min(200, len(allocation["segments"]))
+
+
+def test_roles_can_be_hidden(visit, html):
+    page = visit(html)
+    top = "view.charts[0].data[1].reduce((a, b) => a + b)"
+    before = page.evaluate(top)
+    page.click("#legend button:has-text('saved activations')")
+    assert page.evaluate(top) < before
+    assert page.get_attribute("#legend button:has-text('saved activations')", "aria-pressed") == "false"
+    page.click("#legend button:has-text('saved activations')")
+    assert page.evaluate(top) == before
+
+
+def luminance(page, selector, what):
+    numbers = re.findall(r"[\d.]+", page.evaluate(f"getComputedStyle(document.querySelector('{selector}')).{what}"))
+    linear = [
+        (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4) for v in (int(n) / 255 for n in numbers[:3])
+    ]
+    return sum(weight * v for weight, v in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_is_readable_in_light_and_dark(visit, html, scheme):
+    page = visit(html, color_scheme=scheme)
+    surface = luminance(page, "body", "backgroundColor")
+    assert (surface > 0.5) is (scheme == "light")
+    for selector in ("body", ".hint", ".mark.peak span", "#moment dd"):
+        ink = luminance(page, selector, "color")
+        contrast = (max(ink, surface) + 0.05) / (min(ink, surface) + 0.05)
+        assert contrast >= 4.5, f"{selector}: {contrast:.1f}, WCAG AA wants 4.5"
+    assert page.evaluate("palette.ink") == page.evaluate(
+        "getComputedStyle(document.documentElement).getPropertyValue('--ink').trim()"
+    )
+    other = "dark" if scheme == "light" else "light"
+    before = page.evaluate("palette.ink")
+    page.emulate_media(color_scheme=other)
+    page.wait_for_function("(before) => palette.ink !== before", arg=before)
+
+
+def test_paper_is_light(visit, html):
+    page = visit(html, color_scheme="dark")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert luminance(page, "body", "backgroundColor") > 0.5
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert luminance(page, "body", "backgroundColor") < 0.1
+    assert page.pdf().startswith(b"%PDF")
+
+
+def test_recompute_is_a_phase_and_plans_are_compared(visit):
+    run = rematerialized(step("lenet5", batch=8))
+    page = visit(full_page(run))
+    assert page.evaluate("stretches.map(([phase, begin, end]) => [PHASES[phase].name, begin, end])")[1:3] != []
+    assert "recompute" in page.evaluate("stretches.map(([phase]) => PHASES[phase].name)")
+    assert page.locator("#plan-chart canvas").is_visible()
+    rows = page.locator("#plan-table tbody tr").all_inner_texts()
+    assert any(row.startswith("sqrt") and format_bytes(run.peak) in row for row in rows)
+
+
+def test_hostile_names_run_nothing(visit):
+    run = gs.simulate(hostile_graph())
+    page = visit(html_page(run, facts={"<b>": "<i>"}, allocation=allocation_data(run, "torch")))
+    box = page.locator("#chart .u-over").bounding_box()
+    page.mouse.move(box["x"] + 20, box["y"] + 50)
+    page.mouse.click(box["x"] + 20, box["y"] + 50)
+    page.click("text=Open all")
+    page.focus("#block-map")
+    page.keyboard.press("ArrowRight")
+    settle(page)
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("img").count() == 0
+    assert page.inner_text("h1") == run.graph.name
+    assert run.op_at(0).name in page.inner_text("#moment")
+
+
+def test_20_000_events_are_drawn_in_2_seconds_and_zoom_smoothly(visit):
+    run = gs.simulate(step("gpt2", batch=1, seq=128, layers=120))
+    assert run.trace.events_count >= 20_000
+    page = visit(full_page(run, compare=False))
+    ready = float(page.get_attribute("html", "data-ready"))
+    assert ready < 2000, f"{ready} ms from navigation until everything is drawn"
+    frames = page.evaluate("""async () => {
+        const times = [];
+        for (let i = 0; i < 30; i++) {
+            const begin = performance.now();
+            zoom(i < 15 ? 0.85 : 1.2, STEPS / 2);
+            hover(100 * i);
+            await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+            times.push(performance.now() - begin);
+        }
+        return times;
+    }""")
+    median = statistics.median(frames)
+    assert median < 100, f"a frame takes {median:.0f} ms"

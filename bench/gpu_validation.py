@@ -30,7 +30,7 @@ import graphsim as gs
 from graphsim.core.trace import Trace
 from graphsim.errors import GraphSimError
 from graphsim.measured.backends import BACKENDS
-from graphsim.measured.replay import replay
+from graphsim.measured.replay import replay_run
 from graphsim.memory.allocators import ALLOCATORS
 from graphsim.recompute.strategies import STRATEGIES
 from graphsim.sources.spec import shipped_specs
@@ -100,7 +100,7 @@ def step_of(spec: str, *, strategy: str = "none", **training: Any) -> gs.Simulat
 
 def replayed(spec: str, strategy: str, backend: str, **options: Any) -> dict[str, Any]:
     """Return the replay of a spec's step as plain data."""
-    result = asdict(replay(step_of(spec, strategy=strategy, optimizer="adamw"), backend, **options))
+    result = asdict(replay_run(step_of(spec, strategy=strategy, optimizer="adamw"), backend, **options))
     for name in ("provenance", "spec", "backend", "device"):
         del result[name]
     return result

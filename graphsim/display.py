@@ -5,10 +5,52 @@ The colours are those of Okabe and Ito, told apart with any colour vision.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from typing import Any, Protocol
 
+from graphsim.registry import Registry
 from graphsim.units import format_bytes
+
+
+class Reporter(Protocol):
+    """Renders answers; options are fields of the reporter."""
+
+    def __call__(self, answer: Any, /) -> str | bytes:
+        """Return *answer* rendered."""
+
+
+REPORTERS: Registry[Callable[..., Reporter]] = Registry(
+    "reporters",
+    "reporter",
+    {"text": "graphsim.show.reporters.text:Text", "json": "graphsim.show.reporters.json:Json"},
+)
+"""How answers are rendered: a line each. Other packages add theirs by an entry point of graphsim.reporters."""
+
+
+class Answer:
+    """What the calls of graphsim return: printed, it reads as the command shows it; its repr is one line."""
+
+    __slots__ = ()
+
+    @property
+    def headline(self) -> str:
+        """The answer in one line."""
+        raise NotImplementedError
+
+    def to_json(self) -> str:
+        """Return it as one JSON object."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return str(REPORTERS["text"]()(self)).rstrip("\n")
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.headline}>"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
+
 
 ROLE_COLORS = {
     "parameters": "#0072b2",

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from graphsim.errors import UnknownNameError
 
+P = TypeVar("P")
 
-class Registry:
-    """Names of one kind of plug-in and where each is defined (``module:attribute``).
+
+def imported(home: Any) -> Any:
+    """Return what ``module:attribute`` names, imported now; anything but text stands for itself."""
+    if not isinstance(home, str):
+        return home
+    module, _, attribute = home.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+class Registry(Generic[P]):
+    """Names of one kind of plug-in and where each is defined (``module:attribute``), or what each is.
 
     Other packages add theirs through the entry-point group ``graphsim.<group>``; a name in the
     literal table wins. A plug-in object is accepted wherever its name is.
     """
 
-    def __init__(self, group: str, what: str, table: Mapping[str, str]) -> None:
+    def __init__(self, group: str, what: str, table: Mapping[str, str | P]) -> None:
         self.group = group
         self.what = what
         self._table = dict(table)
@@ -32,21 +42,30 @@ class Registry:
 
     def names(self) -> list[str]:
         """Return all names, ours first."""
+        return list(dict.fromkeys([*self._table, *self.others()]))
+
+    def ours(self) -> list[str]:
+        """Return the names of the literal table."""
+        return list(self._table)
+
+    def others(self) -> list[str]:
+        """Return the names that other packages add."""
         from importlib.metadata import entry_points  # slow to import, seldom needed
 
-        others = [e.name for e in entry_points(group=f"graphsim.{self.group}")]
-        return list(dict.fromkeys([*self._table, *others]))
+        return [e.name for e in entry_points(group=f"graphsim.{self.group}")]
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: str) -> P:
         if name in self._table:
-            module, _, attribute = self._table[name].partition(":")
-            return getattr(import_module(module), attribute)
+            found: P = imported(self._table[name])
+            return found
         from importlib.metadata import entry_points
 
         for entry in entry_points(group=f"graphsim.{self.group}", name=name):
-            return entry.load()
+            loaded: P = entry.load()
+            return loaded
         raise UnknownNameError(self.what, name, self.names())
 
     def resolve(self, plugin: Any, **options: Any) -> Any:
         """Return *plugin* itself if it is an object, or the plug-in of that name with *options*."""
-        return self[plugin](**options) if isinstance(plugin, str) else plugin
+        made: Any = self[plugin] if isinstance(plugin, str) else plugin
+        return made(**options) if isinstance(plugin, str) else made

@@ -23,6 +23,9 @@ ITEMSIZE: dict[str, int] = {
 }
 """Bytes of one element, by dtype name (PyTorch's names without the ``torch.`` prefix)."""
 
+SHORT_NAMES = {"float64": "fp64", "float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "float8": "fp8"}
+"""What people call floating dtypes."""
+
 FLOATING = frozenset({"float8", "float16", "bfloat16", "float32", "float64"})
 
 _SIZE = re.compile(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*(?:([KMGT])(i?))?(B?)\s*", re.IGNORECASE | re.ASCII)

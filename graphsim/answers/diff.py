@@ -16,11 +16,16 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack, cast
 
 from graphsim.answers.peak import SCHEMA as REPORT
+from graphsim.answers.peak import Report, report_of
+from graphsim.answers.setting import Setting, asked, spelled_out
+from graphsim.core.liveness import Policy
+from graphsim.display import Answer
 from graphsim.errors import SpecError, UsageError
-from graphsim.units import parse_bytes
+from graphsim.sources import source_of
+from graphsim.units import format_bytes, parse_bytes
 
 SCHEMA = "graphsim-diff/1"
 MAX_FILE = 2**28
@@ -49,8 +54,8 @@ class Change:
         return (self.b or 0) - (self.a or 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Diff:
+@dataclass(frozen=True, slots=True, repr=False)
+class Diff(Answer):
     """What B has that A has not, in bytes.
 
     Attributes:
@@ -99,12 +104,79 @@ class Diff:
             return self.grown > parse_bytes(tolerance)
         return any(part.bytes > float(share[1]) / 100 * (part.a or 0) for part in (self.steady, self.first))
 
+    @property
+    def headline(self) -> str:
+        """The answer in one line."""
+        peaks = " to ".join(format_bytes(size or 0) for size in (self.steady.a, self.steady.b))
+        return f"{self.a} to {self.b}: peak {peaks} ({self.steady.bytes:+,} bytes)"
+
     def to_json(self) -> str:
         """Return one JSON object; `schema` names the version."""
         return json.dumps({"schema": SCHEMA, "grown_bytes": self.grown, "same": self.same, **asdict(self)}, indent=2)
 
 
-def diff(a: Mapping[str, Any], b: Mapping[str, Any], *, names: tuple[str, str] = ("A", "B")) -> Diff:
+@spelled_out
+def diff(
+    a: Any,
+    b: Any,
+    *,
+    only_b: Mapping[str, Any] | None = None,
+    policy: Policy = "eager",
+    **setting: Unpack[Setting],
+) -> Diff:
+    """Return what changed in memory from *a* to *b*, tensor by tensor.
+
+    >>> diff("lenet5", "lenet5", batch=8, only_b={"batch": 16}).grown > 0
+    True
+
+    Args:
+        a: a source as `peak` takes it, a `Report`, or a saved one: the output of ``graphsim peak --json --largest 0``.
+        b: the other one.
+        only_b: options (``precision``) and params that are for *b* only.
+        policy: as of `peak`.
+
+    Raises:
+        GraphSimError: a side cannot be read or trained, or an option is wrong.
+    """
+    options = {name: value for name, value in (only_b or {}).items() if name in OPTIONS}
+    params = {name: value for name, value in (only_b or {}).items() if name not in OPTIONS}
+    policy_b = options.pop("policy", policy)
+    if "device" in options:
+        options["gpu"] = options.pop("device")
+    if "device" in options:
+        options["gpu"] = options.pop("device")
+    if "device" in options:
+        options["gpu"] = options.pop("device")
+    both: dict[str, Any] = dict(setting)
+    for_b = {**both, **options, "params": {**dict(both.get("params") or {}), **params}}
+    changes = [f"{name}={value}" for name, value in (only_b or {}).items()]
+    names = (_side_name(a), " ".join([_side_name(b), *changes]))
+    return changed(_side(a, policy, both), _side(b, policy_b, for_b), names=names)
+
+
+OPTIONS = frozenset({*Setting.__annotations__, "policy", "device"} - {"params", "training"})
+"""What can be said of one side only, besides params."""
+
+
+def _side(side: Any, policy: Any, setting: dict[str, Any]) -> Mapping[str, Any]:
+    """Return the report of one side, saved or made now, as plain data."""
+    if isinstance(side, str | Path) and is_report(str(side)):
+        return load_report(str(side))
+    if isinstance(side, Report):
+        report = side
+    else:
+        report = report_of(*asked(side, None, cast(Setting, setting)), policy=policy, largest=None)
+    data: Mapping[str, Any] = json.loads(report.to_json())
+    return data
+
+
+def _side_name(side: Any) -> str:
+    if isinstance(side, str):
+        return side
+    return side.spec if isinstance(side, Report) else source_of(side).name
+
+
+def changed(a: Mapping[str, Any], b: Mapping[str, Any], *, names: tuple[str, str] = ("A", "B")) -> Diff:
     """Return what changed from report *a* to report *b*: reports as ``Report.to_json`` makes them."""
     steady = a["steady"], b["steady"]
     tensors = tuple(_changes(*({t["name"]: t for t in side["largest"]} for side in steady)))

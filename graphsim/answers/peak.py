@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass, field
+from typing import Any, Unpack
 
 import numpy as np
 
 from graphsim.answers.folk import Counts, folk_bytes
+from graphsim.answers.reservation import Held, chosen_allocator, reservations
+from graphsim.answers.setting import Setting, asked, spelled_out
 from graphsim.core.graph import Graph, Phase, Role
-from graphsim.core.index import NOTHING
 from graphsim.core.liveness import Policy
-from graphsim.core.simulation import LiveTensor, Simulation, in_succession, simulate
-from graphsim.display import summary_html
-from graphsim.errors import OutOfMemoryError, UsageError
-from graphsim.memory.allocators import ALLOCATORS, Allocator
-from graphsim.options import configure
+from graphsim.core.simulation import LiveTensor, Simulation, simulate
+from graphsim.display import Answer, summary_html
+from graphsim.memory.allocators import Allocator
+from graphsim.sources import Source
 from graphsim.step.ops import kinds
-from graphsim.step.training import Training, chosen_training, training_step
-from graphsim.units import FLOATING, format_bytes
+from graphsim.step.training import Training
+from graphsim.units import FLOATING, SHORT_NAMES, format_bytes
 from graphsim.version import __version__
 
 SCHEMA = "graphsim-report/1"
@@ -67,15 +67,23 @@ class StepReport:
     out_of_memory: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+@dataclass(frozen=True, slots=True, repr=False)
+class Report(Answer):
     """The peak of a training step and its explanation.
 
     `first` is step 1, in which optimizer states are created; `steady` any later step. For a mode
     without an optimizer, and for a graph that is simulated as it stands, they are equal.
+
+    Attributes:
+        kind: of the source: 'model', 'capture' or 'step'.
+        precision: as asked; of a capture, the dtypes of its parameters and its autocast.
+        activations: elements per sample, counted as the folk formulas count; None where there is no forward graph.
+        folk: bytes by folk formula; empty where there is no forward graph.
+        warnings: what was noticed, or had to be assumed, and may make the number another.
     """
 
     spec: str
+    kind: str
     batch: int
     optimizer: str
     optimizer_impl: str
@@ -89,12 +97,18 @@ class Report:
     parameter_bytes: int
     buffer_bytes: int
     input_bytes: int
-    activations: int
+    activations: int | None
     ops: int
     first: StepReport
     steady: StepReport
     folk: Mapping[str, int]
+    warnings: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def headline(self) -> str:
+        """The answer in one line."""
+        return f"{self.spec}: peak {format_bytes(self.steady.peak_bytes)} ({self.steady.peak_bytes:,} bytes)"
 
     def to_json(self) -> str:
         """Return one JSON object; its keys are the fields, `schema` names the version."""
@@ -109,7 +123,7 @@ class Report:
         setting = [f"batch {self.batch}", self.optimizer if self.mode == "train" else self.mode]
         where = f"reached in {step.peak_phase}, by {step.peak_op}" if step.peak_op else "nothing is executed"
         return summary_html(
-            f"{self.spec}: peak {format_bytes(step.peak_bytes)} ({step.peak_bytes:,} bytes)",
+            self.headline,
             [" · ".join([*setting, self.precision, self.target, f"{self.policy} release"]), where],
             step.by_role_at_peak,
             step.timeline,
@@ -117,137 +131,134 @@ class Report:
         )
 
 
+@spelled_out
 def peak(
-    graph: Graph,
-    training: Training | None = None,
+    source: Any,
+    inputs: Any = None,
     *,
     policy: Policy = "eager",
     allocator: str = "",
     allocator_options: str = "",
     largest: int | None = LARGEST,
-    **options: Any,
+    **setting: Unpack[Setting],
 ) -> Report:
-    """Return the report of a training step of the forward *graph*.
+    """Return the peak memory of a training step of *source*: how much, where, and what is live there.
+
+    >>> peak("lenet5", batch=64, optimizer="adam").steady.peak_bytes
+    2768420
 
     Args:
-        graph: as `load` returns it.
-        training: how it is trained; or give the fields of `Training` as keywords.
+        source: a shipped spec's name, a spec file, ``torch:module:function``, ``hf:config.json``, an .onnx file, a
+            graph's .json file, a `Graph`, a networkx DAG, or an ``nn.Module`` with *inputs*; see `source_of`.
+        inputs: of a module: a tensor, a tuple of arguments, a dict of keyword arguments; see `from_torch`.
         policy: 'eager' (when PyTorch eager releases tensors) or 'liveness' (right after last use).
         allocator: a name of `allocators.ALLOCATORS`, to learn what it would reserve; empty: none.
         allocator_options: its options as text, see `options.configure`: ``limit=16GiB``.
         largest: how many of the tensors that are live at the peak to list; None: all.
 
     Raises:
-        GraphSimError: an option is wrong, or the graph cannot be trained.
+        GraphSimError: an option is wrong, or the source cannot be read or trained.
     """
-    chosen = chosen_training(training, options)
-    # From the third micro-batch on, each does to memory what the second did.
-    short = replace(chosen, accumulation=min(chosen.accumulation, 3))
-    steady = simulate(training_step(graph, short), policy=policy)
-    first = simulate(training_step(graph, short, first=True), policy=policy) if chosen.mode == "train" else steady
-    return _report(graph, chosen, (first, steady), allocator, allocator_options, largest)
+    return report_of(
+        *asked(source, inputs, setting),
+        policy=policy,
+        allocator=chosen_allocator(allocator, allocator_options),
+        shown=(allocator, allocator_options),
+        largest=largest,
+    )
 
 
-def report_step(
-    graph: Graph,
+def report_of(
+    source: Source,
+    training: Training,
     *,
-    first: Graph | None = None,
     policy: Policy = "eager",
-    allocator: str = "",
-    allocator_options: str = "",
+    allocator: Allocator | None = None,
+    shown: tuple[str, str] = ("", ""),
     largest: int | None = LARGEST,
 ) -> Report:
-    """Return the report of a *graph* that is a whole step already, simulated as it stands.
+    """Return the report of *source*, trained as *training* says; *shown* names the *allocator* and its options."""
+    steps = source.steps(training)
+    steady = simulate(steps.steady, policy=policy)
+    first = steady if steps.first is steps.steady else simulate(steps.first, policy=policy)
+    held = reservations(first, steady, allocator)
+    step_reports = [_step_report(run, holds, largest) for run, holds in zip((first, steady), held, strict=True)]
+    facts = _facts(source, training, steps.steady)
+    return Report(
+        policy=policy,
+        allocator=shown[0],
+        allocator_options=shown[1],
+        ops=len(steps.steady.ops),
+        first=step_reports[0],
+        steady=step_reports[1],
+        **facts,
+    )
 
-    *first* is the graph of step 1, if that is another.
-    """
-    run = simulate(graph, policy=policy)
-    before = run if first is None else simulate(first, policy=policy)
-    options = {**Training().as_dict(), **dict(graph.attributes.get("training", {}))}
-    return _report(graph, Training(**options), (before, run), allocator, allocator_options, largest)
 
-
-def _report(
-    graph: Graph,
-    training: Training,
-    runs: tuple[Simulation, Simulation],
-    allocator: str,
-    allocator_options: str,
-    largest: int | None,
-) -> Report:
-    steady = runs[1]
-    held = reservations(*runs, chosen_allocator(allocator, allocator_options))
-    first_report, steady_report = (_step_report(run, holds, largest) for run, holds in zip(runs, held, strict=True))
-    step = steady.graph
+def _facts(source: Source, training: Training, step: Graph) -> dict[str, Any]:
+    """Return what a report says of the model and of how it is trained, as the *step* itself has it."""
     sources = [t for t in step.tensors.values() if not t.storage]
     count = {role: sum(t.size for t in sources if t.role is role) for role in Role}
     nbytes = {role: sum(t.nbytes for t in sources if t.role is role) for role in Role}
-    batch = int(graph.attributes.get("batch", 1))
-    inputs = [t for t in graph.tensors.values() if t.role is Role.INPUT]
+    forward = source.forward(training.mode) if source.kind == "model" else None
+    activations = None if forward is None else activation_count(forward)
+    said = {**training.as_dict(), **dict(step.attributes.get("training", {}))}
+    has_update = any(op.phase is Phase.OPTIMIZER for op in step.ops)
+    own = source.kind == "step" and "training" not in step.attributes
+    return {
+        "spec": step.name,
+        "kind": source.kind,
+        "batch": _integer(source.params.get("batch", step.attributes.get("batch"))) or 1,
+        "optimizer": "" if own or (source.kind != "model" and not has_update) else str(said["optimizer"]),
+        "optimizer_impl": "" if own or (source.kind != "model" and not has_update) else _implementation(said),
+        "precision": training.precision if source.kind == "model" else precision_words(step),
+        "target": str(said["target"]),
+        "mode": str(said["mode"]),
+        "parameters": count[Role.PARAMETER],
+        "parameter_bytes": nbytes[Role.PARAMETER],
+        "buffer_bytes": nbytes[Role.BUFFER],
+        "input_bytes": nbytes[Role.INPUT],
+        "activations": activations,
+        "folk": {} if forward is None else _folk(forward, activations or 0, count),
+        "warnings": tuple(str(text) for text in step.attributes.get("warnings", ())),
+        "provenance": {
+            "graphsim": __version__,
+            "params": {**dict(step.attributes.get("params", {})), **source.params},
+            "training": said,
+        },
+    }
+
+
+def _implementation(said: Mapping[str, Any]) -> str:
+    return Training(**{name: said[name] for name in ("optimizer", "optimizer_impl", "target")}).implementation
+
+
+def _folk(forward: Graph, activations: int, count: Mapping[Role, int]) -> dict[str, int]:
+    batch = int(forward.attributes.get("batch", 1))
+    inputs = [t for t in forward.tensors.values() if t.role is Role.INPUT]
     counts = Counts(
-        activations=activation_count(graph),
+        activations=activations,
         parameters=count[Role.PARAMETER],
         inputs=inputs[0].size // batch if inputs else 0,
         batch=batch,
         states=count[Role.OPTIMIZER_STATE],
     )
-    return Report(
-        spec=graph.name,
-        batch=batch,
-        optimizer=training.optimizer,
-        optimizer_impl=training.implementation,
-        precision=training.precision,
-        target=training.target,
-        policy=steady.policy,
-        mode=training.mode,
-        allocator=allocator,
-        allocator_options=allocator_options,
-        parameters=count[Role.PARAMETER],
-        parameter_bytes=nbytes[Role.PARAMETER],
-        buffer_bytes=nbytes[Role.BUFFER],
-        input_bytes=nbytes[Role.INPUT],
-        activations=counts.activations,
-        ops=len(step.ops),
-        first=first_report,
-        steady=steady_report,
-        folk=folk_bytes(counts),
-        provenance={
-            "graphsim": __version__,
-            "params": dict(graph.attributes.get("params", {})),
-            "training": training.as_dict(),
-        },
-    )
+    return folk_bytes(counts)
 
 
-class Held(NamedTuple):
-    """What an allocator has in use and holds at most; None, if there is none or it runs out of memory."""
-
-    allocated: int | None = None
-    reserved: int | None = None
-    out_of_memory: str = ""
-
-    @property
-    def fragmentation(self) -> float | None:
-        """Share of what is held that no block ever needed."""
-        if self.allocated is None or self.reserved is None:
-            return None
-        return 1 - self.allocated / self.reserved if self.reserved else 0.0
+def precision_words(step: Graph) -> str:
+    """Return the dtypes of the parameters of a captured step, most bytes first, and its autocast: 'bf16, fp32'."""
+    sizes: dict[str, int] = {}
+    for tensor in step.tensors.values():
+        if tensor.role is Role.PARAMETER and not tensor.storage and tensor.dtype in FLOATING:
+            sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.nbytes
+    words = [SHORT_NAMES.get(dtype, dtype) for dtype in sorted(sizes, key=lambda dtype: -sizes[dtype])]
+    autocast = str(step.attributes.get("autocast", ""))
+    return ", ".join(words) + (f" with autocast {SHORT_NAMES.get(autocast, autocast)}" if autocast else "")
 
 
-def chosen_allocator(name: str, options: str = "") -> Allocator | None:
-    """Return the allocator *name* with *options*, see `options.configure`; None if the name is empty.
-
-    Raises:
-        UnknownNameError, UsageError: there is no such allocator or option.
-    """
-    if options and not name:
-        raise UsageError("allocator options need an allocator: --allocator NAME")
-    return configure(ALLOCATORS[name], options) if name else None
-
-
-def reservations(first: Simulation, steady: Simulation, allocator: Allocator | None) -> tuple[Held, Held]:
-    """Return what *allocator* holds in step 1 and in the steady step, which may be the same."""
-    return _place(first, allocator), _place_after(first, steady, allocator)
+def _integer(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _step_report(run: Simulation, held: Held, largest: int | None) -> StepReport:
@@ -274,31 +285,6 @@ def _step_report(run: Simulation, held: Held, largest: int | None) -> StepReport
         fragmentation=held.fragmentation,
         out_of_memory=held.out_of_memory,
     )
-
-
-def _place(run: Simulation, allocator: Allocator | None) -> Held:
-    """Return what *allocator* holds in a step of its own."""
-    if allocator is None:
-        return Held()
-    try:
-        layout = allocator(run.trace)
-    except OutOfMemoryError as error:
-        execution = run.trace.execution_of(error.event)
-        return Held(out_of_memory="before the step" if execution == NOTHING else run.op_at(execution).name)
-    return Held(layout.peak, layout.reserved_peak)
-
-
-def _place_after(first: Simulation, later: Simulation, allocator: Allocator | None) -> Held:
-    """Return what *allocator* holds in a step after the *first*, if it is one that keeps what is freed."""
-    if allocator is None or first is later or not getattr(allocator, "caches", False):
-        return _place(later, allocator)
-    stream, begin = in_succession(first, later)
-    try:
-        layout = allocator(stream)
-    except OutOfMemoryError as error:
-        execution = stream.execution_of(error.event) - len(first.schedule)
-        return Held(out_of_memory=later.op_at(execution).name if execution >= 0 else "in step 1")
-    return Held(int(layout.used[begin:].max()), int(layout.reserved[begin:].max()))
 
 
 def activation_count(graph: Graph) -> int:

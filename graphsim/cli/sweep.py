@@ -1,4 +1,4 @@
-"""The command that tabulates many settings."""
+"""``graphsim sweep``: a grid of settings as one table."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graphsim.cli.options import AsJson, overrides_of
+from graphsim.cli.options import AsJson, params_of
+from graphsim.cli.screen import say
 from graphsim.errors import UsageError
 
 if TYPE_CHECKING:
     from graphsim.answers.sweep.run import Progress, Summary
     from graphsim.sources.spec.expression import Value
 
-SWEEP_EXAMPLES = (
+EXAMPLES = (
     "Examples:\n\n"
     "graphsim sweep gpt2 bert_base --batch 1,2,4,8 --precision fp32,amp-bf16 --gpu t4,a100-80g -o sweep.csv\n\n"
     "graphsim sweep gpt2 --set layers=12,24 --optimizer adamw,adam8bit --allocator torch -o sweep.parquet\n\n"
@@ -30,9 +31,7 @@ Several = typer.Option(metavar="A,B,...")
 
 
 def sweep(
-    sources: Annotated[
-        list[str] | None, typer.Argument(help="Spec files, shipped specs' names, or torch:module:function.")
-    ] = None,
+    sources: Annotated[list[str] | None, typer.Argument(help="Sources, as for peak.")] = None,
     points: Annotated[
         Path | None, typer.Option("--list", help="A .csv or .toml of points instead of, or times, the grid.")
     ] = None,
@@ -102,7 +101,7 @@ def sweep(
         kept = f"; finished points are in {journal_of(output)}: the same command goes on from there"
         sys.stderr.write(f"interrupted{kept if journal_of(output).exists() else ''}\n")
         raise typer.Exit(130) from None
-    sys.stdout.write(json.dumps(summary.as_dict(), indent=2) + "\n" if as_json else _text(summary))
+    say(json.dumps(summary.as_dict(), indent=2) + "\n" if as_json else _text(summary))
 
 
 def _items(name: str, text: str) -> list[str]:
@@ -125,7 +124,7 @@ def _param(setting: str) -> list[dict[str, Value]]:
     from graphsim.answers.sweep.points import OPTIONS
 
     name, equals, text = setting.partition("=")
-    axis = [overrides_of([f"{name}={item}" if equals else setting]) for item in _items("set", text) or [""]]
+    axis = [params_of([f"{name}={item}" if equals else setting]) for item in _items("set", text) or [""]]
     if name.strip() in OPTIONS:
         raise UsageError(f"--set {name.strip()}: this is an option of sweep, not a param of a spec")
     return axis

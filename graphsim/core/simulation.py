@@ -15,7 +15,7 @@ from graphsim.core.graph import KEEPS, Graph, Op, Phase, Role
 from graphsim.core.index import NOTHING, Ints
 from graphsim.core.liveness import POLICIES, LiveRanges, Policy, live_ranges
 from graphsim.core.schedule import Schedule
-from graphsim.core.trace import Trace, join, trace
+from graphsim.core.trace import Joined, Trace, join, trace
 from graphsim.errors import UnknownNameError
 
 ROLES = (
@@ -251,8 +251,8 @@ def storage_roles(graph: Graph) -> list[str]:
     return roles
 
 
-def in_succession(first: Simulation, later: Simulation) -> tuple[Trace, int]:
-    """Return the trace of *first* and then *later*, and the number of the event with which *later* begins.
+def in_succession(first: Simulation, later: Simulation) -> Joined:
+    """Return the traces of *first* and then *later* as one.
 
     What *later* starts with is what *first* leaves behind under the same name and of the same size.
     """
@@ -264,7 +264,7 @@ def in_succession(first: Simulation, later: Simulation) -> tuple[Trace, int]:
         for row in np.flatnonzero(starts.execution == NOTHING)
         if (name := names[1][starts.tensor[row]]) in survivors and left.nbytes[survivors[name]] == starts.nbytes[row]
     }
-    return join(left, starts, same), left.events_count
+    return join(left, starts, same, len(first.schedule))
 
 
 def simulate(graph: Graph, schedule: Schedule | None = None, *, policy: Policy = "eager") -> Simulation:

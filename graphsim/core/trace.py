@@ -99,8 +99,27 @@ def trace(ranges: LiveRanges) -> Trace:
     return Trace(tensor=tensor, nbytes=nbytes, malloc=number[: len(rows)], free=free, execution=begin)
 
 
-def join(first: Trace, later: Trace, same: Mapping[int, int]) -> Trace:
-    """Return the trace of *first* and then *later*, as one allocator sees them.
+class Joined(NamedTuple):
+    """Two traces, one after the other, as one allocator sees them.
+
+    Attributes:
+        rows: the row of each block of the later trace.
+        begin: events before the first of the later trace.
+        dropped: events of the later trace that are none here, ascending: its blocks are there already.
+    """
+
+    trace: Trace
+    rows: Ints
+    begin: int
+    dropped: Ints
+
+    def events(self, numbers: Ints) -> Ints:
+        """Return for each event of the later trace the last event here that is no later."""
+        return self.begin + numbers - np.searchsorted(self.dropped, numbers, side="right")
+
+
+def join(first: Trace, later: Trace, same: Mapping[int, int], executions: int) -> Joined:
+    """Return *first*, the trace of a step of so many *executions*, and then *later*.
 
     *same* maps blocks of *later* that exist before it to the blocks of *first* that they are. Between the
     two, what else *first* leaves behind is freed, and what else *later* starts with is allocated. Tensors
@@ -119,18 +138,19 @@ def join(first: Trace, later: Trace, same: Mapping[int, int]) -> Trace:
     def shifted(events: Ints) -> Ints:
         return begin + events - np.searchsorted(dropped, events)
 
-    tensors, executions = first.tensor.max(initial=NOTHING) + 1, first.execution.max(initial=NOTHING) + 1
+    tensors = first.tensor.max(initial=NOTHING) + 1
     free = np.concatenate([first.free, np.full(len(own), NOTHING)])
     free[left] = first.events_count + np.arange(len(left))
     freed = np.flatnonzero(later.free != NOTHING)
     free[rows[freed]] = shifted(later.free[freed])
-    return Trace(
+    trace = Trace(
         tensor=np.concatenate([first.tensor, _moved(later.tensor[own], tensors)]),
         nbytes=np.concatenate([first.nbytes, later.nbytes[own]]),
         malloc=np.concatenate([first.malloc, shifted(later.malloc[own])]),
         free=free,
         execution=np.concatenate([first.execution, later.execution[own] + executions]),
     )
+    return Joined(trace, rows, begin, dropped)
 
 
 def _moved(numbers: Ints, by: int) -> Ints:

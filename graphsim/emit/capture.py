@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from graphsim.core.graph import Graph, Phase
 from graphsim.core.simulation import with_costs
 from graphsim.errors import MissingExtraError, UsageError
+from graphsim.sources import Source
+from graphsim.step.training import Training
 
 
 class Recapture(Protocol):
@@ -52,15 +54,14 @@ class Captured:
         self.norms = frozenset(path for path, m in named.items() if getattr(m, "track_running_stats", False))
 
 
-def captured_source(
-    source: str, *, optimizer: str, target: str, device: str, parameters: Mapping[str, Any], costs: str = ""
-) -> Captured:
+def captured_source(source: Source, training: Training, *, costs: str = "") -> Captured:
     """Return the step of ``torch:package.module:function``, which can be captured again.
 
     Raises:
         MissingExtraError: PyTorch is not installed.
         SpecError, UsageError, CaptureError: as `load_torch`.
     """
+    source.check(training)
     try:
         import torch  # noqa: F401
     except ImportError:
@@ -71,11 +72,15 @@ def captured_source(
 
     def recapture(change: Callable[[Any], Any]) -> Graph:
         step = capture_source(
-            source, optimizer=named(optimizer, ""), device=gpu(target, device), parameters=parameters, change=change
+            source.what,
+            optimizer=named(training.optimizer, training.optimizer_impl),
+            device=gpu(training.target, training.device if training.target == "cuda" else ""),
+            parameters=source.params,
+            change=change,
         )
         return with_costs(step.graph(), costs) if costs else step.graph()
 
-    return Captured(recapture, source.removeprefix(PREFIX))
+    return Captured(recapture, source.name.removeprefix(PREFIX))
 
 
 def _check(graph: Graph) -> None:

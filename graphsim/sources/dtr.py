@@ -58,6 +58,11 @@ def load_dtr(source: str | Path, *, mutations: Mutations = "in-place") -> Graph:
         return Graph(builder.ops, builder.tensors.values(), outputs=builder.survivors(), name=Path(source).stem)
 
 
+def takes(source: str | Path, name: str) -> bool:
+    """Whether *name* can be set: how mutations are read."""
+    return name == "mutations"
+
+
 @contextmanager
 def _located(where: str) -> Iterator[None]:
     """Say where in the log an error is."""

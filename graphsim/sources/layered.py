@@ -19,11 +19,17 @@ from graphsim.core.interchange import from_networkx
 from graphsim.errors import UsageError, suggest
 
 PREFIX = "layered:"
+PARAMS = ("seed", "width")
 MAX_NODES = 10_000
 """At most; the edges of a wide graph grow with the square of its nodes."""
 SIGMA, EDGES, SKIPS = 0.75, 0.2, 0.14
 MIXTURE = ((0.5, 0.5, 0.2), (1.0, 1.0, 0.4), (3.0, 1.0, 0.3), (5.0, 1.0, 0.1))
 """Mean, standard deviation and weight of the Gaussians that output sizes are drawn from, in thousands."""
+
+
+def takes(source: str, name: str) -> bool:
+    """Whether *name* can be set."""
+    return name in PARAMS
 
 
 def load_layered(source: str, **parameters: Any) -> Graph:
@@ -37,10 +43,9 @@ def load_layered(source: str, **parameters: Any) -> Graph:
         raise UsageError(
             f"'{source[:60]}' names no graph: write {PREFIX} and the number of nodes, for example {PREFIX}250"
         )
-    known = ("seed", "width")
     for name in parameters:
-        if name not in known:
-            raise UsageError(f"{source} has no param '{name[:60]}' to set; {suggest(name, known)}")
+        if name not in PARAMS:
+            raise UsageError(f"{source} has no param '{name[:60]}' to set; {suggest(name, PARAMS)}")
     return from_networkx(layered(int(text), **parameters))
 
 

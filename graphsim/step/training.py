@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from graphsim.core.devices import device_of
@@ -16,6 +16,8 @@ from graphsim.step.optimizers import implementation_of, update
 from graphsim.step.precision import LossScaler, Precision, master_weights, precision_of
 from graphsim.units import FLOATING
 
+MICRO_BATCHES = 3
+"""As many show what any greater number does to memory."""
 MAX_LAYERS = 100_000
 """Layers in all micro-batches of one step graph."""
 
@@ -102,6 +104,11 @@ def training_step(graph: Graph, training: Training | None = None, *, first: bool
             f"(at most {MAX_LAYERS} layers in all); 3 have the peak of any greater number"
         )
     return _Step(graph, chosen, first).build()
+
+
+def shortened(training: Training) -> Training:
+    """Return *training* with at most three micro-batches: from then on, each does to memory what the second did."""
+    return replace(training, accumulation=min(training.accumulation, MICRO_BATCHES))
 
 
 def chosen_training(training: Training | None, options: Mapping[str, Any]) -> Training:

@@ -4,36 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from graphsim.answers.fit import CONTEXT
-from graphsim.answers.peak import chosen_allocator, reservations
 from graphsim.answers.plan import read_budget
+from graphsim.answers.reservation import chosen_allocator, reservations
 from graphsim.answers.sweep.points import Point
 from graphsim.answers.sweep.table import RESULTS, SCHEMA
 from graphsim.core.devices import device_of, op_seconds
-from graphsim.core.graph import Graph, Role
+from graphsim.core.graph import Role
 from graphsim.core.simulation import Simulation, simulate
 from graphsim.errors import GraphSimError, MissingExtraError, UsageError
 from graphsim.memory.allocators import Allocator
 from graphsim.memory.allocators.torch import TorchCaching
 from graphsim.recompute.strategies import STRATEGIES, Strategy
 from graphsim.recompute.strategies.none import StoreAll
-from graphsim.sources import GRAPH_FILES
-from graphsim.sources.captured import captured_steps
-from graphsim.sources.spec import parse_spec, read_spec
+from graphsim.sources import Source, Steps, source_of
 from graphsim.sources.spec.expression import Value
-from graphsim.step.training import Training, training_step
+from graphsim.step.training import MICRO_BATCHES, Training, shortened
 from graphsim.version import __version__
-
-TORCH = "torch:"
-MICRO_BATCHES = 3
-"""From the third micro-batch on, each does to memory what the second did."""
 
 FOUND = ("batch", "seq", *RESULTS)
 """What `evaluate` finds of a point, the rest of a row says what was asked."""
@@ -43,57 +35,45 @@ Found = dict[str, Any]
 
 @dataclass(frozen=True)
 class Task:
-    """A point with the text of its spec, so that it can go to any machine.
-
-    Of a torch: source the text is that of the module it names, which only tells one state of it from another.
+    """A point with its source, read where it can be, so that it can go to any machine.
 
     Attributes:
-        unreadable: why there is no text.
+        source: without params; None if it cannot be read.
+        stamp: tells one state of the source from another.
+        unreadable: why there is no source.
     """
 
     point: Point
-    text: str = field(repr=False)
+    source: Source | None = field(repr=False)
+    stamp: str = ""
     unreadable: str = ""
 
     @cached_property
     def key(self) -> str:
-        """What tells this result from any other: the point, the spec's text, the version of graphsim."""
-        digest = hashlib.sha256(self.text.encode("utf-8", "surrogateescape")).hexdigest()
+        """What tells this result from any other: the point, the source's state, the version of graphsim."""
         point = asdict(self.point) | {"params": dict(self.point.params)}
-        said = json.dumps([__version__, digest, self.unreadable, point], sort_keys=True)
+        said = json.dumps([__version__, self.stamp, self.unreadable, point], sort_keys=True)
         return hashlib.sha256(said.encode()).hexdigest()[:32]
 
 
 def tasks_of(points: Iterable[Point]) -> list[Task]:
-    """Return a task per point; each spec is read once, so that all of its points see the same."""
-    texts: dict[str, tuple[str, str]] = {}
+    """Return a task per point; each source is read once, so that all of its points see the same."""
+    read: dict[str, tuple[Source | None, str, str]] = {}
     for point in points:
-        if point.source not in texts:
-            texts[point.source] = _read(point.source)
-    return [Task(point, *texts[point.source]) for point in points]
+        if point.source not in read:
+            read[point.source] = _read(point.source)
+    return [Task(point, *read[point.source]) for point in points]
 
 
-def _read(source: str) -> tuple[str, str]:
-    """Return the text of a source and, if it cannot be read, why."""
-    if source.startswith(TORCH):
-        return _module_text(source), ""
-    if source.endswith(GRAPH_FILES):
-        return "", f"{source} is a graph: a sweep takes specs, which have params to set"
+def _read(name: str) -> tuple[Source | None, str, str]:
+    """Return a source, the digest of its state and, if it cannot be read, why."""
     try:
-        return read_spec(source), ""
+        source = source_of(name).pinned()
+        return source, hashlib.sha256(source.stamp()).hexdigest(), ""
+    except OSError as error:
+        return None, "", f"{name}: {error.strerror}"
     except GraphSimError as error:
-        return "", str(error)
-
-
-def _module_text(source: str) -> str:
-    """Return the text of the module that holds a torch: source, which is not imported; empty if it is not found."""
-    names = source.removeprefix(TORCH).partition(":")[0].split(".")
-    for folder in ("", *sys.path):
-        path = Path(folder, *names)
-        for file in (path.with_suffix(".py"), path / "__init__.py"):
-            if file.is_file():
-                return file.read_text(encoding="utf-8", errors="replace")
-    return ""
+        return None, "", str(error)
 
 
 def check(tasks: Iterable[Task]) -> None:
@@ -138,10 +118,15 @@ def evaluate(task: Task) -> Outcome:
     except MemoryError:
         raise
     except GraphSimError as error:
-        lasting = not isinstance(error, MissingExtraError) and not task.point.source.startswith(TORCH)
+        lasting = not isinstance(error, MissingExtraError) and not _runs_code(task)
         return failed(str(error), lasting=lasting)
     except Exception as error:  # a torch: source runs the user's code, and plug-ins are others'
         return failed(f"{type(error).__name__}: {error}")
+
+
+def _runs_code(task: Task) -> bool:
+    """Whether the source is the user's own code, which may find another answer tomorrow."""
+    return task.source is not None and task.source.frontend.kind == "capture"
 
 
 def failed(reason: str, *, lasting: bool = False) -> Outcome:
@@ -167,7 +152,7 @@ def _prepare(task: Task) -> _Prepared:
     Raises:
         GraphSimError: an option is wrong, or the model cannot be loaded or trained.
     """
-    if task.unreadable:
+    if task.source is None:
         raise UsageError(task.unreadable)
     point = task.point
     training = point.training()
@@ -175,28 +160,29 @@ def _prepare(task: Task) -> _Prepared:
         raise UsageError(f"gpu {point.gpu} is for target cuda, not {point.target}")
     strategy = STRATEGIES[point.strategy]()
     allocator = chosen_allocator(point.allocator, point.allocator_options)
-    short = replace(training, accumulation=min(training.accumulation, MICRO_BATCHES))
-    first, steady = (
-        simulate(step, policy=point.policy)  # type: ignore[arg-type]
-        for step in _steps(point.source, task.text, point.params, short)
-    )
+    steps = _steps(task.stamp, _Hashed(task.source), point.params, shortened(training))
+    steady = simulate(steps.steady, policy=point.policy)  # type: ignore[arg-type]
+    first = steady if steps.first is steps.steady else simulate(steps.first, policy=steady.policy)
     budget = read_budget(point.budget, steady.graph) if point.budget else None
     return _Prepared(first, steady, strategy, allocator, budget)
 
 
+class _Hashed(NamedTuple):
+    """A source that is what its stamp says."""
+
+    source: Source
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Hashed) and self.source.name == other.source.name
+
+    def __hash__(self) -> int:
+        return hash(self.source.name)
+
+
 @lru_cache(maxsize=2)  # points that differ in their gpu, strategy or budget only stand together
-def _steps(source: str, text: str, params: tuple[tuple[str, Value], ...], training: Training) -> tuple[Graph, Graph]:
+def _steps(stamp: str, hashed: _Hashed, params: tuple[tuple[str, Value], ...], training: Training) -> Steps:
     """Return step 1 and the steady step."""
-    if source.startswith(TORCH):
-        return captured_steps(source, training, dict(params))
-    graph = _graph(source, text, params)
-    steady = training_step(graph, training)
-    return training_step(graph, training, first=True) if training.mode == "train" else steady, steady
-
-
-@lru_cache(maxsize=8)
-def _graph(source: str, text: str, params: tuple[tuple[str, Value], ...]) -> Graph:
-    return parse_spec(text, source, **dict(params))
+    return hashed.source.with_params(**dict(params)).steps(training)
 
 
 def _found(task: Task) -> Found:
@@ -235,7 +221,7 @@ def _scheduled(run: Simulation, prepared: _Prepared) -> Simulation:
 
 def _fits(gpu: str, runs: tuple[Simulation, Simulation]) -> Found:
     memory = device_of(gpu, "cuda").memory
-    need = max(TorchCaching()(run.trace).reserved_peak for run in runs)
+    need = max(held.reserved or 0 for held in reservations(*runs, TorchCaching()))
     least, most = (memory - context for context in CONTEXT)
     return {"memory_bytes": memory, "need_bytes": need, "fits": need <= most, "perhaps": most < need <= least}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from graphsim.core.layout import Layout
 from graphsim.core.trace import Trace
@@ -25,7 +25,7 @@ class Backend(Protocol):
         """Return what was measured; everything is freed again, also on an error."""
 
 
-BACKENDS = Registry(
+BACKENDS: Registry[Any] = Registry(
     "backends",
     "backend",
     {

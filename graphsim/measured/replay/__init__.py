@@ -14,6 +14,7 @@ import numpy as np
 from graphsim.core.index import NOTHING
 from graphsim.core.layout import Layout
 from graphsim.core.simulation import Simulation
+from graphsim.display import Answer
 from graphsim.errors import OutOfMemoryError, UsageError
 from graphsim.measured.backends import BACKENDS, Backend
 from graphsim.measured.replay.compute import measure
@@ -40,8 +41,8 @@ class Mismatch:
     measured_total: int
 
 
-@dataclass(frozen=True, slots=True)
-class Replay:
+@dataclass(frozen=True, slots=True, repr=False)
+class Replay(Answer):
     """A prediction and its measurement. Bytes, unless noted.
 
     Attributes:
@@ -81,12 +82,18 @@ class Replay:
         """Whether every event was measured as predicted, in bytes used."""
         return not self.out_of_memory and self.matched_used == self.events
 
+    @property
+    def headline(self) -> str:
+        """The answer in one line."""
+        verdict = "equal" if self.matches else "different"
+        return f"{self.spec} by {self.backend}: {verdict} at {self.matched_used:,} of {self.events:,} events"
+
     def to_json(self) -> str:
         """Return one JSON object; its keys are the fields, `schema` names the version."""
         return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2)
 
 
-def replay(
+def replay_run(
     run: Simulation,
     backend: str | Backend = "numpy",
     *,

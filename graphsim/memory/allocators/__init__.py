@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from graphsim.core.layout import Layout
 from graphsim.core.trace import Trace
@@ -20,7 +20,7 @@ class Allocator(Protocol):
         """Return where each block stands, and what is used and reserved after each event."""
 
 
-ALLOCATORS = Registry(
+ALLOCATORS: Registry[Any] = Registry(
     "allocators",
     "allocator",
     {

@@ -6,7 +6,7 @@ is judged by `plan.judge` alike for all.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from graphsim.core.graph import Graph
 from graphsim.recompute.plan import Plan
@@ -20,7 +20,7 @@ class Strategy(Protocol):
         """Return a plan for *graph*, within *budget* bytes if the strategy can meet one."""
 
 
-STRATEGIES = Registry(
+STRATEGIES: Registry[Any] = Registry(
     "strategies",
     "strategy",
     {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from graphsim.core.simulation import Simulation
 from graphsim.registry import Registry
@@ -18,7 +18,7 @@ class Export(Protocol):
         """Return the file's content."""
 
 
-EXPORTS = Registry(
+EXPORTS: Registry[Any] = Registry(
     "exports",
     "export format",
     {

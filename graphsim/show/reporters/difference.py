@@ -13,7 +13,13 @@ from graphsim.units import format_bytes
 
 
 def diff_text(
-    diff: Diff, *, tolerance: str, budget: int | None, rows: int | None, width: int = 100, color: bool = False
+    diff: Diff,
+    *,
+    tolerance: str = "0",
+    budget: int | None = None,
+    rows: int | None = 20,
+    width: int = 100,
+    color: bool = False,
 ) -> str:
     """Return *diff* as text: the peaks, where they are, by role, by layer, and the tensors that changed most."""
     output = io.StringIO()

@@ -1,19 +1,19 @@
-"""The report as one JSON object; `report.SCHEMA` versions its keys."""
+"""Every answer as one JSON object; the key `schema` versions its keys."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from graphsim.answers.peak import Report
+from graphsim.display import Answer
 
 
 @dataclass(frozen=True, slots=True)
 class Json:
-    """Renders a `Report` for machines."""
+    """Renders answers for machines."""
 
     suffix: ClassVar[str] = ".json"
 
-    def __call__(self, report: Report) -> str:
-        """Return the report as JSON text."""
-        return report.to_json() + "\n"
+    def __call__(self, answer: Answer) -> str:
+        """Return *answer* as JSON text."""
+        return answer.to_json() + "\n"

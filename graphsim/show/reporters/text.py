@@ -1,258 +1,45 @@
-"""The report as a person reads it in a terminal."""
+"""Every answer as a person reads it in a terminal."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from io import StringIO
-from itertools import pairwise
 from typing import ClassVar
 
-from rich.console import Console, Group, RenderableType
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text as Styled
-
+from graphsim.answers.diff import Diff
 from graphsim.answers.fit import Fit
-from graphsim.answers.folk import FORMULAS
-from graphsim.answers.peak import Report, StepReport
+from graphsim.answers.peak import Report
+from graphsim.answers.planned import Comparison, Planned
+from graphsim.display import Answer
 from graphsim.measured.replay import Replay
-from graphsim.units import format_bytes, format_count
-
-_ROLE_STYLE = {
-    "parameters": "blue",
-    "gradients": "cyan",
-    "optimizer_state": "magenta",
-    "saved_activations": "yellow",
-    "transient_activations": "bright_yellow",
-    "workspace": "red",
-    "inputs": "green",
-    "buffers": "bright_black",
-}
-_PHASE_STYLE = {"forward": "green", "backward": "yellow", "recompute": "red", "optimizer": "magenta"}
-_EIGHTHS = " ▁▂▃▄▅▆▇█"
-_HEIGHT = 6
+from graphsim.show.reporters.difference import diff_text
+from graphsim.show.reporters.fit import fit_text
+from graphsim.show.reporters.peak import report_text
+from graphsim.show.reporters.plans import comparison_text, plan_text
+from graphsim.show.reporters.replay import replay_text
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Renders a `Report`; *width* in characters, *color* writes terminal colours."""
+    """Renders answers; *width* in characters, *color* writes terminal colours."""
 
     width: int = 100
     color: bool = False
     suffix: ClassVar[str] = ".txt"
 
-    def __call__(self, report: Report) -> str:
-        """Return the report as text."""
-        stream = StringIO()
-        console = Console(
-            file=stream,
-            width=self.width,
-            force_terminal=self.color,
-            color_system="standard" if self.color else None,
-            highlight=False,
-            legacy_windows=False,
-        )
-        console.print(_page(report, self.width))
-        return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
-
-
-def replay_text(result: Replay) -> str:
-    """Return a replay in a few lines: predicted and measured, and the first event at which they differ."""
-    lines = [
-        f"{result.spec} · replayed by {result.backend} on {result.device} · {result.events:,} events "
-        f"in {result.seconds:.2f} s",
-        "",
-    ]
-    if result.out_of_memory:
-        at = result.out_of_memory if result.out_of_memory == "before the step" else f"at {result.out_of_memory}"
-        lines += [f"Out of memory {at}, with {format_bytes(result.measured_peak_bytes)} in use; everything is freed."]
-        return "\n".join(lines) + "\n"
-    rows = (
-        ("in use", result.predicted_peak_bytes, result.measured_peak_bytes, result.matched_used),
-        ("held", result.predicted_total_bytes, result.measured_total_bytes, result.matched_total),
-    )
-    lines.append(f"{'peak of bytes':14}{'predicted':>20}{'measured':>20}   equal after")
-    for name, predicted, measured, matched in rows:
-        lines.append(f"{name:14}{predicted:>20,}{measured:>20,}   {matched:,} of {result.events:,} events")
-    if result.compute_seconds:
-        parts = ", ".join(f"{phase} {seconds * 1000:,.1f} ms" for phase, seconds in result.compute_seconds.items())
-        lines.append(f"arithmetic of the step: {sum(result.compute_seconds.values()) * 1000:,.1f} ms ({parts})")
-    low, high = result.total_interval
-    if low != high:
-        lines.append(f"bytes held depend on ties between equal free chunks: {low:,} to {high:,} over the rules tried")
-    if result.first_mismatch:
-        miss = result.first_mismatch
-        lines += [
-            "",
-            f"First difference: event {miss.event:,}, {miss.kind} of {miss.nbytes:,} bytes, {miss.op}: "
-            f"in use {miss.predicted_used:,} predicted, {miss.measured_used:,} measured; "
-            f"held {miss.predicted_total:,} and {miss.measured_total:,}",
-        ]
-    return "\n".join(lines) + "\n"
-
-
-def fit_text(answer: Fit) -> str:
-    """Return the answer to 'will it fit?' in a few lines."""
-    least, most = (format_bytes(size) for size in answer.context_bytes)
-    verdict = "fits" if answer.fits else ("may fit" if answer.perhaps else "does not fit")
-    lines = [
-        f"{answer.spec}: {verdict} in {format_bytes(answer.memory_bytes)}",
-        f"  {format_bytes(answer.need_bytes):>11}  held by PyTorch's caching allocator at its peak",
-        f"  {least} to {most}  CUDA context and library handles: unknown, depends on driver and versions",
-        f"  {format_bytes(answer.margin_bytes):>11}  left, with the most of that",
-        f"  largest batch that fits: {answer.max_batch:,}"
-        + (f"; largest sequence: {answer.max_seq:,}" if answer.max_seq is not None else ""),
-    ]
-    if answer.measures:
-        lines += ["", "What would save memory:"]
-    for measure in answer.measures:
-        stacked = (
-            "" if measure.stacked_need_bytes is None else f"; then {format_bytes(measure.stacked_need_bytes)} in all"
-        )
-        lines.append(f"  {format_bytes(measure.saved_bytes):>11}  {measure.name}, {measure.time:+.0%} time{stacked}")
-    return "\n".join(lines) + "\n"
-
-
-def _page(report: Report, width: int) -> RenderableType:
-    parts: list[RenderableType] = [_headline(report), "", _roles(report.steady), ""]
-    if report.steady.largest:
-        parts += [_largest(report.steady, width), "", _timeline(report.steady, width), ""]
-    if report.mode == "train" and report.optimizer:
-        parts += [_folk(report), ""]
-    parts.append(_advice(report))
-    return Group(*parts)
-
-
-def _headline(report: Report) -> RenderableType:
-    step = report.steady
-    setting = [report.spec, f"batch {report.batch}"]
-    if report.mode == "train":
-        setting.append(f"{report.optimizer} ({report.optimizer_impl})")
-    setting += [report.precision, report.target, f"{report.policy} release"]
-    if report.mode != "train":
-        setting.append(report.mode)
-    lines = Styled(" · ".join(setting), "dim")
-    lines.append("\n\n")
-    lines.append(f"Peak memory of a training step: {format_bytes(step.peak_bytes)}", "bold")
-    lines.append(f"  ({step.peak_bytes:,} bytes)\n", "dim")
-    if step.peak_op:
-        lines.append(f"  reached in {step.peak_phase}, by {step.peak_op}\n")
-    if report.mode == "train":
-        first = report.first
-        where = f" in {first.peak_phase}" if first.peak_phase else ""
-        lines.append(f"  step 1, which creates the optimizer states: {format_bytes(first.peak_bytes)}{where}\n")
-    if step.out_of_memory:
-        lines.append(
-            f"  does not fit: the {report.allocator} allocator ({report.allocator_options}) "
-            f"runs out of memory {'at ' if step.out_of_memory != 'before the step' else ''}{step.out_of_memory}\n",
-            "bold red",
-        )
-    if step.reserved_peak_bytes is not None:
-        lines.append(
-            f"  reserved by the {report.allocator} allocator: {format_bytes(step.reserved_peak_bytes)}, "
-            f"of which {step.fragmentation:.1%} never in use\n"
-        )
-    peaks = ", ".join(f"{phase} {format_bytes(size)}" for phase, size in step.phase_peak_bytes.items())
-    if peaks:
-        lines.append(f"  peak of each phase: {peaks}\n")
-    lines.append(
-        f"  {report.parameters:,} parameters ({format_bytes(report.parameter_bytes)}), "
-        f"{format_count(report.activations)} activations per sample, {report.ops:,} ops"
-    )
-    return lines
-
-
-def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-
-
-def _roles(step: StepReport) -> RenderableType:
-    table = _table("Live at the peak")
-    for name, justify in (("role", "left"), ("bytes", "right"), ("share", "right"), ("", "left")):
-        table.add_column(name, justify=justify, header_style="dim")  # type: ignore[arg-type]
-    for role, size in sorted(step.by_role_at_peak.items(), key=lambda item: -item[1]):
-        if size:
-            share = size / step.peak_bytes
-            bar = "█" * max(1, round(share * 30))
-            table.add_row(
-                role.replace("_", " "), format_bytes(size), f"{share:.1%}", Styled(bar, _ROLE_STYLE.get(role, ""))
-            )
-    return Padding(table, (0, 0, 0, 2))
-
-
-def _largest(step: StepReport, width: int) -> RenderableType:
-    table = _table("Largest live tensors at the peak")
-    table.add_column("bytes", justify="right", header_style="dim", no_wrap=True)
-    table.add_column("tensor", header_style="dim", overflow="ellipsis", no_wrap=True, max_width=max(20, width - 50))
-    table.add_column("role", header_style="dim", no_wrap=True)
-    for tensor in step.largest[:8]:
-        name = tensor.name if tensor.name != "workspace" else f"workspace of {tensor.op}"
-        style = _ROLE_STYLE.get(tensor.role, "")
-        table.add_row(format_bytes(tensor.nbytes), name, Styled(tensor.role.replace("_", " "), style))
-    return Padding(table, (0, 0, 0, 2))
-
-
-def _timeline(step: StepReport, width: int) -> RenderableType:
-    """A bar chart of live bytes over the ops of the step, coloured by phase, the peak marked."""
-    columns = min(len(step.timeline), max(20, width - 16))
-    bounds = [round(i * len(step.timeline) / columns) for i in range(columns + 1)]
-    pairs = list(pairwise(bounds))
-    heights = [max(step.timeline[low:high]) for low, high in pairs]
-    phases = [step.timeline_phase[low] for low, _ in pairs]
-    top = max(heights)
-    peak_at = heights.index(top)
-    chart = Styled("Live bytes over one step\n", "bold")
-    chart.append(" " * (12 + peak_at) + "▼ peak\n" if peak_at + 6 < columns else " " * (7 + peak_at) + "peak ▼\n")
-    for row in range(_HEIGHT, 0, -1):
-        label = format_bytes(top) if row == _HEIGHT else ""
-        chart.append(f"{label:>11} ", "dim")
-        for height, phase in zip(heights, phases, strict=True):
-            eighths = round(height / top * _HEIGHT * 8) - (row - 1) * 8
-            chart.append(_EIGHTHS[max(0, min(8, eighths))], _PHASE_STYLE[phase])
-        chart.append("\n")
-    chart.append(" " * 12)
-    start = 0
-    for i in range(1, columns + 1):
-        if i == columns or phases[i] != phases[start]:
-            room = i - start
-            label = phases[start] if len(phases[start]) + 2 <= room else phases[start][: max(0, room - 1)]
-            chart.append(("╰" + label.center(room - 1, "─"))[:room], _PHASE_STYLE[phases[start]])
-            start = i
-    return Padding(chart, (0, 0, 0, 2))
-
-
-def _folk(report: Report) -> RenderableType:
-    table = _table("What the folk formulas say")
-    for name, justify in (("formula", "left"), ("bytes", "right"), ("error", "right")):
-        table.add_column(name, justify=justify, header_style="dim")  # type: ignore[arg-type]
-    for name, size in report.folk.items():
-        text = (FORMULAS[name].__doc__ or name).partition(" (")[0].rstrip(".:").partition(":")[0]
-        error = size / report.steady.peak_bytes - 1
-        table.add_row(text, format_bytes(size), f"{error:+.0%}")
-    return Padding(table, (0, 0, 0, 2))
-
-
-def _advice(report: Report) -> RenderableType:
-    roles = report.steady.by_role_at_peak
-    role = max(roles, key=lambda name: roles[name])
-    share = roles[role] / max(1, report.steady.peak_bytes)
-    remedy = _REMEDY[role]
-    if role == "parameters" and report.mode == "train" and roles["optimizer_state"]:
-        remedy = _REMEDY["optimizer_state"]
-    text = Styled("What would reduce it most: ", "bold")
-    text.append(f"{role.replace('_', ' ')} are {share:.0%} of the peak; {remedy}", "")
-    return text
-
-
-_REMEDY = {
-    "parameters": "hold them in a 16-bit format (--precision bf16).",
-    "gradients": "hold them in a 16-bit format (--precision bf16), or let the optimizer consume them during backward.",
-    "optimizer_state": "a lighter optimizer (--optimizer adam8bit, lion or adafactor) shrinks the states.",
-    "saved_activations": "they grow with the batch: a smaller --batch with --accumulation, --precision amp-bf16, or "
-    "checkpointing the blocks.",
-    "transient_activations": "they grow with the batch: a smaller --batch with --accumulation, "
-    "or --precision amp-bf16.",
-    "workspace": "another optimizer implementation (--optimizer-impl fused) or kernel needs less scratch memory.",
-    "inputs": "a smaller --batch.",
-    "buffers": "they are part of the model.",
-}
+    def __call__(self, answer: Answer) -> str:
+        """Return *answer* as text."""
+        match answer:
+            case Report():
+                return report_text(answer, width=self.width, color=self.color)
+            case Fit():
+                return fit_text(answer)
+            case Replay():
+                return replay_text(answer)
+            case Planned():
+                return plan_text(answer.plan, answer.least)
+            case Comparison():
+                return comparison_text(answer.plans, answer.unit, answer.least, self.width)
+            case Diff():
+                return diff_text(answer, width=self.width, color=self.color)
+            case _:
+                return answer.headline + "\n"

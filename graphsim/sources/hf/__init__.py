@@ -5,6 +5,7 @@ The file is data: it is parsed here, never fetched, and no code that it names is
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graphsim.core.graph import Graph
@@ -65,6 +66,22 @@ def load_steps(
 
     captured = _capture(source, named(optimizer, implementation), target, device, parameters)
     return captured.graph(first=True), captured.graph()
+
+
+def takes(source: str, name: str) -> bool:
+    """Whether *name* can be set: a size of the batch, or a field of the config."""
+    if name in ("batch", "image_size"):
+        return True
+    from graphsim.sources.hf.config import read_config
+
+    fields = read_config(source.removeprefix(PREFIX))
+    return name in fields or (name == "seq" and "image_size" not in fields)
+
+
+def stamp(source: str) -> bytes:
+    """Return the bytes of the config."""
+    file = Path(source.removeprefix(PREFIX))
+    return (file / "config.json" if file.is_dir() else file).read_bytes()
 
 
 def _capture(source: str, optimizer: Any, target: str, device: str, parameters: dict[str, Value]) -> Capture:

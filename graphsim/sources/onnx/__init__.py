@@ -33,10 +33,7 @@ def load_onnx(source: str, **parameters: Value) -> Graph:
         SpecError: the file is wrong, or has an op that we cannot train; the message names the node.
         UsageError: a parameter does not exist, or has a value that cannot be used.
     """
-    try:
-        import onnx  # noqa: F401
-    except ImportError:
-        raise MissingExtraError("onnx", "onnx") from None
+    _need_onnx()
     from graphsim.sources.onnx.importer import import_model
     from graphsim.sources.onnx.read import bind, read_model
 
@@ -47,3 +44,18 @@ def load_onnx(source: str, **parameters: Value) -> Graph:
             return import_model(model, source, binding)
     except MemoryError:
         raise SpecError(f"to work out its shapes takes more than {MAX_BYTES} bytes", source) from None
+
+
+def takes(source: str, name: str) -> bool:
+    """Whether *name* can be set: a symbolic dimension of an input, by its word, or the loss."""
+    _need_onnx()
+    from graphsim.sources.onnx.read import read_model, words
+
+    return name == "loss" or name in words(read_model(source).graph, source)
+
+
+def _need_onnx() -> None:
+    try:
+        import onnx  # noqa: F401
+    except ImportError:
+        raise MissingExtraError("onnx", "onnx") from None

@@ -111,8 +111,7 @@ def bind(graph: Any, source: str, parameters: Mapping[str, Value]) -> Binding:
         UsageError: a parameter is unknown, or an extent is missing or cannot be set.
         SpecError: an input is no tensor.
     """
-    stored = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in stored]
+    inputs = _inputs(graph)
     loss = parameters.get("loss", LOSSES[0])
     if loss not in LOSSES:
         raise UsageError(f"{source}: 'loss' cannot be {loss!r:.60}; {suggest(str(loss), LOSSES)}")
@@ -125,6 +124,17 @@ def bind(graph: Any, source: str, parameters: Mapping[str, Value]) -> Binding:
     used = {dim for dims in names.values() for dim in dims}
     params = {word: extents[symbol] for word, symbol in symbols.items() if symbol in extents and symbol in used}
     return Binding(shapes, {**params, "loss": loss}, batch, str(loss))
+
+
+def words(graph: Any, source: str) -> Iterable[str]:
+    """Return the words that set the symbolic dimensions of the inputs of *graph*."""
+    inputs = _inputs(graph)
+    return _symbols(inputs, {value.name: _names(value, source) for value in inputs})
+
+
+def _inputs(graph: Any) -> list[Any]:
+    stored = {tensor.name for tensor in graph.initializer}
+    return [value for value in graph.input if value.name not in stored]
 
 
 def _names(value: Any, source: str) -> tuple[int | str, ...]:

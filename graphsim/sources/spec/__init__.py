@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from graphsim.core.graph import Graph
 from graphsim.errors import SpecError, suggest
@@ -15,7 +15,14 @@ MAX_FILE = 2**18
 MAX_DOTS = 40
 
 
-def load_spec(source: str | Path, **overrides: Value) -> Graph:
+class SpecText(NamedTuple):
+    """A spec that has been read: its name, and its text."""
+
+    name: str
+    text: str
+
+
+def load_spec(source: str | Path | SpecText, **overrides: Value) -> Graph:
     """Return the forward graph of the spec file *source*.
 
     Args:
@@ -25,7 +32,24 @@ def load_spec(source: str | Path, **overrides: Value) -> Graph:
     Raises:
         SpecError: names the file, the layer and what would be right.
     """
-    return parse_spec(read_spec(source), str(source), **overrides)
+    name, text = read_text(source)
+    return parse_spec(text, name, **overrides)
+
+
+def read_text(source: str | Path | SpecText) -> SpecText:
+    """Return the spec *source*, read; see `read_spec`."""
+    return source if isinstance(source, SpecText) else SpecText(str(source), read_spec(source))
+
+
+def stamp(source: str | Path | SpecText) -> bytes:
+    """Return the text of the spec."""
+    return read_text(source).text.encode("utf-8", "surrogateescape")
+
+
+def takes(source: str | Path | SpecText, name: str) -> bool:
+    """Whether the spec *source* has a param *name*."""
+    spec = read_text(source)
+    return name in parse_toml(spec.text, spec.name).get("params", {})
 
 
 def read_spec(source: str | Path) -> str:

@@ -61,6 +61,23 @@ def capture_source(
     return capture(model, inputs, optimizer=optimizer, loss=None, step=step, name=name, device=device)
 
 
+def takes(source: str, name: str) -> bool:
+    """Whether the factory that *source* names takes a parameter *name*. This imports the user's code."""
+    known = inspect.signature(_find(source)).parameters
+    return name in known or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
+
+
+def stamp(source: str) -> bytes:
+    """Return the text of the module that holds *source*, which is not imported; empty if it is not found."""
+    names = source.removeprefix(PREFIX).partition(":")[0].split(".")
+    for folder in ("", *sys.path):
+        path = Path(folder, *names)
+        for file in (path.with_suffix(".py"), path / "__init__.py"):
+            if file.is_file():
+                return file.read_bytes()
+    return b""
+
+
 def _find(source: str) -> Callable[..., Any]:
     module_name, _, attribute = source.removeprefix(PREFIX).partition(":")
     if not module_name or not attribute:

@@ -13,7 +13,7 @@ from graphsim.errors import GraphSimError, MissingExtraError, UnknownNameError, 
 from graphsim.measured.backends.cupy import Cupy
 from graphsim.measured.backends.numpy import Numpy
 from graphsim.measured.backends.torch import Torch
-from graphsim.measured.replay import replay
+from graphsim.measured.replay import replay_run
 from graphsim.recompute.strategies import STRATEGIES
 from graphsim.sources.spec import shipped_specs
 
@@ -42,7 +42,7 @@ def test_every_shipped_spec_that_fits_in_4_gib_is_measured_to_the_byte_at_every_
     run = step_of(name, optimizer="sgd", target="cpu")
     if run.peak > FITS:
         pytest.skip(f"{name} needs {run.peak:,} bytes even when small")
-    result = replay(run, "numpy")
+    result = replay_run(run, "numpy")
     assert result.matched_used == result.matched_total == result.events == run.trace.events_count
     assert result.measured_peak_bytes == result.predicted_peak_bytes == run.peak
     assert result.first_mismatch is None
@@ -57,7 +57,7 @@ def test_all_but_the_largest_models_are_measured():
 def test_a_schedule_with_recompute_is_replayed_like_any_other():
     step = gs.training_step(gs.load("resnet18", batch=2, size=64), optimizer="adam")
     plan = STRATEGIES["sqrt"]()(step)
-    result = replay(gs.simulate(step, plan.schedule), "numpy")
+    result = replay_run(gs.simulate(step, plan.schedule), "numpy")
     assert result.matches
     assert result.measured_peak_bytes == plan.peak_bytes
 
@@ -73,7 +73,7 @@ class Wrong(Numpy):
 
 def test_the_first_event_that_differs_is_named_with_its_op():
     run = step_of("lenet5", optimizer="sgd")
-    result = replay(run, Wrong())
+    result = replay_run(run, Wrong())
     assert result.matched_used == 7
     assert not result.matches
     miss = result.first_mismatch
@@ -96,7 +96,7 @@ class Full(Numpy):
 
 def test_out_of_memory_ends_the_replay_with_the_op():
     run = step_of("lenet5", optimizer="sgd")
-    result = replay(run, Full())
+    result = replay_run(run, Full())
     assert result.out_of_memory == run.op_at(0).name
     assert result.measured_peak_bytes == 12345
     assert not result.matches
@@ -104,18 +104,18 @@ def test_out_of_memory_ends_the_replay_with_the_op():
 
 def test_arithmetic_is_timed_where_there_is_an_array_library():
     run = step_of("lenet5", optimizer="sgd")
-    result = replay(run, "numpy", compute=True)
+    result = replay_run(run, "numpy", compute=True)
     assert set(result.compute_seconds) == {"forward", "backward", "optimizer"}
     assert all(seconds > 0 for seconds in result.compute_seconds.values())
-    assert not replay(run, "numpy").compute_seconds
+    assert not replay_run(run, "numpy").compute_seconds
     with pytest.raises(UsageError, match="numpy or cupy"):
-        replay(run, "torch", compute=True)
+        replay_run(run, "torch", compute=True)
 
 
 def test_a_replay_survives_json():
     import json
 
-    result = replay(step_of("lenet5"), "numpy")
+    result = replay_run(step_of("lenet5"), "numpy")
     data = json.loads(result.to_json())
     assert data["schema"] == "graphsim-replay/1"
     keys = {"backend", "device", "events", "matched_used", "matched_total", "first_mismatch"}
@@ -132,11 +132,11 @@ def test_backends_that_need_a_gpu_say_so_without_one():
         else:
             assert device
     with pytest.raises(UnknownNameError, match="numpy"):
-        replay(run, "numpi")
+        replay_run(run, "numpi")
     with pytest.raises(UsageError, match="lock-step"):
-        replay(run, "numpy", lockstep=True)
+        replay_run(run, "numpy", lockstep=True)
     with pytest.raises(GraphSimError, match="known: touch"):
-        replay(run, "numpy", options="zzz=1")
+        replay_run(run, "numpy", options="zzz=1")
 
 
 @pytest.mark.gpu
@@ -144,7 +144,7 @@ def test_backends_that_need_a_gpu_say_so_without_one():
 def test_a_gpu_replays_resnet18_as_predicted(backend):
     run = step_of("resnet18", optimizer="adam")
     try:
-        result = replay(run, backend)
+        result = replay_run(run, backend)
     except GraphSimError as error:
         pytest.skip(str(error))
     assert result.matched_used == result.events
@@ -153,7 +153,7 @@ def test_a_gpu_replays_resnet18_as_predicted(backend):
 @pytest.mark.gpu
 def test_a_gpu_replays_gpt2_in_lockstep_as_predicted():
     try:
-        result = replay(step_of("gpt2", optimizer="adam"), "cupy", lockstep=True)
+        result = replay_run(step_of("gpt2", optimizer="adam"), "cupy", lockstep=True)
     except GraphSimError as error:
         pytest.skip(str(error))
     assert result.matched_used == result.matched_total == result.events

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from graphsim.measured.backends import cupy as backend
 from graphsim.measured.backends.cupy import take
 from graphsim.measured.replay import lockstep as replay_lockstep
-from graphsim.measured.replay import replay
+from graphsim.measured.replay import replay_run
 from graphsim.measured.replay.lockstep import GuidedChunks
 from graphsim.memory.allocators.cupy import Chunks
 from graphsim.memory.allocators.online import PoolFull
@@ -169,10 +169,10 @@ def replays() -> dict[str, object]:
     backend.Cupy.device = property(lambda self: "numbers")
     step = gs.simulate(gs.training_step(gs.load("resnet18", batch=2, size=64), optimizer="adam"))
     return {
-        "plain": asdict(replay(step, "cupy")),
-        "lockstep": asdict(replay(step, "cupy", lockstep=True)),
-        "limit": asdict(replay(step, "cupy", options="limit=200MiB")),
-        "limit in lockstep": asdict(replay(step, "cupy", options="limit=200MiB", lockstep=True)),
+        "plain": asdict(replay_run(step, "cupy")),
+        "lockstep": asdict(replay_run(step, "cupy", lockstep=True)),
+        "limit": asdict(replay_run(step, "cupy", options="limit=200MiB")),
+        "limit in lockstep": asdict(replay_run(step, "cupy", options="limit=200MiB", lockstep=True)),
     }
 
 

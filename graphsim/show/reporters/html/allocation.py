@@ -7,44 +7,36 @@ from typing import Any
 
 import numpy as np
 
+from graphsim.answers.reservation import Stretch
 from graphsim.core.index import NOTHING, Ints
 from graphsim.core.layout import Layout
 from graphsim.core.simulation import Simulation
 from graphsim.core.trace import Trace
-from graphsim.errors import OutOfMemoryError
-from graphsim.memory.allocators import ALLOCATORS
-from graphsim.options import configure
 
 
-def allocation_data(run: Simulation, name: str, options: str = "") -> dict[str, Any]:
-    """Return the run under the allocator *name* with *options* (text), as JSON can hold it.
+def allocation_data(step: Stretch, name: str, options: str = "", *, limited: bool = False) -> dict[str, Any]:
+    """Return a *step* under the allocator *name* with *options* (text), as JSON can hold it.
 
     `used` and `reserved` are those while each execution runs. `segments` and `blocks` stand as they
     do at the peak of live bytes; a block's `storage` is a row of the live ranges, -1 for workspace.
     Sizes of segments follow from how the reservation grew: `approximate` says where that may not be
-    all, because segments may have been given back in between.
-
-    Raises:
-        UnknownNameError: there is no such allocator, or it has no such option.
+    all, because segments may have been given back in between, as under a limit.
     """
-    allocator = configure(ALLOCATORS[name], options)
+    run, layout = step.run, step.layout
     data: dict[str, Any] = {"name": name, "options": options, "out_of_memory": ""}
-    try:
-        layout: Layout = allocator(run.trace)
-    except OutOfMemoryError as error:
-        execution = run.trace.execution_of(error.event)
-        where = "before the step" if execution == NOTHING else f"at {run.op_at(execution).name}"
-        return {**data, "out_of_memory": where}
+    if layout is None:
+        outside = step.out_of_memory in ("before the step", "in step 1")
+        return {**data, "out_of_memory": step.out_of_memory if outside else f"at {step.out_of_memory}"}
     moment = moments(run)
     event = int(moment[run.peak_execution]) if len(moment) else -1
-    limited = getattr(allocator, "limit", None) is not None
+    there = step.stream.events(moment)
     return {
         **data,
-        "used": _at(layout.used, moment),
-        "reserved": _at(layout.reserved, moment),
-        "used_peak": layout.peak,
-        "reserved_peak": layout.reserved_peak,
-        **_map(run, layout, event, approximate=limited),
+        "used": _at(layout.used, there),
+        "reserved": _at(layout.reserved, there),
+        "used_peak": step.held.allocated,
+        "reserved_peak": step.held.reserved,
+        **_map(step, layout, event, approximate=limited),
     }
 
 
@@ -64,30 +56,32 @@ def _at(column: Ints, moment: Ints) -> list[int]:
     return [int(value) for value in np.concatenate([[0], column])[moment + 1]]
 
 
-def _map(run: Simulation, layout: Layout, event: int, *, approximate: bool) -> dict[str, Any]:
-    trace = run.trace
+def _map(step: Stretch, layout: Layout, event: int, *, approximate: bool) -> dict[str, Any]:
+    """Return segments and blocks after *event* of the step's own trace."""
+    trace = step.run.trace
     live = np.flatnonzero((trace.malloc <= event) & ((trace.free > event) | (trace.free == NOTHING)))
-    sizes = segment_sizes(trace, layout, event)
+    sizes = segment_sizes(step.stream.trace, layout, int(step.stream.events(np.array([event]))[0]))
+    address, home = layout.address[step.stream.rows], layout.segment[step.stream.rows]
     base: dict[int, int] = {}
-    for segment, address in zip(layout.segment.tolist(), layout.address.tolist(), strict=True):
-        base[segment] = min(address, base.get(segment, address))
+    for segment, first in zip(layout.segment.tolist(), layout.address.tolist(), strict=True):
+        base[segment] = min(first, base.get(segment, first))
     extent: dict[int, int] = defaultdict(int)
     for row in live.tolist():
-        segment = int(layout.segment[row])
-        extent[segment] = max(extent[segment], int(layout.address[row]) - base[segment] + int(trace.nbytes[row]))
+        segment = int(home[row])
+        extent[segment] = max(extent[segment], int(address[row]) - base[segment] + int(trace.nbytes[row]))
     if any(sizes.get(segment, 0) < size for segment, size in extent.items()):
         approximate = True
         sizes = {segment: max(sizes.get(segment, 0), extent.get(segment, 0)) for segment in {*sizes, *extent}}
     segments = [segment for segment in sorted(sizes) if sizes[segment] > 0]
     place = {segment: i for i, segment in enumerate(segments)}
-    storage = _storage_of(run)
-    order = sorted(live.tolist(), key=lambda row: (int(layout.segment[row]), int(layout.address[row])))
+    storage = _storage_of(step.run)
+    order = sorted(live.tolist(), key=lambda row: (int(home[row]), int(address[row])))
     return {
         "approximate": approximate,
         "segments": [sizes[segment] for segment in segments],
         "blocks": {
-            "segment": [place[int(layout.segment[row])] for row in order],
-            "offset": [int(layout.address[row]) - base[int(layout.segment[row])] for row in order],
+            "segment": [place[int(home[row])] for row in order],
+            "offset": [int(address[row]) - base[int(home[row])] for row in order],
             "bytes": [int(trace.nbytes[row]) for row in order],
             "storage": [storage[int(trace.tensor[row]), int(trace.execution[row])] for row in order],
         },

@@ -1,0 +1,129 @@
+"""What is asked of a source, the same in every call: the sizes of its batch, and how it is trained."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any, NamedTuple, TypedDict, TypeVar, get_type_hints
+
+from graphsim.errors import UsageError, suggest
+from graphsim.sources import Source, source_of
+from graphsim.sources.spec.expression import Value
+from graphsim.step.training import Training
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Setting(TypedDict, total=False):
+    """Keywords that say what is asked of a source.
+
+    Args:
+        batch: samples per (micro-)batch: the param ``batch`` of the source.
+        seq: sequence length: the param ``seq``.
+        params: values for other params, by name.
+        optimizer: a name such as 'adamw', 'sgd', 'momentum', 'adam8bit'; of a module also a function of the
+            parameters (``torch.optim.AdamW``) or an optimizer.
+        optimizer_impl: 'forloop', 'foreach' or 'fused'; empty: what its library picks on the target.
+        precision: 'fp32', 'bf16', 'fp16', 'amp-bf16' or 'amp-fp16'.
+        master_weights: the optimizer updates fp32 copies of low-precision parameters.
+        target: 'cuda' or 'cpu': rules differ where PyTorch does. Empty: 'cuda'.
+        gpu: a GPU of the catalogue, where a rule depends on it, such as 't4'.
+        mode: 'train', 'evaluation' (no update) or 'inference' (no_grad).
+        accumulation: micro-batches per optimizer step.
+        zero_grad: where gradients are reset: 'before-forward', 'before-backward' or 'after-step'.
+        set_to_none: release gradients instead of zeroing them.
+        loss: of a module: a function of its output, or of output and batch, that returns the scalar to differentiate.
+        step: of a module: ``step(model, batch, optimizer)``, one training step in your own words.
+        training: a `Training`, in place of the words above that say how it is trained.
+    """
+
+    batch: int | None
+    seq: int | None
+    params: Mapping[str, Value] | None
+    optimizer: Any
+    optimizer_impl: str
+    precision: str
+    master_weights: bool
+    target: str
+    gpu: str
+    mode: str
+    accumulation: int
+    zero_grad: str
+    set_to_none: bool
+    loss: Callable[..., Any] | None
+    step: Callable[..., Any] | None
+    training: Training | None
+
+
+_SIZES = ("batch", "seq", "params")
+_OF_MODULES = ("loss", "step")
+_DEFAULTS: dict[str, Any] = {
+    **dict.fromkeys(Setting.__annotations__),
+    **{f.name: f.default for f in fields(Training)},
+    "target": "",
+    "gpu": "",
+}
+
+
+class Asked(NamedTuple):
+    """A source, and how it is trained."""
+
+    source: Source
+    training: Training
+
+
+def asked(what: Any, inputs: Any, setting: Setting) -> Asked:
+    """Return the source that *what* is, with the params that *setting* gives, and the training.
+
+    Raises:
+        UsageError, UnknownNameError: there is no such source or option, or an option cannot be used.
+    """
+    said: dict[str, Any] = dict(setting)
+    for name in said:
+        if name not in _DEFAULTS or (name == "device"):
+            raise UsageError(f"no option '{name[:60]}'; {suggest(name, Setting.__annotations__)}")
+    if inputs is not None:
+        what = _module(what, inputs, said)
+    elif any(said.get(name) is not None for name in _OF_MODULES):
+        raise UsageError("loss and step are for a module with its inputs")
+    params = {name: said.pop(name, None) for name in ("batch", "seq")}
+    source = source_of(what, **{**dict(said.pop("params", None) or {}), **params})
+    return Asked(source, _training(said))
+
+
+def _module(model: Any, inputs: Any, said: dict[str, Any]) -> Any:
+    from graphsim.sources.torch.module import Module
+
+    own = said.pop("optimizer") if not isinstance(said.get("optimizer", ""), str) else None
+    return Module(model, inputs, loss=said.pop("loss", None), step=said.pop("step", None), optimizer=own)
+
+
+def _training(said: Mapping[str, Any]) -> Training:
+    options = {name: value for name, value in said.items() if name not in _OF_MODULES and name != "training"}
+    given = said.get("training")
+    if given is not None:
+        if options:
+            raise UsageError("give a Training or its fields as keywords, not both")
+        return given  # type: ignore[no-any-return]
+    options["device"] = options.pop("gpu", "")
+    options["target"] = options.get("target") or "cuda"
+    if not isinstance(options.get("optimizer", ""), str):
+        raise UsageError("an optimizer that is no name is for a module with its inputs")
+    return Training(**options)
+
+
+def spelled_out(function: F) -> F:
+    """Show the keywords of `Setting` in the signature and the docstring of *function*, which takes them as one."""
+    hints = get_type_hints(Setting)
+    plain = inspect.signature(function)
+    own = [p for p in plain.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    shared = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=_DEFAULTS[name], annotation=hints[name])
+        for name in Setting.__annotations__
+    ]
+    function.__signature__ = plain.replace(parameters=[*own, *shared])  # type: ignore[attr-defined]
+    words = inspect.cleandoc(Setting.__doc__ or "").partition("Args:\n")[2]
+    document = inspect.cleandoc(function.__doc__ or "")
+    function.__doc__ = document.replace("\n\nRaises:", f"\n{words}\n\nRaises:", 1)
+    return function

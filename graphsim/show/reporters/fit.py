@@ -1,0 +1,35 @@
+"""The answer to 'will it fit?' as a person reads it in a terminal."""
+
+from __future__ import annotations
+
+from graphsim.answers.fit import Fit
+from graphsim.units import format_bytes
+
+
+def fit_text(answer: Fit) -> str:
+    """Return the answer to 'will it fit?' in a few lines."""
+    least, most = (format_bytes(size) for size in answer.context_bytes)
+    lines = [
+        answer.headline,
+        f"  {format_bytes(answer.need_bytes):>11}  held by PyTorch's caching allocator at its peak",
+        f"  {least} to {most}  CUDA context and library handles: unknown, depends on driver and versions",
+        f"  {format_bytes(answer.margin_bytes):>11}  left, with the most of that",
+        *_sizes(answer),
+        *(f"  {note}" for note in answer.notes),
+        *(f"  warning: {warning}" for warning in answer.warnings),
+    ]
+    if answer.measures:
+        lines += ["", "What would save memory:"]
+    for measure in answer.measures:
+        stacked = (
+            "" if measure.stacked_need_bytes is None else f"; then {format_bytes(measure.stacked_need_bytes)} in all"
+        )
+        lines.append(f"  {format_bytes(measure.saved_bytes):>11}  {measure.name}, {measure.time:+.0%} time{stacked}")
+    return "\n".join(lines) + "\n"
+
+
+def _sizes(answer: Fit) -> list[str]:
+    if answer.max_batch is None:
+        return []
+    sequence = f"; largest sequence: {answer.max_seq:,}" if answer.max_seq is not None else ""
+    return [f"  largest batch that fits: {answer.max_batch:,}{sequence}"]

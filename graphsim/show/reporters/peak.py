@@ -1,0 +1,202 @@
+"""The report as a person reads it in a terminal."""
+
+from __future__ import annotations
+
+from io import StringIO
+from itertools import pairwise
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text as Styled
+
+from graphsim.answers.folk import FORMULAS
+from graphsim.answers.peak import Report, StepReport
+from graphsim.units import format_bytes, format_count
+
+_ROLE_STYLE = {
+    "parameters": "blue",
+    "gradients": "cyan",
+    "optimizer_state": "magenta",
+    "saved_activations": "yellow",
+    "transient_activations": "bright_yellow",
+    "workspace": "red",
+    "inputs": "green",
+    "buffers": "bright_black",
+}
+_PHASE_STYLE = {"forward": "green", "backward": "yellow", "recompute": "red", "optimizer": "magenta"}
+_EIGHTHS = " ▁▂▃▄▅▆▇█"
+_HEIGHT = 6
+
+
+def report_text(report: Report, *, width: int = 100, color: bool = False) -> str:
+    """Return *report* as text of *width* characters; *color* writes terminal colours."""
+    stream = StringIO()
+    console = Console(
+        file=stream,
+        width=width,
+        force_terminal=color,
+        color_system="standard" if color else None,
+        highlight=False,
+        legacy_windows=False,
+    )
+    console.print(_page(report, width))
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+
+
+def _page(report: Report, width: int) -> RenderableType:
+    parts: list[RenderableType] = [_headline(report), "", _roles(report.steady), ""]
+    if report.steady.largest:
+        parts += [_largest(report.steady, width), "", _timeline(report.steady, width), ""]
+    if report.mode == "train" and report.folk:
+        parts += [_folk(report), ""]
+    parts.append(_advice(report))
+    return Group(*parts)
+
+
+def _setting(report: Report) -> list[str]:
+    """Return what was asked, in words; of a step that stands as it is, only what is known of it."""
+    words = [report.spec]
+    if report.kind == "step" and not report.optimizer:
+        return [*words, "a graph as it stands", f"{report.policy} release"]
+    params = {name: value for name, value in report.provenance["params"].items() if name != "batch"}
+    words.append(f"batch {report.batch}")
+    if report.kind == "capture":
+        words += [f"{name} {value}" for name, value in params.items()]
+    if report.mode == "train":
+        form = f" ({report.optimizer_impl})" if report.optimizer_impl else ""
+        words.append(f"{report.optimizer}{form}" if report.optimizer else "no optimizer")
+    words += [report.precision, report.target, f"{report.policy} release"]
+    if report.mode != "train":
+        words.append(report.mode)
+    return [word for word in words if word]
+
+
+def _headline(report: Report) -> RenderableType:
+    step = report.steady
+    lines = Styled(" · ".join(_setting(report)), "dim")
+    lines.append("\n\n")
+    lines.append(f"Peak memory of a training step: {format_bytes(step.peak_bytes)}", "bold")
+    lines.append(f"  ({step.peak_bytes:,} bytes)\n", "dim")
+    if step.peak_op:
+        lines.append(f"  reached in {step.peak_phase}, by {step.peak_op}\n")
+    if report.mode == "train" and report.optimizer:
+        first = report.first
+        where = f" in {first.peak_phase}" if first.peak_phase else ""
+        lines.append(f"  step 1, which creates the optimizer states: {format_bytes(first.peak_bytes)}{where}\n")
+    if step.out_of_memory:
+        lines.append(
+            f"  does not fit: the {report.allocator} allocator ({report.allocator_options}) "
+            f"runs out of memory {'at ' if step.out_of_memory != 'before the step' else ''}{step.out_of_memory}\n",
+            "bold red",
+        )
+    if step.reserved_peak_bytes is not None:
+        lines.append(
+            f"  reserved by the {report.allocator} allocator: {format_bytes(step.reserved_peak_bytes)}, "
+            f"of which {step.fragmentation:.1%} never in use\n"
+        )
+    peaks = ", ".join(f"{phase} {format_bytes(size)}" for phase, size in step.phase_peak_bytes.items())
+    if peaks:
+        lines.append(f"  peak of each phase: {peaks}\n")
+    counted = "" if report.activations is None else f"{format_count(report.activations)} activations per sample, "
+    parameters = f"{report.parameters:,} parameters ({format_bytes(report.parameter_bytes)})"
+    lines.append(f"  {parameters}, {counted}{report.ops:,} ops")
+    for warning in report.warnings:
+        lines.append(f"\n  warning: {warning}", "yellow")
+    return lines
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+
+
+def _roles(step: StepReport) -> RenderableType:
+    table = _table("Live at the peak")
+    for name, justify in (("role", "left"), ("bytes", "right"), ("share", "right"), ("", "left")):
+        table.add_column(name, justify=justify, header_style="dim")  # type: ignore[arg-type]
+    for role, size in sorted(step.by_role_at_peak.items(), key=lambda item: -item[1]):
+        if size:
+            share = size / step.peak_bytes
+            bar = "█" * max(1, round(share * 30))
+            table.add_row(
+                role.replace("_", " "), format_bytes(size), f"{share:.1%}", Styled(bar, _ROLE_STYLE.get(role, ""))
+            )
+    return Padding(table, (0, 0, 0, 2))
+
+
+def _largest(step: StepReport, width: int) -> RenderableType:
+    table = _table("Largest live tensors at the peak")
+    table.add_column("bytes", justify="right", header_style="dim", no_wrap=True)
+    table.add_column("tensor", header_style="dim", overflow="ellipsis", no_wrap=True, max_width=max(20, width - 50))
+    table.add_column("role", header_style="dim", no_wrap=True)
+    for tensor in step.largest[:8]:
+        name = tensor.name if tensor.name != "workspace" else f"workspace of {tensor.op}"
+        style = _ROLE_STYLE.get(tensor.role, "")
+        table.add_row(format_bytes(tensor.nbytes), name, Styled(tensor.role.replace("_", " "), style))
+    return Padding(table, (0, 0, 0, 2))
+
+
+def _timeline(step: StepReport, width: int) -> RenderableType:
+    """A bar chart of live bytes over the ops of the step, coloured by phase, the peak marked."""
+    columns = min(len(step.timeline), max(20, width - 16))
+    bounds = [round(i * len(step.timeline) / columns) for i in range(columns + 1)]
+    pairs = list(pairwise(bounds))
+    heights = [max(step.timeline[low:high]) for low, high in pairs]
+    phases = [step.timeline_phase[low] for low, _ in pairs]
+    top = max(heights)
+    peak_at = heights.index(top)
+    chart = Styled("Live bytes over one step\n", "bold")
+    chart.append(" " * (12 + peak_at) + "▼ peak\n" if peak_at + 6 < columns else " " * (7 + peak_at) + "peak ▼\n")
+    for row in range(_HEIGHT, 0, -1):
+        label = format_bytes(top) if row == _HEIGHT else ""
+        chart.append(f"{label:>11} ", "dim")
+        for height, phase in zip(heights, phases, strict=True):
+            eighths = round(height / top * _HEIGHT * 8) - (row - 1) * 8
+            chart.append(_EIGHTHS[max(0, min(8, eighths))], _PHASE_STYLE[phase])
+        chart.append("\n")
+    chart.append(" " * 12)
+    start = 0
+    for i in range(1, columns + 1):
+        if i == columns or phases[i] != phases[start]:
+            room = i - start
+            label = phases[start] if len(phases[start]) + 2 <= room else phases[start][: max(0, room - 1)]
+            chart.append(("╰" + label.center(room - 1, "─"))[:room], _PHASE_STYLE[phases[start]])
+            start = i
+    return Padding(chart, (0, 0, 0, 2))
+
+
+def _folk(report: Report) -> RenderableType:
+    table = _table("What the folk formulas say")
+    for name, justify in (("formula", "left"), ("bytes", "right"), ("error", "right")):
+        table.add_column(name, justify=justify, header_style="dim")  # type: ignore[arg-type]
+    for name, size in report.folk.items():
+        text = (FORMULAS[name].__doc__ or name).partition(" (")[0].rstrip(".:").partition(":")[0]
+        error = size / report.steady.peak_bytes - 1
+        table.add_row(text, format_bytes(size), f"{error:+.0%}")
+    return Padding(table, (0, 0, 0, 2))
+
+
+def _advice(report: Report) -> RenderableType:
+    roles = report.steady.by_role_at_peak
+    role = max(roles, key=lambda name: roles[name])
+    share = roles[role] / max(1, report.steady.peak_bytes)
+    remedy = _REMEDY[role]
+    if role == "parameters" and report.mode == "train" and roles["optimizer_state"]:
+        remedy = _REMEDY["optimizer_state"]
+    text = Styled("What would reduce it most: ", "bold")
+    text.append(f"{role.replace('_', ' ')} are {share:.0%} of the peak; {remedy}", "")
+    return text
+
+
+_REMEDY = {
+    "parameters": "hold them in a 16-bit format (--precision bf16).",
+    "gradients": "hold them in a 16-bit format (--precision bf16), or let the optimizer consume them during backward.",
+    "optimizer_state": "a lighter optimizer (--optimizer adam8bit, lion or adafactor) shrinks the states.",
+    "saved_activations": "they grow with the batch: a smaller --batch with --accumulation, --precision amp-bf16, or "
+    "checkpointing the blocks.",
+    "transient_activations": "they grow with the batch: a smaller --batch with --accumulation, "
+    "or --precision amp-bf16.",
+    "workspace": "another optimizer implementation (--optimizer-impl fused) or kernel needs less scratch memory.",
+    "inputs": "a smaller --batch.",
+    "buffers": "they are part of the model.",
+}

@@ -1,0 +1,71 @@
+"""An ``nn.Module`` with its inputs as a source: what `from_torch` takes, as one value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from graphsim.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from graphsim.core.graph import Graph
+    from graphsim.sources.torch.capture import Capture
+
+
+@dataclass(frozen=True, eq=False)
+class Module:
+    """A model and its batch; see `from_torch` for what each may be.
+
+    Attributes:
+        optimizer: a function of the parameters, or an optimizer; None: the one that the training names.
+    """
+
+    model: Any
+    inputs: Any
+    loss: Callable[..., Any] | None = None
+    step: Callable[..., Any] | None = None
+    optimizer: Any = None
+    frontend: ClassVar[str] = "module"
+
+    @property
+    def name(self) -> str:
+        """The name of its class, or of the function that makes it."""
+        return str(getattr(self.model, "__name__", type(self.model).__name__))
+
+
+def load_module(module: Module, *, optimizer: Any = "adamw", target: str = "", device: str = "") -> Graph:
+    """Return the steady step of *module*; see `from_torch`."""
+    return _captured(module, optimizer, target, device).graph()
+
+
+def load_steps(
+    module: Module, *, optimizer: str, implementation: str = "", target: str = "", device: str = ""
+) -> tuple[Graph, Graph]:
+    """Return step 1 and the steady step of *module*, captured once; see `from_torch`."""
+    _need_torch()
+    from graphsim.sources.torch.optimizers import named
+
+    captured = _captured(module, named(optimizer, implementation), target, device)
+    return captured.graph(first=True), captured.graph()
+
+
+def _captured(module: Module, optimizer: Any, target: str, device: str) -> Capture:
+    _need_torch()
+    from graphsim.sources.torch.capture import capture, gpu
+
+    return capture(
+        module.model,
+        module.inputs,
+        optimizer=optimizer if module.optimizer is None else module.optimizer,
+        loss=module.loss,
+        step=module.step,
+        device=gpu(target, device, module.model),
+    )
+
+
+def _need_torch() -> None:
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        raise MissingExtraError("torch", "torch") from None

@@ -12,20 +12,17 @@ and ``graphsim peak specs/my_model.toml --batch 32 --json --largest 0 > memory.j
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from graphsim.answers.peak import SCHEMA as REPORT
-from graphsim.errors import SpecError, UsageError
-from graphsim.units import parse_bytes
+from graphsim.errors import SpecError
+from graphsim.units import parse_bytes, parse_share
 
 SCHEMA = "graphsim-diff/1"
 MAX_FILE = 2**28
-
-_PERCENT = re.compile(r"\s*(\d{1,6}(?:\.\d{1,6})?)\s*%\s*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +86,15 @@ class Diff:
         return not any(part.bytes for part in parts) and self.peaks[0] == self.peaks[1] and self.ops[0] == self.ops[1]
 
     def exceeds(self, tolerance: str = "0") -> bool:
-        """Whether a peak has grown by more than *tolerance*: bytes (``10MiB``) or a share of A (``1%``).
+        """Whether a peak has grown by more than *tolerance*: bytes (``10MiB``) or a share of A's (``1%``).
 
         Raises:
             UsageError: *tolerance* is neither.
         """
-        share = _PERCENT.fullmatch(tolerance)
+        share = parse_share(tolerance)
         if share is None:
             return self.grown > parse_bytes(tolerance)
-        return any(part.bytes > float(share[1]) / 100 * (part.a or 0) for part in (self.steady, self.first))
+        return any(part.bytes > share * (part.a or 0) for part in (self.steady, self.first))
 
     def to_json(self) -> str:
         """Return one JSON object; `schema` names the version."""
@@ -208,15 +205,3 @@ def _is_tensor(value: Any) -> bool:
     return (
         isinstance(value, dict) and _is_size(value.get("nbytes")) and all(isinstance(value.get(t), str) for t in texts)
     )
-
-
-def read_budget(text: str) -> int:
-    """Return the bytes of a budget.
-
-    Raises:
-        UsageError: it names none.
-    """
-    budget = parse_bytes(text)
-    if budget < 1:
-        raise UsageError("a budget is at least one byte")
-    return budget

@@ -66,7 +66,9 @@ def diff(
     mode: Mode = "train",
     accumulation: Accumulation = 1,
     tolerance: Annotated[str, typer.Option(help="Growth that is accepted: 10MiB, or 1% of A's peak.")] = "0",
-    budget: Annotated[str, typer.Option(help="Also exit with 1 if B's peak is above this: 16GiB.")] = "",
+    budget: Annotated[
+        str, typer.Option(help="Also exit with 1 if B's peak is above this: 16GiB, or 1.1x of A's.")
+    ] = "",
     rows: Annotated[int, typer.Option(min=0, help="Tensors to show; 0: all. --json has all.")] = 20,
     as_json: AsJson = False,
 ) -> None:
@@ -75,8 +77,8 @@ def diff(
     Exit code 1 if a peak of B is larger than A's by more than the tolerance, or above the budget.
     """
     from graphsim.answers.diff import diff as compare
-    from graphsim.answers.diff import read_budget
     from graphsim.show.reporters.difference import diff_text
+    from graphsim.units import parse_budget
 
     options: dict[str, Any] = {
         "optimizer": optimizer,
@@ -91,7 +93,6 @@ def diff(
     params = overrides_of(settings, batch=batch, seq=seq)
     changed = overrides_of(only_b)
     unread = {name for name in changed if name not in options}
-    limit = read_budget(budget) if budget else None
     reports = (
         _report(a, params, options),
         _report(
@@ -99,6 +100,9 @@ def diff(
             {**params, **{name: changed[name] for name in unread}},
             {**options, **{name: value for name, value in changed.items() if name in options}},
         ),
+    )
+    limit = (
+        parse_budget(budget, max(reports[0][step]["peak_bytes"] for step in ("first", "steady"))) if budget else None
     )
     names = (a, " ".join([b, *(only_b or [])]))
     found = compare(*reports, names=names)

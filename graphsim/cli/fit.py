@@ -25,7 +25,7 @@ from graphsim.cli.options import (
     working,
 )
 from graphsim.errors import UsageError
-from graphsim.units import parse_bytes
+from graphsim.units import parse_budget
 
 FIT_EXAMPLES = (
     "Examples:\n\n"
@@ -66,9 +66,7 @@ def fit(
         raise UsageError("say either --gpu NAME or --memory SIZE, for example --gpu a100-80g or --memory 24GiB")
     if is_step(spec):
         raise UsageError(f"{spec} is a graph: fit changes a spec's batch; see graphsim peak --allocator torch")
-    size = device_of(gpu, "cuda").memory if gpu else parse_bytes(memory)
-    if size < 1:
-        raise UsageError("the memory must be at least one byte")
+    size = device_of(gpu, "cuda").memory if gpu else parse_budget(memory)
     training = Training(
         optimizer=optimizer,
         optimizer_impl=optimizer_impl,

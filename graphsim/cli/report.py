@@ -27,7 +27,6 @@ from graphsim.cli.options import (
     write_file,
 )
 from graphsim.errors import UsageError
-from graphsim.units import parse_bytes
 
 if TYPE_CHECKING:
     from graphsim.core.graph import Graph
@@ -73,12 +72,12 @@ def report(
     ] = None,
 ) -> None:
     """Write one page on a training step: timeline, live tensors, modules, allocator. It needs no network."""
+    from graphsim.answers.plan import read_budget
     from graphsim.show.reporters.html import allocation_data, html_page
 
-    limits = [parse_bytes(budget) for budget in budgets or []]
-    if limits and not (compare or strategy):
+    if budgets and not (compare or strategy):
         raise UsageError("--budget is for --strategy or --compare")
-    if strategy and len(limits) > 1 and not compare:
+    if strategy and len(budgets or []) > 1 and not compare:
         raise UsageError("--strategy takes one --budget")
     training: dict[str, Any] = {
         "optimizer": optimizer,
@@ -90,6 +89,7 @@ def report(
         "accumulation": accumulation,
     }
     graph = step_of(spec, overrides_of(settings, batch=batch, seq=seq), first, **training)
+    limits = [read_budget(budget, graph) for budget in budgets or []]
     with working("simulating"):
         run = _scheduled(graph, strategy, limits[0] if limits else None, policy)
         allocation = None if allocator in ("", "none") else allocation_data(run, allocator, allocator_options)

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from graphsim.answers.peak import SCHEMA as REPORT
+from graphsim.core.files import parse_json, read_text
+from graphsim.core.graph import MAX_BYTES
 from graphsim.errors import SpecError
 from graphsim.units import parse_bytes, parse_share
 
@@ -145,12 +147,19 @@ def _by_layer(tensors: Iterable[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def is_report(source: str) -> bool:
-    """Whether the file *source* is a saved report."""
+    """Whether the file *source* is a saved report.
+
+    Raises:
+        SpecError: it is a file that cannot be read.
+    """
     path = Path(source)
     if path.suffix != ".json" or not path.is_file():
         return False
-    with path.open("rb") as file:
-        return REPORT.partition("/")[0].encode() in file.read(200)
+    try:
+        with path.open("rb") as file:
+            return REPORT.partition("/")[0].encode() in file.read(200)
+    except OSError as error:
+        raise SpecError(error.strerror or str(error), source) from None
 
 
 def load_report(source: str) -> dict[str, Any]:
@@ -159,13 +168,11 @@ def load_report(source: str) -> dict[str, Any]:
     Raises:
         SpecError: it cannot be read, or is no report of this version.
     """
-    path = Path(source)
+    text = read_text(source, MAX_FILE)
     try:
-        if path.stat().st_size > MAX_FILE:
-            raise SpecError(f"the file is larger than {MAX_FILE} bytes", source)
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise SpecError(getattr(error, "strerror", None) or f"not JSON: {error}", source) from None
+        data = parse_json(text)
+    except ValueError as error:
+        raise SpecError(f"not JSON: {error}", source) from None
     if not isinstance(data, dict) or data.get("schema") != REPORT:
         raise SpecError(f"not a report of this version ({REPORT}): save one with graphsim peak --json", source)
     problem = _malformed(data)
@@ -176,7 +183,7 @@ def load_report(source: str) -> dict[str, Any]:
 
 def _malformed(data: Mapping[str, Any]) -> str:
     """Return what is wrong with a report, as far as a diff reads it; empty if nothing is."""
-    if not isinstance(data.get("ops"), int):
+    if not _is_size(data.get("ops")):
         return "'ops' is no number"
     for step in ("first", "steady"):
         part = data.get(step)
@@ -197,7 +204,7 @@ def _malformed(data: Mapping[str, Any]) -> str:
 
 
 def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return type(value) is int and 0 <= value <= MAX_BYTES
 
 
 def _is_tensor(value: Any) -> bool:

@@ -117,9 +117,9 @@ def _page(report: Report, width: int) -> RenderableType:
     parts: list[RenderableType] = [_headline(report), "", _roles(report.steady), ""]
     if report.steady.largest:
         parts += [_largest(report.steady, width), "", _timeline(report.steady, width), ""]
-    if report.mode == "train" and report.optimizer:
+    if report.mode == "train" and report.optimizer and report.steady.peak_bytes:
         parts += [_folk(report), ""]
-    parts.append(_advice(report))
+    parts.append(_advice(report) if report.steady.peak_bytes else Styled("Nothing is live: the peak is zero.", "bold"))
     return Group(*parts)
 
 

@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from graphsim.core.files import read_text
 from graphsim.core.graph import Graph
 from graphsim.errors import SpecError, suggest
 from graphsim.sources.spec.builder import Builder
@@ -34,15 +35,7 @@ def read_spec(source: str | Path) -> str:
     Raises:
         SpecError: there is neither, or it cannot be read.
     """
-    path = find_spec(source)
-    try:
-        if path.stat().st_size > MAX_FILE:
-            raise SpecError(f"the file is larger than {MAX_FILE} bytes", str(source))
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise SpecError(f"not UTF-8 text (byte {error.start})", str(source)) from None
-    except OSError as error:
-        raise SpecError(error.strerror or str(error), str(source)) from None
+    return read_text(find_spec(source), MAX_FILE)
 
 
 def shipped_specs() -> dict[str, Path]:
@@ -64,10 +57,13 @@ def find_spec(source: str | Path) -> Path:
     name = str(source)
     if len(name) > 4096 or "\0" in name:
         raise SpecError("not a file name", name[:60])
-    if name and path.is_dir():
-        raise SpecError("is a directory, not a spec file", name)
-    if path.is_file():
-        return path
+    try:
+        if name and path.is_dir():
+            raise SpecError("is a directory, not a spec file", name)
+        if path.exists():
+            return path
+    except OSError as error:  # a name that no file can have
+        raise SpecError(error.strerror or str(error), name[:60]) from None
     shipped = shipped_specs()
     stem = path.stem if path.suffix == ".toml" else name
     if stem in shipped:

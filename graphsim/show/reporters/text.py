@@ -115,7 +115,7 @@ def fit_text(answer: Fit) -> str:
 
 def _page(report: Report, width: int) -> RenderableType:
     parts: list[RenderableType] = [_headline(report), "", _roles(report.steady), ""]
-    if report.steady.largest:
+    if report.steady.largest and report.steady.peak_bytes:
         parts += [_largest(report.steady, width), "", _timeline(report.steady, width), ""]
     if report.mode == "train" and report.optimizer and report.steady.peak_bytes:
         parts += [_folk(report), ""]

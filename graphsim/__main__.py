@@ -9,7 +9,7 @@ import os
 import sys
 from typing import NoReturn
 
-from graphsim.errors import GraphSimError, InfeasibleError
+from graphsim.errors import GraphSimError, InfeasibleError, printable
 
 NO, WRONG_INPUT, FAULT, INTERRUPTED = 1, 2, 70, 130
 
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def _leave(code: int, message: str) -> NoReturn:
-    text = f"graphsim: {' '.join(message.split())}\n"
+    text = f"graphsim: {printable(' '.join(message.split()))}\n"
     encoding = sys.stderr.encoding or "utf-8"
     sys.stderr.write(text.encode(encoding, "replace").decode(encoding))
     sys.exit(code)

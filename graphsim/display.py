@@ -117,3 +117,8 @@ def _row(role: str, size: int, total: int) -> str:
         f'</th><td style="text-align:right">{format_bytes(size)}</td>'
         f'<td style="text-align:right">{size / max(1, total):.1%}</td></tr>'
     )
+
+
+def defused(cell: str) -> str:
+    """Return a cell of a table as spreadsheets show it and do not run it: a quote goes before what begins a formula."""
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell

@@ -16,6 +16,7 @@ GraphSimError
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -27,8 +28,8 @@ class SpecError(GraphSimError):
     """A spec file is wrong; ``where`` is the file and the path of the layer."""
 
     def __init__(self, reason: str, where: str = "") -> None:
-        self.reason = _printable(reason)
-        self.where = _printable(where)
+        self.reason = printable(reason, keep="")
+        self.where = printable(where, keep="")
         super().__init__(f"{self.where}: {self.reason}" if where else self.reason)
 
 
@@ -36,9 +37,9 @@ class CaptureError(GraphSimError):
     """A PyTorch step cannot run without data; ``layer`` is the module, ``line`` the place in the code."""
 
     def __init__(self, reason: str, layer: str = "", line: str = "") -> None:
-        self.reason = _printable(reason)
-        self.layer = _printable(layer)
-        self.line = _printable(line)
+        self.reason = printable(reason, keep="")
+        self.layer = printable(layer, keep="")
+        self.line = printable(line, keep="")
         where = [f"module '{self.layer}'"] if layer else []
         where += [self.line] if line else []
         super().__init__(f"{', '.join(where)}: {self.reason}" if where else self.reason)
@@ -98,7 +99,7 @@ class UnknownNameError(GraphSimError, LookupError):
     def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
         self.what = what
         self.name = name
-        super().__init__(f"unknown {what} '{_shorten(name)}'; {suggest(name, known)}")
+        super().__init__(f"unknown {what} '{_shorten(printable(name, keep=''))}'; {suggest(name, known)}")
 
     def __str__(self) -> str:  # LookupError would otherwise show the repr of a key
         return str(self.args[0])
@@ -125,9 +126,27 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f"known: {shown}" + (f", ... ({len(names)} in all)" if len(names) > _LISTED else "")
 
 
-def _printable(text: str) -> str:
-    """Names come from strangers' files: no control characters reach the terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+_SEQUENCES = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor
+    r"|(?:\x1b[\]P^_X]|[\x9d\x90\x9e\x9f\x98])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"  # OSC and its kin: titles, links
+    r"|\x1b[ -/]*[0-~]"  # other escapes
+)
+"""Terminal escapes of ECMA-48, with one or two bytes of introduction."""
+_COLORS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def printable(text: str, *, keep: str = "\n\t", colors: bool = False) -> str:
+    """Return *text* as a terminal may show it: names come from strangers' files.
+
+    Escape sequences, other control characters, what reverses the direction of writing, and lone surrogates become
+    ``?``, but for the characters *keep* and, with *colors*, what sets colours.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    if colors:
+        parts, shades = _COLORS.split(text), _COLORS.findall(text)
+        return "".join(printable(part, keep=keep) + shade for part, shade in zip(parts, [*shades, ""], strict=True))
+    return "".join(letter if letter.isprintable() or letter in keep else "?" for letter in _SEQUENCES.sub("?", text))
 
 
 def _shorten(text: str, limit: int = 80) -> str:

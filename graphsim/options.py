@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -10,15 +9,16 @@ from typing import Any
 from graphsim.errors import UnknownNameError, UsageError
 from graphsim.units import parse_bytes
 
-_ENTRY = re.compile(r"\s*(\w{1,60})\s*[=:]\s*(\[[^\]]*\]|[^,\[\]]*)\s*(?:,|$)")
 _MAX_TEXT = 4096
+_UNITS = {"_mb": 2**20}
+"""Bytes of one, by the end of an option's name: ``max_split_size_mb=128`` and ``=128MiB`` are the same."""
 
 
 def configure(plugin: Callable[..., Any], text: str) -> Any:
     """Return *plugin*, a dataclass, with the options that *text* sets; the rest keep their defaults.
 
     Entries are separated by commas, ``name=value`` or, as in PYTORCH_ALLOC_CONF, ``name:value``.
-    Whole numbers may carry a unit of bytes.
+    Whole numbers may carry a unit of bytes, whatever the option counts in.
 
     Raises:
         UnknownNameError: an option does not exist.
@@ -40,13 +40,23 @@ def configure(plugin: Callable[..., Any], text: str) -> Any:
 
 
 def _entries(text: str) -> Iterator[tuple[str, str]]:
+    """Yield name and value of each entry; a value in brackets may hold commas."""
+    wrong = UsageError(f"options {text[:80]!r}: write name=value, separated by commas")
+    if len(text) > _MAX_TEXT:
+        raise wrong
     position = 0
     while position < len(text):
-        match = _ENTRY.match(text, position) if len(text) <= _MAX_TEXT else None
-        if match is None:
-            raise UsageError(f"options {text[:80]!r}: write name=value, separated by commas")
-        yield match[1], match[2].strip()
-        position = match.end()
+        sign = min((at for at in (text.find("=", position), text.find(":", position)) if at >= 0), default=len(text))
+        name, begin = text[position:sign].strip(), sign + 1
+        closed = text.find("]", begin) + 1 if text[begin:].lstrip().startswith("[") else begin
+        end = text.find(",", closed)
+        end = len(text) if end < 0 else end
+        value = text[begin:end].strip()
+        listed = value.startswith("[") and value.find("]") == len(value) - 1
+        if sign == len(text) or not name.isidentifier() or not (listed or not set("[]") & set(value)):
+            raise wrong
+        yield name, value
+        position = end + 1
 
 
 def _value(name: str, text: str, kind: str) -> Any:
@@ -55,10 +65,21 @@ def _value(name: str, text: str, kind: str) -> Any:
             raise UsageError(f"option {name} is True or False, not {text[:40]!r}")
         return text.lower() == "true"
     if kind.startswith("int"):
-        return parse_bytes(text)
+        return _whole(name, text)
     if kind == "float":
         try:
             return float(text)
         except ValueError:
             raise UsageError(f"option {name} is a number, not {text[:40]!r}") from None
     return text
+
+
+def _whole(name: str, text: str) -> int:
+    """Return a whole number in the unit of the option's name; it may carry a unit of bytes of its own."""
+    unit = next((size for end, size in _UNITS.items() if name.endswith(end)), 1)
+    if text.isdecimal():
+        return parse_bytes(text)
+    number, rest = divmod(parse_bytes(text), unit)
+    if rest:
+        raise UsageError(f"option {name} counts in MiB, and {text[:40]} is no whole number of them")
+    return number

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 from graphsim.errors import UnknownNameError, UsageError
@@ -28,7 +28,11 @@ SHORT_NAMES = {"float64": "fp64", "float32": "fp32", "bfloat16": "bf16", "float1
 
 FLOATING = frozenset({"float8", "float16", "bfloat16", "float32", "float64"})
 
-_SIZE = re.compile(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*(?:([KMGT])(i?))?(B?)\s*", re.IGNORECASE | re.ASCII)
+_NUMBER = r"\d{1,18}(?:\.\d{1,18})?"
+_SIZE = re.compile(rf"({_NUMBER})\s*(?:([KMGT])(i?))?(B?)", re.IGNORECASE | re.ASCII)
+_SHARE = re.compile(rf"({_NUMBER})\s*([x%])", re.IGNORECASE | re.ASCII)
+_BARE = 2**20
+"""A budget of fewer bytes without a unit is taken for a slip: no model trains in it."""
 
 
 def itemsize(dtype: str) -> int:
@@ -51,13 +55,56 @@ def format_bytes(nbytes: int) -> str:
 
 def parse_bytes(text: str) -> int:
     """Return the bytes named by *text*: ``8GiB``, ``8GB`` (decimal), ``512M`` (binary), ``4096``."""
-    match = _SIZE.fullmatch(text)
+    match = _SIZE.fullmatch(text.strip())
     if not match:
         raise UsageError(f"'{text[:80]}' is not a size; write for example 8GiB, 512MiB or 1000000")
     number, prefix, binary, unit = match.groups()
     power = "KMGT".index(prefix.upper()) + 1 if prefix else 0
     scale = (1000 if unit and not binary else 1024) ** power
     return int(Fraction(number) * scale)
+
+
+def parse_share(text: str) -> Fraction | None:
+    """Return the share named by *text*, ``0.6x`` or ``60 %``; None if it names none."""
+    match = _SHARE.fullmatch(text.strip())
+    return Fraction(match[1]) / (100 if match[2] == "%" else 1) if match else None
+
+
+def parse_budget(text: str, reference: Callable[[], int] | int | None = None) -> int:
+    """Return the bytes of a budget: ``8GiB``, ``512MiB``, or ``0.6x`` and ``60%``, a share of *reference* bytes.
+
+    *reference* may be a function, which is called only for a share.
+
+    Raises:
+        UsageError: it is none of these, a share of nothing, less than one byte, or a small number without a unit.
+    """
+    share = parse_share(text)
+    if share is None:
+        budget = parse_bytes(text)
+        if text.strip().isdecimal() and 0 < budget < _BARE:
+            raise UsageError(
+                f"{budget} bytes? write {budget}{'GiB' if budget < 1024 else 'MiB'}, or {budget}B for bytes"
+            )
+    elif reference is None:
+        raise UsageError(f"'{text[:40]}' is a share, but of nothing that is known here; write a size, for example 8GiB")
+    else:
+        budget = int(share * (reference() if callable(reference) else reference))
+    if budget < 1:
+        raise UsageError(f"a budget is at least one byte, not '{text[:40]}'")
+    return budget
+
+
+def as_budget(budget: str | int, reference: Callable[[], int] | int | None = None) -> int:
+    """Return a budget given as a number of bytes or as text, see `parse_budget`.
+
+    Raises:
+        UsageError: it is less than one byte, or no budget.
+    """
+    if isinstance(budget, str):
+        return parse_budget(budget, reference)
+    if budget < 1:
+        raise UsageError(f"a budget is at least one byte, not {budget}")
+    return budget
 
 
 def format_count(count: int) -> str:

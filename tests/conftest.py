@@ -9,7 +9,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, settings
 
 HERE = Path(__file__).parent
-ROOMS = (".", "step/ops", "sources", "recompute/moves")  # oracles, reference, generators
+ROOMS = (".", "cli", "step/ops", "sources", "recompute/moves")  # oracles, reference, generators
 sys.path[:0] = [str(HERE / room) for room in ROOMS]
 
 settings.register_profile(  # CI tries the same examples every time; elsewhere, new ones

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import process_time
+
 import pytest
 
 from graphsim.errors import GraphSimError, UnknownNameError
@@ -28,9 +30,27 @@ def test_options_are_written_as_pytorch_or_the_command_line_writes_them():
     assert configure(Arena, "mode=climb,seconds=0.5") == Arena(mode="climb", seconds=0.5)
 
 
+@pytest.mark.parametrize("text", ["128", "128MiB", "0.125GiB", "131072KiB"])
+def test_an_option_that_counts_in_mebibytes_reads_units_as_what_they_are(text):
+    assert configure(TorchCaching, f"max_split_size_mb={text}").max_split_size_mb == 128
+
+
+def test_long_options_are_refused_in_time_that_grows_with_their_length():
+    begin = process_time()
+    for text in ("limit=" + " " * 4000 + "[", " " * 4000 + "[", "a=" * 2000, "[" * 4000, "x" + " " * 4000 + "="):
+        with pytest.raises(GraphSimError):
+            configure(TorchCaching, text)
+    assert process_time() - begin < 1, "what is cubic takes minutes"
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
+        ("max_split_size_mb=128.5KiB", "no whole number"),
+        ("limit=[1", "write name=value"),
+        ("limit=1]", "write name=value"),
+        ("roundup_power2_divisions:[256:1]x,limit=1", "write name=value"),
+        (",limit=1GiB", "write name=value"),
         ("expandable_segment:True", "expandable_segments"),
         ("limit=lots", "is not a size"),
         ("limit", "write name=value"),

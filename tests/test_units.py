@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from time import process_time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from graphsim.errors import UnknownNameError, UsageError
-from graphsim.units import format_bytes, format_cost, format_count, format_number, itemsize, parse_bytes
+from graphsim.units import format_bytes, format_cost, format_count, format_number, itemsize, parse_budget, parse_bytes
 
 
 @pytest.mark.parametrize(
@@ -34,6 +36,56 @@ def test_sizes_are_read_as_people_write_them(text, nbytes):
 def test_what_is_no_size_is_refused(text):
     with pytest.raises(UsageError, match="not a size"):
         parse_bytes(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "nbytes"),
+    [("8GiB", 2**33), ("64 KiB", 2**16), ("40B", 40), ("1048576", 2**20), ("0.6x", 600), ("60%", 600), (" 60 % ", 600)],
+)
+def test_budgets_are_sizes_or_shares_of_what_the_thing_takes(text, nbytes):
+    assert parse_budget(text, 1000) == nbytes
+    assert parse_budget(text, lambda: 1000) == nbytes
+
+
+def test_a_share_is_exact_however_large_and_asks_for_the_reference_only_then():
+    assert parse_budget("0.1x", 10**40) == 10**39
+    assert parse_budget("1GiB", lambda: pytest.fail("not asked for")) == 2**30
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("8", "8 bytes? write 8GiB, or 8B"),
+        ("16384", "16384 bytes? write 16384MiB"),
+        ("0", "at least one byte"),
+        ("0x", "at least one byte"),
+        ("0.0001%", "at least one byte"),
+        ("much", "not a size"),
+        ("60%%", "not a size"),
+        ("-1x", "not a size"),
+    ],
+)
+def test_a_budget_that_is_a_slip_is_answered_with_the_likely_meaning(text, words):
+    with pytest.raises(UsageError) as error:
+        parse_budget(text, 1000)
+    assert words in str(error.value)
+
+
+def test_a_share_needs_something_to_be_a_share_of():
+    with pytest.raises(UsageError, match="write a size"):
+        parse_budget("0.6x")
+
+
+def test_long_texts_are_refused_in_time_that_grows_with_their_length():
+    def seconds(length: int) -> float:
+        begin = process_time()
+        for text in ("8" + " " * length + "x]", " " * length, "9" * length, "8" + "\t" * length + "%%"):
+            for parse in (parse_bytes, parse_budget):
+                with pytest.raises(UsageError):
+                    parse(text)
+        return process_time() - begin
+
+    assert seconds(200_000) < 1, "what is quadratic takes hours"
 
 
 @pytest.mark.parametrize(

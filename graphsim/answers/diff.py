@@ -12,7 +12,6 @@ and ``graphsim peak specs/my_model.toml --batch 32 --json --largest 0 > memory.j
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,16 +20,16 @@ from typing import Any, Unpack, cast
 from graphsim.answers.peak import SCHEMA as REPORT
 from graphsim.answers.peak import Report, report_of
 from graphsim.answers.setting import Setting, asked, spelled_out
+from graphsim.core.files import parse_json, read_text
+from graphsim.core.graph import MAX_BYTES
 from graphsim.core.liveness import Policy
 from graphsim.display import Answer
-from graphsim.errors import SpecError, UsageError
+from graphsim.errors import SpecError
 from graphsim.sources import source_of
-from graphsim.units import format_bytes, parse_bytes
+from graphsim.units import format_bytes, parse_bytes, parse_share
 
 SCHEMA = "graphsim-diff/1"
 MAX_FILE = 2**28
-
-_PERCENT = re.compile(r"\s*(\d{1,6}(?:\.\d{1,6})?)\s*%\s*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +93,15 @@ class Diff(Answer):
         return not any(part.bytes for part in parts) and self.peaks[0] == self.peaks[1] and self.ops[0] == self.ops[1]
 
     def exceeds(self, tolerance: str = "0") -> bool:
-        """Whether a peak has grown by more than *tolerance*: bytes (``10MiB``) or a share of A (``1%``).
+        """Whether a peak has grown by more than *tolerance*: bytes (``10MiB``) or a share of A's (``1%``).
 
         Raises:
             UsageError: *tolerance* is neither.
         """
-        share = _PERCENT.fullmatch(tolerance)
+        share = parse_share(tolerance)
         if share is None:
             return self.grown > parse_bytes(tolerance)
-        return any(part.bytes > float(share[1]) / 100 * (part.a or 0) for part in (self.steady, self.first))
+        return any(part.bytes > share * (part.a or 0) for part in (self.steady, self.first))
 
     @property
     def headline(self) -> str:
@@ -220,12 +219,19 @@ def _by_layer(tensors: Iterable[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def is_report(source: str) -> bool:
-    """Whether the file *source* is a saved report."""
+    """Whether the file *source* is a saved report.
+
+    Raises:
+        SpecError: it is a file that cannot be read.
+    """
     path = Path(source)
     if path.suffix != ".json" or not path.is_file():
         return False
-    with path.open("rb") as file:
-        return REPORT.partition("/")[0].encode() in file.read(200)
+    try:
+        with path.open("rb") as file:
+            return REPORT.partition("/")[0].encode() in file.read(200)
+    except OSError as error:
+        raise SpecError(error.strerror or str(error), source) from None
 
 
 def load_report(source: str) -> dict[str, Any]:
@@ -234,13 +240,11 @@ def load_report(source: str) -> dict[str, Any]:
     Raises:
         SpecError: it cannot be read, or is no report of this version.
     """
-    path = Path(source)
+    text = read_text(source, MAX_FILE)
     try:
-        if path.stat().st_size > MAX_FILE:
-            raise SpecError(f"the file is larger than {MAX_FILE} bytes", source)
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise SpecError(getattr(error, "strerror", None) or f"not JSON: {error}", source) from None
+        data = parse_json(text)
+    except ValueError as error:
+        raise SpecError(f"not JSON: {error}", source) from None
     if not isinstance(data, dict) or data.get("schema") != REPORT:
         raise SpecError(f"not a report of this version ({REPORT}): save one with graphsim peak --json", source)
     problem = _malformed(data)
@@ -251,7 +255,7 @@ def load_report(source: str) -> dict[str, Any]:
 
 def _malformed(data: Mapping[str, Any]) -> str:
     """Return what is wrong with a report, as far as a diff reads it; empty if nothing is."""
-    if not isinstance(data.get("ops"), int):
+    if not _is_size(data.get("ops")):
         return "'ops' is no number"
     for step in ("first", "steady"):
         part = data.get(step)
@@ -272,7 +276,7 @@ def _malformed(data: Mapping[str, Any]) -> str:
 
 
 def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return type(value) is int and 0 <= value <= MAX_BYTES
 
 
 def _is_tensor(value: Any) -> bool:
@@ -280,15 +284,3 @@ def _is_tensor(value: Any) -> bool:
     return (
         isinstance(value, dict) and _is_size(value.get("nbytes")) and all(isinstance(value.get(t), str) for t in texts)
     )
-
-
-def read_budget(text: str) -> int:
-    """Return the bytes of a budget.
-
-    Raises:
-        UsageError: it names none.
-    """
-    budget = parse_bytes(text)
-    if budget < 1:
-        raise UsageError("a budget is at least one byte")
-    return budget

@@ -17,7 +17,7 @@ from graphsim.display import Answer
 from graphsim.errors import GraphSimError, UsageError
 from graphsim.sources import Source
 from graphsim.step.training import Training
-from graphsim.units import format_bytes, parse_bytes
+from graphsim.units import as_budget, format_bytes
 from graphsim.version import __version__
 
 SCHEMA = "graphsim-fit/1"
@@ -103,9 +103,7 @@ def fit(
     gpu = setting.get("gpu", "")
     if bool(gpu) == bool(memory):
         raise UsageError("say either --gpu NAME or --memory SIZE, for example --gpu a100-80g or --memory 24GiB")
-    size = device_of(gpu, "cuda").memory if gpu else memory if isinstance(memory, int) else parse_bytes(memory)
-    if size < 1:
-        raise UsageError("the memory must be at least one byte")
+    size = device_of(gpu, "cuda").memory if gpu else as_budget(memory)
     return fit_of(*asked(source, inputs, setting), memory=size, strategy=strategy)
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from math import inf, isfinite
 from typing import Any
 
@@ -19,27 +17,21 @@ from graphsim.recompute.bounds import extra_cost
 from graphsim.recompute.plan import pinning_op, without_releases
 from graphsim.recompute.problem import problem_of
 from graphsim.recompute.strategies import STRATEGIES, Plan
-from graphsim.units import format_bytes, parse_bytes
+from graphsim.units import format_bytes, parse_budget
 
 LARGEST = 12
 """Live values that a witness names at most."""
-
-_SHARE = re.compile(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*[xX]\s*", re.ASCII)
 
 Progress = Callable[[str], None]
 
 
 def read_budget(text: str, graph: Graph) -> int:
-    """Return the bytes that *text* names: ``8GiB``, or ``0.8x`` for that share of the peak without recompute.
+    """Return the bytes of a budget for *graph*: ``8GiB``, or ``0.8x`` for that share of its peak without recompute.
 
     Raises:
-        UsageError: it is neither, or less than one byte.
+        UsageError: see `units.parse_budget`.
     """
-    share = _SHARE.fullmatch(text)
-    budget = int(Fraction(share[1]) * simulate(graph).peak) if share else parse_bytes(text)
-    if budget < 1:
-        raise UsageError(f"a budget is at least one byte, not '{text[:40]}'")
-    return budget
+    return parse_budget(text, lambda: simulate(graph).peak)
 
 
 def compare(graph: Graph, budget: int | None = None, *, progress: Progress | None = None) -> list[Plan]:

@@ -7,17 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
-from graphsim.answers.plan import Witness, bounded, least_time, plan_as_dict, read_budget, witness
+from graphsim.answers.plan import Witness, bounded, least_time, plan_as_dict, witness
 from graphsim.answers.plan import compare as all_plans
 from graphsim.answers.setting import Setting, asked, spelled_out
 from graphsim.core.graph import Graph
 from graphsim.core.schedule import Schedule
-from graphsim.core.simulation import cost_unit, with_costs
+from graphsim.core.simulation import cost_unit, simulate, with_costs
 from graphsim.display import Answer
 from graphsim.errors import UsageError
 from graphsim.options import configure
 from graphsim.recompute.strategies import STRATEGIES, Plan, Strategy
-from graphsim.units import format_bytes
+from graphsim.units import as_budget, format_bytes
 
 Progress = Callable[[str], None]
 
@@ -190,8 +190,4 @@ def _step(source: Any, inputs: Any, setting: Setting, costs: str, first: bool) -
 
 
 def _limit(budget: str | int, graph: Graph) -> int | None:
-    if isinstance(budget, str):
-        return read_budget(budget, graph) if budget else None
-    if budget < 1:
-        raise UsageError(f"a budget is at least one byte, not {budget}")
-    return budget
+    return None if budget == "" else as_budget(budget, lambda: simulate(graph).peak)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from graphsim.cli.files import write_file
 from graphsim.cli.options import AsJson, Budget, Costs, First, Format, Plot, Source, takes_setting
+from graphsim.cli.output import write_output
 from graphsim.cli.screen import clear, progress, show
 
 EXAMPLES = (
@@ -40,5 +40,5 @@ def compare(
     finally:
         clear()
     if plot is not None:
-        write_file(plot, plans_picture(made.graph, made.plans, plot.suffix.lower()))
+        write_output(plot, plans_picture(made.graph, made.plans, plot.suffix.lower()))
     show(made, as_json, reporter)

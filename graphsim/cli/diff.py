@@ -33,7 +33,9 @@ def diff(
     ] = None,
     policy: Policy = "eager",
     tolerance: Annotated[str, typer.Option(help="Growth that is accepted: 10MiB, or 1% of A's peak.")] = "0",
-    budget: Annotated[str, typer.Option(help="Also exit with 1 if B's peak is above this: 16GiB.")] = "",
+    budget: Annotated[
+        str, typer.Option(help="Also exit with 1 if B's peak is above this: 16GiB, or 1.1x of A's.")
+    ] = "",
     rows: Annotated[int, typer.Option(min=0, help="Tensors to show; 0: all. --json has all.")] = 20,
     as_json: AsJson = False,
     *,
@@ -44,11 +46,11 @@ def diff(
     Exit code 1 if a peak of B is larger than A's by more than the tolerance, or above the budget.
     """
     from graphsim.answers.diff import diff as run_diff
-    from graphsim.answers.diff import read_budget
     from graphsim.show.reporters.difference import diff_text
+    from graphsim.units import parse_budget
 
-    limit = read_budget(budget) if budget else None
     found = run_diff(a, b, only_b=params_of(only_b), policy=policy, **setting)  # type: ignore[arg-type]
+    limit = parse_budget(budget, max(found.steady.a or 0, found.first.a or 0)) if budget else None
     grown = found.exceeds(tolerance)
     above = limit is not None and max(found.steady.b or 0, found.first.b or 0) > limit
     if as_json:

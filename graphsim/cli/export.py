@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from graphsim.cli.files import write_file
 from graphsim.cli.options import First, Policy, Source, takes_setting
+from graphsim.cli.output import write_output
 from graphsim.errors import UsageError
 
 EXAMPLES = (
@@ -51,4 +51,4 @@ def export(
     question = asked(source, None, setting)
     steps = question.source.steps(question.training)
     run = simulate(steps.first if first else steps.steady, policy=policy)  # type: ignore[arg-type]
-    write_file(output, plugin(run))
+    write_output(output, plugin(run))

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graphsim.cli.files import write_file
 from graphsim.cli.options import AsJson, Budget, Costs, First, Format, Output, Source, takes_setting
+from graphsim.cli.output import write_output
 from graphsim.cli.screen import clear, progress, say, show, tell
 from graphsim.errors import UsageError
 
@@ -116,7 +116,7 @@ def _emit(
     finally:
         clear()
     if output:
-        write_file(output, made.text.encode())
+        write_output(output, made.text.encode())
     if as_json:
         facts = {"modules": list(made.wrapped), "stored_peak_bytes": made.stored_peak}
         facts |= {"scheduled_peak_bytes": made.scheduled_peak, "file": str(output) if output else made.text}

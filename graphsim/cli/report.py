@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graphsim.cli.files import write_file
 from graphsim.cli.options import Allocator, AllocatorOptions, First, Policy, Source, takes_setting
+from graphsim.cli.output import write_output
 from graphsim.cli.screen import working
 from graphsim.errors import UsageError
 
@@ -60,7 +60,7 @@ def report(
             budgets=budgets or (),
             **setting,
         )
-    write_file(output, page.content)
+    write_output(output, page.content)
     if str(output) != "-":
         typer.echo(f"{output}: {len(page.content):,} bytes")
 
@@ -70,4 +70,4 @@ def write_picture(path: Path, graph: Graph, policy: str) -> None:
     from graphsim.core.simulation import simulate
     from graphsim.show.reporters.plot import picture
 
-    write_file(path, picture(simulate(graph, policy=policy), path.suffix.lower()))  # type: ignore[arg-type]
+    write_output(path, picture(simulate(graph, policy=policy), path.suffix.lower()))  # type: ignore[arg-type]

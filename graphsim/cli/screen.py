@@ -11,14 +11,15 @@ from typing import Any, NoReturn
 import typer
 
 from graphsim.display import REPORTERS, Answer
+from graphsim.errors import printable
 
 _PLAIN = str.maketrans("█▇▆▅▄▃▂▁▼│┊└─╰·…µ", "#######.v||`-`..u")
 """Stand-ins for a terminal that cannot print bars and lines."""
 
 
 def say(text: str) -> None:
-    """Write *text* to standard output, in ASCII where its encoding cannot hold it."""
-    stream = sys.stdout
+    """Write *text* to standard output, without escapes but colours, in ASCII where its encoding cannot hold it."""
+    stream, text = sys.stdout, printable(text, colors=color())
     try:
         text.encode(stream.encoding or "utf-8")
     except UnicodeEncodeError:
@@ -28,7 +29,7 @@ def say(text: str) -> None:
 
 def tell(text: str) -> None:
     """Write a line beside the answer, to standard error."""
-    encoding = sys.stderr.encoding or "utf-8"
+    encoding, text = sys.stderr.encoding or "utf-8", printable(text)
     sys.stderr.write(text.encode(encoding, "replace").decode(encoding) + "\n")
 
 

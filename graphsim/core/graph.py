@@ -241,8 +241,9 @@ def _check_op(op: Op, tensors: Mapping[str, Tensor], written: set[str], ready: s
         if name not in ready:
             why = "only written later" if name in written else "unknown"
             raise GraphError(f"op '{op.name}' reads tensor '{name}', which is {why}")
+    read = frozenset(op.inputs)  # optimizers read and mutate thousands of tensors in one op
     for name in op.mutates:
-        if name not in op.inputs:
+        if name not in read:
             raise GraphError(f"op '{op.name}' mutates '{name}' without reading it")
     bases = {tensors[name].base for name in op.inputs}
     for name in op.outputs:

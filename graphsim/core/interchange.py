@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 import networkx as nx
 
+from graphsim.core.files import parse_json
 from graphsim.core.graph import MAX_BYTES, Graph, Op, Phase, Role, Tensor
 from graphsim.errors import GraphError
 from graphsim.units import ITEMSIZE
@@ -94,14 +96,7 @@ def from_json(text: str) -> Graph:
         GraphError: the text is not such a document.
     """
     try:
-        return _graph(_parsed(text))
-    except RecursionError:
-        raise GraphError("not a graph: the document is nested too deeply") from None
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
+        return _graph(parse_json(text))
     except ValueError as error:
         raise GraphError(f"not JSON: {error}") from None
 
@@ -120,10 +115,26 @@ def _graph(data: Any) -> Graph:
             [_tensor(entry) for entry in head["tensors"]],
             outputs=_names(head["outputs"], "outputs"),
             name=_text(head["name"], "name"),
-            attributes=_table(head["attributes"], "attributes"),
+            attributes=_attributes(head["attributes"]),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise GraphError(f"a node or tensor is malformed: {error!r}") from None
+        raise GraphError(f"a node or tensor is malformed: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    return f"{error.args[0]!r:.60} is missing" if isinstance(error, KeyError) and error.args else str(error)
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    """Return the attributes of a graph; those that answers read have the types that they expect."""
+    table = _table(value, "attributes")
+    for key in ("params", "training"):
+        _table(table.get(key, {}), key)
+    _names(table.get("frozen", []), "frozen")
+    _text(table.get("cost_unit", ""), "cost_unit")
+    if not _whole(table.get("batch", 1), "batch"):
+        raise ValueError("'batch' must be at least 1")
+    return table
 
 
 def _op(node: Mapping[str, Any]) -> Op:
@@ -185,9 +196,29 @@ def _plain_dag(data: Mapping[str, Any]) -> nx.DiGraph:
     edges = "links" if "links" in data and "edges" not in data else "edges"
     try:
         _table(data.get("graph", {}), "graph")
+        if not data["nodes"]:
+            raise ValueError("it has no nodes")
+        _check_names([_table(node, "node")["id"] for node in data["nodes"]], data.get(edges, []))
         return nx.node_link_graph({"directed": True, "multigraph": False, **data}, edges=edges)
     except (AttributeError, KeyError, TypeError, ValueError, nx.NetworkXError) as error:
-        raise GraphError(f"not a node-link graph: {error!r}") from None
+        raise GraphError(f"not a node-link graph: {_reason(error)}") from None
+
+
+def _check_names(nodes: list[Any], links: Any) -> None:
+    """Check that nodes have names of their own and edges join them: networkx merges the one and makes up the other."""
+    known = set(map(_name, nodes))
+    if len(known) < len(nodes):
+        (twice, _), *_ = Counter(map(_name, nodes)).most_common(1)
+        raise ValueError(f"the node '{twice!s:.60}' stands twice")
+    for link in links:
+        for end in ("source", "target"):
+            if _name(link[end]) not in known:
+                raise ValueError(f"an edge has the {end} '{link[end]!s:.60}', which is no node")
+
+
+def _name(value: Any) -> Any:
+    """Return what networkx takes for the name of a node: it has tuples where JSON has lists."""
+    return tuple(map(_name, value)) if isinstance(value, list) else value
 
 
 def from_networkx(dag: nx.DiGraph, *, size: str = "bytes", time: str = "time") -> Graph:

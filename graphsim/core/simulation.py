@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from graphsim.core.devices import DEVICES, device_of, op_seconds
+from graphsim.core.devices import DEVICES, device_of, find_device, op_seconds
 from graphsim.core.graph import KEEPS, Graph, Op, Phase, Role
 from graphsim.core.index import NOTHING, Ints
 from graphsim.core.liveness import POLICIES, LiveRanges, Policy, live_ranges
@@ -209,8 +209,8 @@ def with_costs(graph: Graph, costs: str | Mapping[str, float]) -> Graph:
         times, unit = _unit_costs(graph), "ops"
     elif costs == "flops":
         times, unit = np.array([op.flops for op in graph.ops], dtype=np.float64), "flops"
-    elif costs in DEVICES:
-        times, unit = op_seconds(graph, DEVICES[costs]), "seconds"
+    elif device := find_device(costs):
+        times, unit = op_seconds(graph, device), "seconds"
     else:
         raise UnknownNameError("costs", costs, ["unit", "flops", *DEVICES])
     ops = [replace(op, time=time) for op, time in zip(graph.ops, times.tolist(), strict=True)]

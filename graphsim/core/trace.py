@@ -24,7 +24,7 @@ class Event(NamedTuple):
 class Trace:
     """Blocks and when each is allocated and freed, in event numbers; columns, one row per block.
 
-    Blocks of zero bytes do not appear: no allocator hands out memory for them.
+    Blocks of zero bytes do not appear, as no allocator hands out memory for them, nor sources without a use.
 
     Attributes:
         tensor: tensor that owns the block's bytes; `NOTHING` for the workspace of an op.
@@ -80,7 +80,8 @@ def trace(ranges: LiveRanges) -> Trace:
     begin = np.concatenate([np.where(ranges.source, NOTHING, ranges.begin), scratch])
     last = np.concatenate([ranges.end - 1, scratch])
     is_scratch = tensor == NOTHING
-    rows = np.flatnonzero(nbytes > 0)
+    # A source that nothing reads and nothing keeps is not live while any op runs: it is in no peak, and not here.
+    rows = np.flatnonzero((nbytes > 0) & (survives | (last >= np.maximum(begin, 0))))
     nbytes, tensor, begin, last, survives, is_scratch = (
         column[rows] for column in (nbytes, tensor, begin, last, survives, is_scratch)
     )

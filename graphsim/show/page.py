@@ -13,7 +13,7 @@ from graphsim.recompute.strategies import STRATEGIES
 from graphsim.show.reporters.html import allocation_data, compare_plans, html_page
 from graphsim.sources import Source, Steps
 from graphsim.step.training import Training
-from graphsim.units import parse_bytes
+from graphsim.units import as_budget
 
 
 class Page(str):
@@ -67,7 +67,8 @@ def report(
     """
     question = asked(source, inputs, setting)
     steps = question.source.steps(question.training)
-    limits = [budget if isinstance(budget, int) else parse_bytes(budget) for budget in budgets]
+    shown = steps.first if first else steps.steady
+    limits = [as_budget(budget, lambda: simulate(shown).peak) for budget in budgets]
     before, run = _scheduled(steps, strategy, limits[0] if limits else None, policy, first)
     allocation = None
     chosen = chosen_allocator("" if allocator == "none" else allocator, allocator_options)

@@ -19,16 +19,17 @@ in the log's unit.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from graphsim.core.files import check_file, parse_json
 from graphsim.core.graph import KEEPS, MAX_BYTES, RELEASE, Graph, Op, Phase, Role, Tensor
 from graphsim.errors import GraphError, SpecError, UnknownNameError
 
+MAX_FILE = 2**31
 MAX_LINES = 5_000_000
 MAX_LINE = 2**20
 """Characters of one line."""
@@ -54,6 +55,8 @@ def load_dtr(source: str | Path, *, mutations: Mutations = "in-place") -> Graph:
         last = number
     with _located(f"{source}:{last}"):
         builder.finish()
+    if not builder.ops:
+        raise SpecError("the log has no operators", str(source))
     with _located(str(source)):
         return Graph(builder.ops, builder.tensors.values(), outputs=builder.survivors(), name=Path(source).stem)
 
@@ -88,17 +91,18 @@ def _entries(source: str | Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 def _parsed(line: str, source: str | Path, number: int) -> Mapping[str, Any]:
     try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):
-        raise SpecError("not a line of JSON", f"{source}:{number}") from None
+        entry = parse_json(line)
+    except ValueError as error:
+        raise SpecError(f"not a line of JSON: {error}", f"{source}:{number}") from None
     if not isinstance(entry, dict) or not isinstance(entry.get("INSTRUCTION"), str):
         raise SpecError("an object with an INSTRUCTION is needed", f"{source}:{number}")
     return entry
 
 
 def _lines(source: str | Path) -> Iterator[tuple[int, str]]:
+    check_file(source, MAX_FILE)
     try:
-        with Path(source).open(encoding="utf-8") as file:
+        with Path(source).open(encoding="utf-8-sig") as file:
             number = 0
             while line := file.readline(MAX_LINE + 1):
                 number += 1

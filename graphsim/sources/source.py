@@ -75,7 +75,7 @@ FRONTENDS: Registry[Frontend] = Registry(
             load="graphsim.sources.spec:load_spec",
             suffixes=(".toml",),
             takes="graphsim.sources.spec:takes",
-            read="graphsim.sources.spec:read_text",
+            read="graphsim.sources.spec:spec_text",
             stamp="graphsim.sources.spec:stamp",
             files="a shipped spec's name or a spec file",
         ),

@@ -129,3 +129,13 @@ def test_every_malloc_of_a_joined_trace_knows_its_execution(graph):
     stream, _ = in_succession(run, run)
     executions = [stream.execution_of(event) for event in stream.malloc.tolist()]
     assert executions == stream.execution.tolist() or run.trace.events_count == 0
+
+
+def test_a_source_without_a_use_is_neither_in_the_peak_nor_in_the_trace():
+    ops = [Op("a", "n", (), ("t",))]
+    dead, kept = Tensor("dead", (100,), "uint8"), Tensor("kept", (5,), "uint8", Role.PARAMETER)
+    run = simulate(Graph(ops, [dead, kept, Tensor("t", (17,), "uint8")]))
+    assert run.peak == 22
+    assert [event.nbytes for event in run.trace.events() if event.kind == "malloc"] == [5, 17]
+    only_kept = simulate(Graph([], [dead, kept]))
+    assert [event.nbytes for event in only_kept.trace.events()] == [5]

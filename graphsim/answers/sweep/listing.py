@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from graphsim.answers.sweep.points import MAX_POINTS, OPTIONS
 from graphsim.answers.sweep.table import RESULTS
-from graphsim.errors import UsageError
+from graphsim.core.files import read_text
+from graphsim.errors import SpecError, UsageError
 from graphsim.sources.spec import parse_toml
 from graphsim.sources.spec.expression import Value, read_value
 
@@ -40,13 +42,9 @@ def _text(path: Path) -> str:
     if path.suffix not in (".csv", ".toml"):
         raise UsageError(f"{path}: a list is a .csv or a .toml file")
     try:
-        if path.stat().st_size > MAX_FILE:
-            raise UsageError(f"{path}: larger than {MAX_FILE} bytes")
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
+        return read_text(path, MAX_FILE)
+    except SpecError as error:
+        raise UsageError(str(error)) from None
 
 
 def _csv_points(text: str, path: Path) -> list[dict[str, Value]]:
@@ -66,10 +64,11 @@ def _csv_points(text: str, path: Path) -> list[dict[str, Value]]:
 
 
 def _names(names: list[str], path: Path) -> list[str]:
+    count = Counter(names)
     for name in names:
         if not name:
             raise UsageError(f"{path}: a column without a name; the first line names options and params")
-        if names.count(name) > 1:
+        if count[name] > 1:
             raise UsageError(f"{path}: column '{name[:60]}' stands twice")
         if name in RESULTS:
             raise UsageError(f"{path}: '{name}' is a result, not an option or a param")

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graphsim.answers.sweep.points import Point
+from graphsim.display import defused
 from graphsim.errors import MissingExtraError
 from graphsim.sources.spec.expression import Value
 
@@ -66,13 +67,13 @@ def to_csv(header: Mapping[str, type], rows: Sequence[Row]) -> bytes:
     """Return the table as CSV in UTF-8; what is None is an empty cell."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
+    writer.writerow(map(defused, header))
     writer.writerows([_cell(row.get(name)) for name in header] for row in rows)
     return text.getvalue().encode()
 
 
 def _cell(value: Any) -> Any:
-    return "" if value is None else _text(value) if isinstance(value, bool | str) else value
+    return "" if value is None else defused(_text(value)) if isinstance(value, bool | str) else value
 
 
 def _text(value: Any) -> str:

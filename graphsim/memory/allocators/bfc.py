@@ -19,7 +19,7 @@ MIN_ALLOCATION = 256
 FIRST_REGION = 2 * 2**20
 MAX_INTERNAL_FRAGMENTATION = 128 * 2**20
 """A chunk is split if the rest would be at least so large, or as large as the request."""
-_SHIFT = 48
+_SHIFT = 62
 _NO_LIMIT = 2**46
 
 
@@ -112,6 +112,8 @@ class BfcPool:
             self._next_region *= 2
             doubled = True
         region = min(self._next_region, available)
+        if self._device_address + region >= 1 << _SHIFT:
+            raise PoolFull(size, self.reserved, self._limit)
         if not doubled:
             self._next_region *= 2
         chunk = self._chunks[self._device_address] = _Chunk(self._device_address, self._device_address, region)

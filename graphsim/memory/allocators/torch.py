@@ -26,10 +26,11 @@ MIN_LARGE_SEGMENT = 10 * MIB
 ROUND_LARGE = 2 * MIB
 _INTERVALS = 16
 """Sizes from 1 MiB to 64 GiB, by powers of two, may each have divisions of their own."""
-_SHIFT = 48
+_SHIFT = 62
 _ADDRESS = (1 << _SHIFT) - 1
+"""Addresses, as many as a graph may have bytes."""
 _EXPANDABLE = 1 << 44
-"""Addresses of an expandable segment; PyTorch takes 9/8 of the device's memory: neither is ever used up."""
+"""Addresses of an expandable segment, where no request is larger; PyTorch takes 9/8 of the device's memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,10 +237,17 @@ class TorchPool:
             raise PoolFull(segment, self.reserved, self._allowed)
         if self._expandable:
             return self._expand(size, small)
-        block = self._new(self._device_address, segment, small)
-        self._device_address += -(-segment // ROUND_LARGE) * ROUND_LARGE
+        block = self._new(self._addresses(segment), segment, small)
         self._reserve("segment_alloc", block.address, segment, small)
         return block
+
+    def _addresses(self, nbytes: int) -> int:
+        """Return the first of *nbytes* addresses that no segment has had."""
+        first = self._device_address
+        if first + nbytes > _ADDRESS:
+            raise PoolFull(nbytes, self.reserved, self._allowed)
+        self._device_address += -(-nbytes // ROUND_LARGE) * ROUND_LARGE
+        return first
 
     def _segment_size(self, size: int, small: bool) -> int:
         if small:
@@ -316,10 +324,11 @@ class TorchPool:
                 room, block = room + block.size, block.next  # type: ignore[assignment]
             if room >= size:
                 return first
-        base = _EXPANDABLE * (2 if small else 1)
-        fresh = self._new(base, _EXPANDABLE // self._page(small) * self._page(small), small)
+        page = self._page(small)
+        room = -(-max(size, _EXPANDABLE) // page) * page
+        fresh = self._new(self._addresses(room), room, small)
         fresh.mapped = False
-        insort(self._unmapped[small], base)
+        insort(self._unmapped[small], fresh.address)
         return fresh
 
     def _page(self, small: bool) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from graphsim.core.simulation import ROLES, Simulation
+from graphsim.display import defused
 
 COLUMNS = ("execution", "op", "kind", "phase", "layer", "live_bytes", *ROLES)
 
@@ -27,5 +28,6 @@ class Csv:
         live = [run.timeline.tolist(), *(by_role[role].tolist() for role in ROLES)]
         for execution, row in enumerate(zip(*live, strict=True)):
             op = run.op_at(execution)
-            writer.writerow([execution, op.name, op.kind, run.phases[execution], op.layer, *row])
-        return text.getvalue().encode()
+            names = (defused(name) for name in (op.name, op.kind, str(run.phases[execution]), op.layer))
+            writer.writerow([execution, *names, *row])
+        return text.getvalue().encode("utf-8", "replace")

@@ -46,11 +46,11 @@ def report_text(report: Report, *, width: int = 100, color: bool = False) -> str
 
 def _page(report: Report, width: int) -> RenderableType:
     parts: list[RenderableType] = [_headline(report), "", _roles(report.steady), ""]
-    if report.steady.largest:
+    if report.steady.largest and report.steady.peak_bytes:
         parts += [_largest(report.steady, width), "", _timeline(report.steady, width), ""]
-    if report.mode == "train" and report.folk:
+    if report.mode == "train" and report.folk and report.steady.peak_bytes:
         parts += [_folk(report), ""]
-    parts.append(_advice(report))
+    parts.append(_advice(report) if report.steady.peak_bytes else Styled("Nothing is live: the peak is zero.", "bold"))
     return Group(*parts)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from graphsim.core.files import check_file
 from graphsim.errors import SpecError, UsageError, suggest
 from graphsim.sources.spec.expression import Value
 
@@ -28,8 +29,8 @@ def read_config(path: str) -> dict[str, Any]:
     if file.is_dir():
         file = file / "config.json"
     try:
-        if file.stat().st_size > MAX_FILE:
-            raise SpecError(f"the file is larger than {MAX_FILE} bytes, no config is", path)
+        if file.exists():
+            check_file(file, MAX_FILE)
         data = json.loads(file.read_text(encoding="utf-8"))
         _check(data, path)
     except UnicodeDecodeError as error:

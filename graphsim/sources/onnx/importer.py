@@ -170,6 +170,8 @@ class Importer:
 
     def _constant_node(self, proto: Any, attributes: Mapping[str, Any], where: str) -> Operand:
         if "value" in attributes:
+            if not isinstance(attributes["value"], onnx.TensorProto):
+                raise SpecError("damaged: the value of the constant is no tensor", where)
             return self._known(attributes["value"], proto.output[0], where)
         if not attributes or "sparse_value" in attributes or any("string" in name for name in attributes):
             raise SpecError("only constants of numbers are read", where)

@@ -10,12 +10,13 @@ from typing import Any
 import onnx
 from google.protobuf.message import DecodeError
 
+from graphsim.core.files import check_file
 from graphsim.errors import SpecError, UsageError, suggest
 from graphsim.sources.bounds import bounded_memory
 from graphsim.sources.spec.expression import MAX_VALUE, Value
 
 MAX_FILE = 2**31
-"""protobuf's own limit; what is larger has its weights beside it."""
+"""protobuf's own limit; what is larger can be exported with its weights beside it."""
 
 MAX_NODES = 100_000
 LOSSES = ("mean", "cross_entropy", "none")
@@ -39,10 +40,9 @@ def read_model(source: str) -> Any:
         SpecError: there is no such file, it is not ONNX, or it names data outside of its folder.
     """
     path = Path(source)
+    check_file(path, MAX_FILE)
     try:
         size = path.stat().st_size
-        if size > MAX_FILE:
-            raise SpecError(f"the file is larger than {MAX_FILE} bytes: export it with external data", source)
         with bounded_memory(4 * size + 2**30):
             model = onnx.ModelProto.FromString(path.read_bytes())
     except OSError as error:

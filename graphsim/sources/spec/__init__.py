@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from graphsim.core.files import read_text
 from graphsim.core.graph import Graph
 from graphsim.errors import SpecError, suggest
 from graphsim.sources.spec.builder import Builder
@@ -32,23 +33,23 @@ def load_spec(source: str | Path | SpecText, **overrides: Value) -> Graph:
     Raises:
         SpecError: names the file, the layer and what would be right.
     """
-    name, text = read_text(source)
+    name, text = spec_text(source)
     return parse_spec(text, name, **overrides)
 
 
-def read_text(source: str | Path | SpecText) -> SpecText:
+def spec_text(source: str | Path | SpecText) -> SpecText:
     """Return the spec *source*, read; see `read_spec`."""
     return source if isinstance(source, SpecText) else SpecText(str(source), read_spec(source))
 
 
 def stamp(source: str | Path | SpecText) -> bytes:
     """Return the text of the spec."""
-    return read_text(source).text.encode("utf-8", "surrogateescape")
+    return spec_text(source).text.encode("utf-8", "surrogateescape")
 
 
 def takes(source: str | Path | SpecText, name: str) -> bool:
     """Whether the spec *source* has a param *name*."""
-    spec = read_text(source)
+    spec = spec_text(source)
     return name in parse_toml(spec.text, spec.name).get("params", {})
 
 
@@ -58,15 +59,7 @@ def read_spec(source: str | Path) -> str:
     Raises:
         SpecError: there is neither, or it cannot be read.
     """
-    path = find_spec(source)
-    try:
-        if path.stat().st_size > MAX_FILE:
-            raise SpecError(f"the file is larger than {MAX_FILE} bytes", str(source))
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise SpecError(f"not UTF-8 text (byte {error.start})", str(source)) from None
-    except OSError as error:
-        raise SpecError(error.strerror or str(error), str(source)) from None
+    return read_text(find_spec(source), MAX_FILE)
 
 
 def shipped_specs() -> dict[str, Path]:
@@ -88,10 +81,13 @@ def find_spec(source: str | Path) -> Path:
     name = str(source)
     if len(name) > 4096 or "\0" in name:
         raise SpecError("not a file name", name[:60])
-    if name and path.is_dir():
-        raise SpecError("is a directory, not a spec file", name)
-    if path.is_file():
-        return path
+    try:
+        if name and path.is_dir():
+            raise SpecError("is a directory, not a spec file", name)
+        if path.exists():
+            return path
+    except OSError as error:  # a name that no file can have
+        raise SpecError(error.strerror or str(error), name[:60]) from None
     shipped = shipped_specs()
     stem = path.stem if path.suffix == ".toml" else name
     if stem in shipped:

@@ -122,8 +122,8 @@ class Builder:
             raise SpecError("'shape' must be a list of at most 8 extents", where)
         extents = tuple(integer(extent, self.params, where, "extent", minimum=1) for extent in shape)
         dtype = entry.get("dtype", "float32")
-        if dtype not in ITEMSIZE:
-            raise SpecError(f"unknown dtype {dtype!r}; {suggest(str(dtype), ITEMSIZE)}", where)
+        if not isinstance(dtype, str) or dtype not in ITEMSIZE:
+            raise SpecError(f"unknown dtype {dtype!r:.60}; {suggest(str(dtype), ITEMSIZE)}", where)
         self._add_tensor(Tensor(name, extents, dtype, Role.INPUT), where)
         return name
 
@@ -193,7 +193,7 @@ class Builder:
             raise SpecError(f"no layer or input '{name[:60]}' before this one; {suggest(name, scope.known())}", where)
         if not colon:
             return found
-        if not number.isdecimal() or not int(number[:9]) < len(found):
+        if not (number.isdecimal() and len(number) < 10 and int(number) < len(found)):
             raise SpecError(f"'{reference[:60]}': '{name}' has outputs 0 ... {len(found) - 1}", where)
         return (found[int(number)],)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -289,3 +291,20 @@ def test_a_limit_answers_whether_a_step_fits_and_where_it_runs_out(allocator):
         allocator(limit=half)(run.trace)
     assert error.value.limit == half
     assert 0 <= error.value.event < run.trace.events_count
+
+
+@pytest.mark.parametrize("name", [name for name in POOLS if "room" not in name and "all at once" not in name])
+def test_blocks_of_any_size_that_a_graph_may_have_stand_apart(name):
+    pool = POOLS[name]()
+    taken = []
+    for nbytes in (9 * 2**40, 9 * 2**40, 9 * 2**40, 2**44, 7, 2**60):
+        try:
+            taken.append(pool.malloc(nbytes))
+        except PoolFull:
+            assert name in ("bfc", "torch, collecting"), "regions of BFC double; the other has a limit"
+    spans = sorted((block.segment, block.address, block.address + block.size) for block in taken)
+    assert all(a[0] != b[0] or a[2] <= b[1] for a, b in pairwise(spans))
+    assert all(end < 2**63 for _, _, end in spans), "a layout holds 64-bit addresses"
+    for block in taken:
+        pool.free(block)
+    assert pool.used == 0

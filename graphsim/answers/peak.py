@@ -18,7 +18,7 @@ from graphsim.display import summary_html
 from graphsim.errors import OutOfMemoryError, UsageError
 from graphsim.memory.allocators import ALLOCATORS, Allocator
 from graphsim.options import configure
-from graphsim.step.ops import kinds
+from graphsim.step.ops import find_kind
 from graphsim.step.training import Training, chosen_training, training_step
 from graphsim.units import FLOATING, format_bytes
 from graphsim.version import __version__
@@ -307,10 +307,9 @@ def activation_count(graph: Graph) -> int:
     This is how the seed question counts: the input and the outputs of convolution, pooling and
     dense layers; activation functions, dropout and residual additions are not counted again.
     """
-    table = kinds()
     inputs = [t for t in graph.tensors.values() if t.role is Role.INPUT]
     total = inputs[0].size if inputs else 0
     for op in graph.ops:
-        if op.kind in table and table[op.kind].counted:
+        if (kind := find_kind(op.kind)) and kind.counted:
             total += sum(graph.tensors[name].size for name in op.outputs if graph.tensors[name].dtype in FLOATING)
     return total // int(graph.attributes.get("batch", 1))

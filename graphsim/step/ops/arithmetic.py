@@ -52,10 +52,7 @@ def function(tape: Tape, name: str, x: Tensor) -> Tensor:
     y = tape.emit(name, (x,), like(x))
     saved = {"input": (x,), "output": (y,), "nothing": ()}[derivative.saves]
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        if grad is None:
-            return (None,)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         temporaries: list[Tensor] = []
         for kernel in derivative.kernels:
             operands = temporaries[-1:] or [*saved]
@@ -66,7 +63,7 @@ def function(tape: Tape, name: str, x: Tensor) -> Tensor:
         tape.hold(temporaries)
         return (result,)
 
-    tape.differentiate((x,), (y,), saved, backward)
+    tape.differentiate((x,), y, saved, backward)
     return y
 
 
@@ -74,17 +71,14 @@ def clamp(tape: Tape, x: Tensor) -> Tensor:
     """Limit to an interval; saves x. Backward selects by a mask of two comparisons (clamp_backward)."""
     y = tape.emit("clamp", (x,), like(x))
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        if grad is None:
-            return (None,)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         lower, upper = (tape.emit(name, (x,), Type(x.shape, "bool")) for name in ("ge", "le"))
         inside = tape.inplace("logical_and_", lower, (upper,))
         result = tape.emit("where", (inside, grad), like(x))
         tape.hold([lower, upper])
         return (result,)
 
-    tape.differentiate((x,), (y,), (x,), backward)
+    tape.differentiate((x,), y, (x,), backward)
     return y
 
 
@@ -92,14 +86,11 @@ def sub(tape: Tape, a: Tensor, b: Tensor) -> Tensor:
     """a - b. Saves nothing; the gradient of b is negated."""
     c = binary(tape, "sub", a, b)
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        if grad is None:
-            return (None, None)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         first = fit(tape, grad, a) if needs[0] else None
         return (first, fit(tape, tape.emit("neg", (grad,), like(grad)), b) if needs[1] else None)
 
-    tape.differentiate((a, b), (c,), (), backward)
+    tape.differentiate((a, b), c, (), backward)
     return c
 
 
@@ -108,10 +99,7 @@ def div(tape: Tape, a: Tensor, b: Tensor) -> Tensor:
     c = binary(tape, "div", a, b)
     saved = [a, b] if tape.requires_gradient(b) else [b]
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        if grad is None:
-            return (None, None)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         second = None
         if needs[1]:
             quotient = binary(tape, "div", a, b)
@@ -122,7 +110,7 @@ def div(tape: Tape, a: Tensor, b: Tensor) -> Tensor:
         first = binary(tape, "div", grad, b) if needs[0] else None
         return (fit(tape, first, a), fit(tape, second, b))
 
-    tape.differentiate((a, b), (c,), saved, backward)
+    tape.differentiate((a, b), c, saved, backward)
     return c
 
 
@@ -131,17 +119,14 @@ def where(tape: Tape, condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
     shape = broadcast(condition.shape, broadcast(a.shape, b.shape))
     c = tape.emit("where", (condition, a, b), Type(shape, a.dtype))
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        if grad is None:
-            return (None, None, None)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         chosen = [
             fit(tape, tape.emit("where", (condition, grad), like(grad)), x) if need else None
             for x, need in zip((a, b), needs[1:], strict=True)
         ]
         return (None, *chosen)
 
-    tape.differentiate((condition, a, b), (c,), (condition,), backward)
+    tape.differentiate((condition, a, b), c, (condition,), backward)
     return c
 
 

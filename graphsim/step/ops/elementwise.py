@@ -33,11 +33,10 @@ def unary(
     y = tape.inplace(kind + "_", x) if inplace else tape.emit(kind, (x,), like(x))
     saved = {"input": (original,), "output": (y,), "nothing": ()}[saves]
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        return (None if grad is None else tape.emit(f"{kind}_backward", (grad, *saved), like(x)),)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
+        return (tape.emit(f"{kind}_backward", (grad, *saved), like(x)),)
 
-    tape.differentiate((x,), (y,), saved, backward)
+    tape.differentiate((x,), y, saved, backward)
     return y
 
 
@@ -84,11 +83,10 @@ def add(tape: Tape, a: Tensor, b: Tensor, *, inplace: bool = False) -> Tensor:
     """a + b. Autograd saves nothing; both gradients are the incoming one."""
     c = binary(tape, "add", a, b, inplace=inplace)
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         return [fit(tape, grad, x) if need else None for x, need in zip((a, b), needs, strict=True)]
 
-    tape.differentiate((a, b), (c,), (), backward)
+    tape.differentiate((a, b), c, (), backward)
     return c
 
 
@@ -98,15 +96,13 @@ def mul(tape: Tape, a: Tensor, b: Tensor, *, inplace: bool = False) -> Tensor:
     c = binary(tape, "mul", a, b, inplace=inplace)
     saved = [x for x, other in ((b, a), (original, b)) if tape.requires_gradient(other)]
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         products = [
-            binary(tape, "mul", grad, other) if need and grad is not None else None
-            for other, need in zip((b, original), needs, strict=True)
+            binary(tape, "mul", grad, other) if need else None for other, need in zip((b, original), needs, strict=True)
         ]
         return [fit(tape, product, x) for product, x in zip(products, (a, b), strict=True)]
 
-    tape.differentiate((a, b), (c,), saved, backward)
+    tape.differentiate((a, b), c, saved, backward)
     return c
 
 
@@ -118,17 +114,14 @@ def power(tape: Tape, x: Tensor) -> Tensor:
     (x,) = tape.full_precision(x)
     y = tape.emit("pow", (x,), like(x))
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        if grad is None:
-            return (None,)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         lower = tape.emit("pow", (x,), like(x))
         slope = tape.emit("mul_scalar", (lower,), like(x))
         result = tape.emit("mul", (grad, slope), like(x))
         tape.hold([lower, slope])
         return (result,)
 
-    tape.differentiate((x,), (y,), (x,), backward)
+    tape.differentiate((x,), y, (x,), backward)
     return y
 
 
@@ -137,18 +130,17 @@ def scale(tape: Tape, x: Tensor) -> Tensor:
     numbers = [Type((), "float64")] if tape.target == "cpu" else []
     y, *saved = tape.emit_many("mul_scalar", (x,), (like(x), *numbers), flops=x.size)
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        return (None if grad is None else tape.emit("mul_scalar_backward", (grad, *saved), like(x)),)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
+        return (tape.emit("mul_scalar_backward", (grad, *saved), like(x)),)
 
-    tape.differentiate((x,), (y,), saved, backward)
+    tape.differentiate((x,), y, saved, backward)
     return y
 
 
 def shift(tape: Tape, x: Tensor) -> Tensor:
     """Add a number: the gradient passes through."""
     y = tape.emit("add_scalar", (x,), like(x))
-    tape.differentiate((x,), (y,), (), lambda grads, needs: grads)
+    tape.differentiate((x,), y, (), lambda grad, needs: (grad,))
     return y
 
 
@@ -177,11 +169,10 @@ def dropout(tape: Tape, x: Tensor, p: float) -> Tensor:
         mask = tape.emit("bernoulli", (x,), like(x))
         y = tape.emit("mul", (x, mask), like(x))
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        return (None if grad is None else tape.emit("dropout_backward", (grad, mask), like(x)),)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
+        return (tape.emit("dropout_backward", (grad, mask), like(x)),)
 
-    tape.differentiate((x,), (y,), (mask,), backward)
+    tape.differentiate((x,), y, (mask,), backward)
     return y
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from graphsim.core.graph import Tensor
-from graphsim.step.ops.elementwise import add, dropout, like, reduce_to, scale, unary
+from graphsim.step.ops.elementwise import add, dropout, like, reduce_to, scale
 from graphsim.step.ops.kind import Attribute, Attributes, Kind, ShapeError, Signature
 from graphsim.step.ops.matmul import bmm, softmax
 from graphsim.step.ops.rotary import rotate
@@ -106,12 +106,12 @@ def math_attention(
     dtype = q.dtype
     wide = [_keep_layout(tape, x, tape.to(x, "float32")) if itemsize(dtype) == 2 else x for x in (q, k, v)]
     with tape.without_autocast():
-        q_scaled = _keep_layout(tape, wide[0], unary(tape, "mul_scalar", wide[0], saves="nothing"))
+        q_scaled = _keep_layout(tape, wide[0], scale(tape, wide[0], wrapped=False))
         if causal:
             size = Type((q.shape[2], k.shape[2]))
             mask = tape.emit("causal_mask", (), Type(size.shape, q_scaled.dtype), workspace=size.size)
         keys, values = (repeat_keys(tape, x, q.shape[1] // k.shape[1]) for x in wide[1:])
-        k_scaled = _keep_layout(tape, keys, unary(tape, "mul_scalar", keys, saves="nothing"))
+        k_scaled = _keep_layout(tape, keys, scale(tape, keys, wrapped=False))
         scores = _unfolded(tape, bmm(tape, _folded(tape, q_scaled), _folded(tape, k_scaled), transpose_b=True))
         if mask is not None:
             scores = _add_mask(tape, scores, mask)

@@ -148,10 +148,10 @@ def _gru_cell(tape: Tape, gates: Tensor, h: Tensor, weights: Weights) -> Tensor:
     width = h.shape[-1]
     x_reset, x_update, x_new = split(tape, gates, [width] * 3, 1)
     h_reset, h_update, h_new = split(tape, linear(tape, h, weights.hidden, weights.hidden_bias), [width] * 3, 1)
-    reset = unary(tape, "sigmoid", add(tape, h_reset, x_reset, inplace=True), saves="output", inplace=True)
-    update = unary(tape, "sigmoid", add(tape, h_update, x_update, inplace=True), saves="output", inplace=True)
+    reset = unary(tape, "sigmoid", add(tape, h_reset, x_reset, inplace=True), inplace=True)
+    update = unary(tape, "sigmoid", add(tape, h_update, x_update, inplace=True), inplace=True)
     new = add(tape, x_new, mul(tape, h_new, reset, inplace=True))
-    new = unary(tape, "tanh", new, saves="output", inplace=True)
+    new = unary(tape, "tanh", new, inplace=True)
     return add(tape, mul(tape, _sub(tape, h, new), update, inplace=True), new, inplace=True)
 
 

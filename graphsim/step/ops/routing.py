@@ -90,7 +90,7 @@ def _grouped_experts(
     offsets = tape.emit("cumsum", (histogram,), Type((count,), "int32"))
     both = _grouped_mm(tape, chosen, gate_up, offsets)
     gate, up = split(tape, both, [both.shape[1] // 2] * 2, 1)
-    inner = mul(tape, unary(tape, "silu", gate, saves="input"), up)
+    inner = mul(tape, unary(tape, "silu", gate), up)
     tape.hold([both])
     projected = _grouped_mm(tape, inner, down, offsets)
     weighted = mul(tape, projected, tape.view(weights, (pairs, 1)))

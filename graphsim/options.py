@@ -1,17 +1,31 @@
-"""Options of a plug-in, given as text: ``limit=16GiB,expandable_segments:True``."""
+"""Options given as text: one of several names, or those of a plug-in, ``limit=16GiB,expandable_segments:True``."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from graphsim.errors import UnknownNameError, UsageError
 from graphsim.units import parse_bytes
 
 _ENTRY = re.compile(r"\s*(\w{1,60})\s*[=:]\s*(\[[^\]]*\]|[^,\[\]]*)\s*(?:,|$)")
 _MAX_TEXT = 4096
+
+Name = TypeVar("Name", bound=str)
+
+
+def parse_choice(what: str, text: str, known: Sequence[Name]) -> Name:
+    """Return the one of the names *known* of a *what* that *text* is.
+
+    Raises:
+        UnknownNameError: it is none of them.
+    """
+    for name in known:
+        if name == text:
+            return name
+    raise UnknownNameError(what, str(text), known)
 
 
 def configure(plugin: Callable[..., Any], text: str) -> Any:

@@ -184,9 +184,7 @@ def _simulate(
     plan: bool = True,
 ) -> tuple[Simulation, int]:
     """Return one step and what is held in it."""
-    # From the third micro-batch on, each does to memory what the second did.
-    short = replace(training, accumulation=min(training.accumulation, 3))
-    step = training_step(graph, short, first=first)
+    step = training_step(graph, training.shortened, first=first)
 
     def run(schedule: Schedule | None) -> tuple[Simulation, int]:
         simulation = simulate(step, schedule)
@@ -383,7 +381,7 @@ def _evaluate(load: Load, setting: _Setting, base: float, room: int) -> tuple[in
 
 def _seconds(load: Load, setting: _Setting, room: int, known: Known) -> float:
     run, _ = _simulate(setting.graph(load), setting.training, False, setting.strategy, room, setting.allocator, known)
-    again = setting.training.accumulation / min(setting.training.accumulation, 3)
+    again = setting.training.accumulation / setting.training.shortened.accumulation
     return float(op_costs(run.graph)[run.schedule.ops].sum()) * again
 
 

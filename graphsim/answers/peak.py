@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -141,8 +141,7 @@ def peak(
         GraphSimError: an option is wrong, or the graph cannot be trained.
     """
     chosen = chosen_training(training, options)
-    # From the third micro-batch on, each does to memory what the second did.
-    short = replace(chosen, accumulation=min(chosen.accumulation, 3))
+    short = chosen.shortened
     steady = simulate(training_step(graph, short), policy=policy)
     first = simulate(training_step(graph, short, first=True), policy=policy) if chosen.mode == "train" else steady
     return _report(graph, chosen, (first, steady), allocator, allocator_options, largest)

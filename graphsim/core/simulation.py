@@ -13,7 +13,7 @@ import numpy.typing as npt
 from graphsim.core.devices import DEVICES, device_of, op_seconds
 from graphsim.core.graph import KEEPS, Graph, Op, Phase, Role
 from graphsim.core.index import NOTHING, Ints
-from graphsim.core.liveness import POLICIES, LiveRanges, Policy, live_ranges
+from graphsim.core.liveness import LiveRanges, Policy, live_ranges, parse_policy
 from graphsim.core.schedule import Schedule
 from graphsim.core.trace import Trace, join, trace
 from graphsim.errors import UnknownNameError
@@ -274,6 +274,4 @@ def simulate(graph: Graph, schedule: Schedule | None = None, *, policy: Policy =
         UnknownNameError: *policy* is not 'eager' or 'liveness'.
         ScheduleError: on first use, if the schedule does not respect the graph.
     """
-    if policy not in POLICIES:
-        raise UnknownNameError("policy", str(policy), POLICIES)
-    return Simulation(graph, Schedule.of(graph) if schedule is None else schedule, policy)
+    return Simulation(graph, Schedule.of(graph) if schedule is None else schedule, parse_policy(policy))

@@ -18,6 +18,7 @@ from graphsim.answers.sweep.points import Point
 from graphsim.answers.sweep.table import RESULTS, SCHEMA
 from graphsim.core.devices import device_of, op_seconds
 from graphsim.core.graph import Graph, Role
+from graphsim.core.liveness import parse_policy
 from graphsim.core.simulation import Simulation, simulate
 from graphsim.errors import GraphSimError, MissingExtraError, UsageError
 from graphsim.memory.allocators import Allocator
@@ -28,12 +29,10 @@ from graphsim.sources import GRAPH_FILES
 from graphsim.sources.captured import captured_steps
 from graphsim.sources.spec import parse_spec, read_spec
 from graphsim.sources.spec.expression import Value
-from graphsim.step.training import Training, training_step
+from graphsim.step.training import MICRO_BATCHES, Training, training_step
 from graphsim.version import __version__
 
 TORCH = "torch:"
-MICRO_BATCHES = 3
-"""From the third micro-batch on, each does to memory what the second did."""
 
 FOUND = ("batch", "seq", *RESULTS)
 """What `evaluate` finds of a point, the rest of a row says what was asked."""
@@ -175,10 +174,9 @@ def _prepare(task: Task) -> _Prepared:
         raise UsageError(f"gpu {point.gpu} is for target cuda, not {point.target}")
     strategy = STRATEGIES[point.strategy]()
     allocator = chosen_allocator(point.allocator, point.allocator_options)
-    short = replace(training, accumulation=min(training.accumulation, MICRO_BATCHES))
     first, steady = (
-        simulate(step, policy=point.policy)  # type: ignore[arg-type]
-        for step in _steps(point.source, task.text, point.params, short)
+        simulate(step, policy=parse_policy(point.policy))
+        for step in _steps(point.source, task.text, point.params, training.shortened)
     )
     budget = read_budget(point.budget, steady.graph) if point.budget else None
     return _Prepared(first, steady, strategy, allocator, budget)

@@ -14,10 +14,20 @@ from math import prod
 from typing import Literal, NamedTuple
 
 from graphsim.core.graph import HOLD, Op, Phase, Role, Tensor
+from graphsim.options import parse_choice
 from graphsim.units import FLOATING, itemsize
 
 Target = Literal["cpu", "cuda"]
 TARGETS: tuple[Target, ...] = ("cpu", "cuda")
+
+
+def parse_target(text: str) -> Target:
+    """Return the target that *text* names.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    return parse_choice("target", text, TARGETS)
 
 
 class Type(NamedTuple):

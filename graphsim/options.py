@@ -14,6 +14,7 @@ _ENTRY = re.compile(r"\s*(\w{1,60})\s*[=:]\s*(\[[^\]]*\]|[^,\[\]]*)\s*(?:,|$)")
 _MAX_TEXT = 4096
 
 Name = TypeVar("Name", bound=str)
+P = TypeVar("P")
 
 
 def parse_choice(what: str, text: str, known: Sequence[Name]) -> Name:
@@ -28,7 +29,7 @@ def parse_choice(what: str, text: str, known: Sequence[Name]) -> Name:
     raise UnknownNameError(what, str(text), known)
 
 
-def configure(plugin: Callable[..., Any], text: str) -> Any:
+def configure(plugin: Callable[..., P], text: str) -> P:
     """Return *plugin*, a dataclass, with the options that *text* sets; the rest keep their defaults.
 
     Entries are separated by commas, ``name=value`` or, as in PYTORCH_ALLOC_CONF, ``name:value``.
@@ -40,9 +41,7 @@ def configure(plugin: Callable[..., Any], text: str) -> Any:
     """
     if not text.strip():
         return plugin()
-    if not is_dataclass(plugin):
-        raise UsageError("this plug-in has no options")
-    types = {field.name: str(field.type) for field in fields(plugin)}
+    types = _types_of(plugin)
     chosen: dict[str, Any] = {}
     for name, value in _entries(text):
         if name not in types:
@@ -51,6 +50,12 @@ def configure(plugin: Callable[..., Any], text: str) -> Any:
             raise UsageError(f"option {name} stands twice")
         chosen[name] = _value(name, value, types[name])
     return plugin(**chosen)
+
+
+def _types_of(plugin: object) -> dict[str, str]:
+    if not is_dataclass(plugin):
+        raise UsageError("this plug-in has no options")
+    return {field.name: str(field.type) for field in fields(plugin)}
 
 
 def _entries(text: str) -> Iterator[tuple[str, str]]:

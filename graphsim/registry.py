@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 from graphsim.errors import UnknownNameError
 
+P = TypeVar("P")
 
-class Registry:
-    """Names of one kind of plug-in and where each is defined (``module:attribute``).
+
+class Registry(Generic[P]):
+    """Names of one kind of plug-in and where each is defined (``module:attribute``): what makes a P.
 
     Other packages add theirs through the entry-point group ``graphsim.<group>``; a name in the
     literal table wins. A plug-in object is accepted wherever its name is.
@@ -37,16 +39,16 @@ class Registry:
         others = [e.name for e in entry_points(group=f"graphsim.{self.group}")]
         return list(dict.fromkeys([*self._table, *others]))
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: str) -> Callable[..., P]:
         if name in self._table:
             module, _, attribute = self._table[name].partition(":")
-            return getattr(import_module(module), attribute)
+            return cast(Callable[..., P], getattr(import_module(module), attribute))
         from importlib.metadata import entry_points
 
         for entry in entry_points(group=f"graphsim.{self.group}", name=name):
-            return entry.load()
+            return cast(Callable[..., P], entry.load())
         raise UnknownNameError(self.what, name, self.names())
 
-    def resolve(self, plugin: Any, **options: Any) -> Any:
+    def resolve(self, plugin: P | str, **options: Any) -> P:
         """Return *plugin* itself if it is an object, or the plug-in of that name with *options*."""
         return self[plugin](**options) if isinstance(plugin, str) else plugin

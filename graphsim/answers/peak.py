@@ -289,7 +289,7 @@ def _place(run: Simulation, allocator: Allocator | None) -> Held:
 
 def _place_after(first: Simulation, later: Simulation, allocator: Allocator | None) -> Held:
     """Return what *allocator* holds in a step after the *first*, if it is one that keeps what is freed."""
-    if allocator is None or first is later or not getattr(allocator, "caches", False):
+    if allocator is None or first is later or not allocator.caches:
         return _place(later, allocator)
     stream, begin = in_succession(first, later)
     try:

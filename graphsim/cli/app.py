@@ -136,7 +136,8 @@ def peak(
     if plot is not None:
         cli_report.write_picture(plot, step, policy)
     reporter = REPORTERS["json"]() if as_json else REPORTERS["text"](width=width(), color=color())
-    sys.stdout.write(reporter(report))
+    text = reporter(report)
+    sys.stdout.write(text if isinstance(text, str) else text.decode())
 
 
 app.command(epilog=cli_diff.DIFF_EXAMPLES)(cli_diff.diff)

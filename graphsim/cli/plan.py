@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -96,7 +96,7 @@ def plan(
 
     if not budget and strategy == "auto":
         raise UsageError("plan needs a --budget, for example 8GiB or 0.8x; or a --strategy that has a way of its own")
-    chosen = configure(STRATEGIES[strategy], options)
+    chosen: Any = configure(STRATEGIES[strategy], options)
     if hasattr(chosen, "progress"):
         chosen = replace(chosen, progress=_progress())
     overrides = overrides_of(settings, batch=batch, seq=seq)

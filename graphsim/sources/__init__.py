@@ -20,7 +20,7 @@ class Frontend(Protocol):
         """Return the graph of *source*; raise a `GraphSimError` that says where it is wrong."""
 
 
-FRONTENDS = Registry(
+FRONTENDS: Registry[Graph] = Registry(
     "frontends",
     "frontend",
     {
@@ -57,4 +57,4 @@ def load(source: Any, **parameters: Any) -> Graph:
     else:
         suffix = str(source).rpartition(".")[2]
         name = {"json": "json", "jsonl": "dtr", "log": "dtr", "onnx": "onnx"}.get(suffix, "spec")
-    return FRONTENDS[name](source, **parameters)  # type: ignore[no-any-return]
+    return FRONTENDS[name](source, **parameters)

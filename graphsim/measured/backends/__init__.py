@@ -25,7 +25,7 @@ class Backend(Protocol):
         """Return what was measured; everything is freed again, also on an error."""
 
 
-BACKENDS = Registry(
+BACKENDS = Registry[Backend](
     "backends",
     "backend",
     {

@@ -20,7 +20,7 @@ class Strategy(Protocol):
         """Return a plan for *graph*, within *budget* bytes if the strategy can meet one."""
 
 
-STRATEGIES = Registry(
+STRATEGIES = Registry[Strategy](
     "strategies",
     "strategy",
     {

@@ -18,7 +18,7 @@ class Export(Protocol):
         """Return the file's content."""
 
 
-EXPORTS = Registry(
+EXPORTS = Registry[Export](
     "exports",
     "export format",
     {

@@ -18,7 +18,7 @@ class Reporter(Protocol):
         """Return *report* rendered."""
 
 
-REPORTERS = Registry(
+REPORTERS = Registry[Reporter](
     "reporters",
     "reporter",
     {"text": "graphsim.show.reporters.text:Text", "json": "graphsim.show.reporters.json:Json"},

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any, Protocol
 
+from graphsim.core.graph import Phase
+from graphsim.core.simulation import Part
 from graphsim.registry import Registry
 from graphsim.units import format_bytes
 
@@ -52,26 +54,31 @@ class Answer:
         return f"<pre>{escape(str(self))}</pre>"
 
 
-ROLE_COLORS = {
-    "parameters": "#0072b2",
-    "buffers": "#8c8c8c",
-    "inputs": "#009e73",
-    "optimizer_state": "#cc79a7",
-    "gradients": "#56b4e9",
-    "saved_activations": "#e69f00",
-    "transient_activations": "#f0e442",
-    "workspace": "#d55e00",
+ROLE_COLORS: dict[str, str] = {
+    Part.PARAMETERS: "#0072b2",
+    Part.BUFFERS: "#8c8c8c",
+    Part.INPUTS: "#009e73",
+    Part.OPTIMIZER_STATE: "#cc79a7",
+    Part.GRADIENTS: "#56b4e9",
+    Part.SAVED_ACTIVATIONS: "#e69f00",
+    Part.TRANSIENT_ACTIVATIONS: "#f0e442",
+    Part.WORKSPACE: "#d55e00",
 }
 """Bottom of the stack first: what stays, then what comes and goes."""
 
-PHASE_COLORS = {
-    "forward": "#009e73",
-    "backward": "#e69f00",
-    "recompute": "#d55e00",
-    "optimizer": "#cc79a7",
+PHASE_COLORS: dict[str, str] = {
+    Phase.FORWARD: "#009e73",
+    Phase.BACKWARD: "#e69f00",
+    Phase.RECOMPUTE: "#d55e00",
+    Phase.OPTIMIZER: "#cc79a7",
 }
 
 WIDTH, HEIGHT = 480, 72
+
+
+def words(name: str) -> str:
+    """Return a role's name as people read it."""
+    return name.replace("_", " ")
 
 
 def summary_html(
@@ -113,7 +120,7 @@ def _largest_first(by_role: Mapping[str, int]) -> list[tuple[str, int]]:
 def _row(role: str, size: int, total: int) -> str:
     color = ROLE_COLORS.get(role, "#8c8c8c")
     return (
-        f'<tr><th style="text-align:left"><span style="color:{color}">&#9632;</span> {escape(role.replace("_", " "))}'
+        f'<tr><th style="text-align:left"><span style="color:{color}">&#9632;</span> {escape(words(role))}'
         f'</th><td style="text-align:right">{format_bytes(size)}</td>'
         f'<td style="text-align:right">{size / max(1, total):.1%}</td></tr>'
     )

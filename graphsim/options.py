@@ -1,10 +1,10 @@
-"""Options of a plug-in, given as text: ``limit=16GiB,expandable_segments:True``."""
+"""Options given as text: one of several names, or those of a plug-in, ``limit=16GiB,expandable_segments:True``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from graphsim.errors import UnknownNameError, UsageError
 from graphsim.units import parse_bytes
@@ -13,8 +13,23 @@ _MAX_TEXT = 4096
 _UNITS = {"_mb": 2**20}
 """Bytes of one, by the end of an option's name: ``max_split_size_mb=128`` and ``=128MiB`` are the same."""
 
+Name = TypeVar("Name", bound=str)
+P = TypeVar("P")
 
-def configure(plugin: Callable[..., Any], text: str) -> Any:
+
+def parse_choice(what: str, text: str, known: Sequence[Name]) -> Name:
+    """Return the one of the names *known* of a *what* that *text* is.
+
+    Raises:
+        UnknownNameError: it is none of them.
+    """
+    for name in known:
+        if name == text:
+            return name
+    raise UnknownNameError(what, str(text), known)
+
+
+def configure(plugin: Callable[..., P], text: str) -> P:
     """Return *plugin*, a dataclass, with the options that *text* sets; the rest keep their defaults.
 
     Entries are separated by commas, ``name=value`` or, as in PYTORCH_ALLOC_CONF, ``name:value``.
@@ -26,9 +41,7 @@ def configure(plugin: Callable[..., Any], text: str) -> Any:
     """
     if not text.strip():
         return plugin()
-    if not is_dataclass(plugin):
-        raise UsageError("this plug-in has no options")
-    types = {field.name: str(field.type) for field in fields(plugin)}
+    types = _types_of(plugin)
     chosen: dict[str, Any] = {}
     for name, value in _entries(text):
         if name not in types:
@@ -37,6 +50,12 @@ def configure(plugin: Callable[..., Any], text: str) -> Any:
             raise UsageError(f"option {name} stands twice")
         chosen[name] = _value(name, value, types[name])
     return plugin(**chosen)
+
+
+def _types_of(plugin: object) -> dict[str, str]:
+    if not is_dataclass(plugin):
+        raise UsageError("this plug-in has no options")
+    return {field.name: str(field.type) for field in fields(plugin)}
 
 
 def _entries(text: str) -> Iterator[tuple[str, str]]:

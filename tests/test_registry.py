@@ -75,6 +75,11 @@ def test_every_name_of_ours_can_be_built(registry):
         assert callable(registry.resolve(name)), name
 
 
+def test_every_allocator_says_whether_it_keeps_what_is_freed():
+    keeps = {name: ALLOCATORS.resolve(name).caches for name in ALLOCATORS}
+    assert keeps == {"exact": False, "cupy": True, "torch": True, "bfc": True, "arena": False}
+
+
 def test_plug_ins_are_imported_only_when_asked_for():
     code = (
         "import sys, graphsim.recompute.strategies, graphsim.memory.allocators\n"

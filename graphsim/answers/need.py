@@ -15,7 +15,7 @@ from graphsim.errors import ScheduleError
 from graphsim.memory.allocators.torch import TorchCaching
 from graphsim.recompute.strategies import STRATEGIES, Strategy
 from graphsim.sources import Source
-from graphsim.step.training import Training, shortened
+from graphsim.step.training import Training
 
 SECONDS = 1.0
 """Each search for a schedule may take; there are dozens."""
@@ -49,7 +49,7 @@ class Outcome(NamedTuple):
 
     def seconds(self, training: Training) -> float:
         """Return the cost of the steady step, with all of its micro-batches."""
-        again = training.accumulation / shortened(training).accumulation
+        again = training.accumulation / training.shortened.accumulation
         return float(op_costs(self.steady.graph)[self.steady.schedule.ops].sum()) * again
 
 

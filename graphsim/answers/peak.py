@@ -18,7 +18,7 @@ from graphsim.core.simulation import LiveTensor, Simulation, simulate
 from graphsim.display import Answer, summary_html
 from graphsim.memory.allocators import Allocator
 from graphsim.sources import Source
-from graphsim.step.ops import kinds
+from graphsim.step.ops import find_kind
 from graphsim.step.training import Training
 from graphsim.units import FLOATING, SHORT_NAMES, format_bytes
 from graphsim.version import __version__
@@ -293,10 +293,9 @@ def activation_count(graph: Graph) -> int:
     This is how the seed question counts: the input and the outputs of convolution, pooling and
     dense layers; activation functions, dropout and residual additions are not counted again.
     """
-    table = kinds()
     inputs = [t for t in graph.tensors.values() if t.role is Role.INPUT]
     total = inputs[0].size if inputs else 0
     for op in graph.ops:
-        if op.kind in table and table[op.kind].counted:
+        if (kind := find_kind(op.kind)) and kind.counted:
             total += sum(graph.tensors[name].size for name in op.outputs if graph.tensors[name].dtype in FLOATING)
     return total // int(graph.attributes.get("batch", 1))

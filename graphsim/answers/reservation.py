@@ -76,7 +76,7 @@ def placed(first: Simulation, later: Simulation, allocator: Allocator) -> tuple[
     alone = _alone(first, allocator)
     if later is first:
         return alone, alone
-    if not getattr(allocator, "caches", False):
+    if not allocator.caches:
         return alone, _alone(later, allocator)
     stream, begin = in_succession(first, later), first.trace.events_count
     try:

@@ -41,7 +41,7 @@ def export(
     from graphsim.options import configure
     from graphsim.show.exports import EXPORTS
 
-    formats = {EXPORTS[name].suffix: name for name in EXPORTS}
+    formats = {EXPORTS[name]().suffix: name for name in EXPORTS}
     if not file_format and output.suffix not in formats:
         raise UsageError(f"{output}: name it {' or '.join('*' + suffix for suffix in formats)}, or say --format")
     name = file_format or formats[output.suffix]

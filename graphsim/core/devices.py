@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphsim.core.graph import KEEPS, Graph, Op
+from graphsim.core.kernels import kernel_of
 from graphsim.errors import UnknownNameError
 from graphsim.units import FLOATING
 
@@ -109,9 +110,6 @@ DEVICES = {
 _CPU = Device("cpu", 0, 0, NOMINAL, (0, 0), 0, 0, 0, 0, 0, 0)
 _DEFAULT = "a100-80g"
 
-_PRODUCTS = frozenset({"mm", "addmm", "bmm", "baddbmm", "grouped_mm", "matmul", "linear"})
-_CONVOLUTIONS = ("convolution", "conv_transpose", "cudnn_rnn")
-
 
 _WORDS = re.compile(r"\d{4}ada|[a-z]+\d*[a-z]*|\d+[a-z]*")
 _MEANINGLESS = re.compile(r"nvidia|amd|geforce|instinct|tesla|quadro|gpu|rtx|hgx|sxm\d?|hbm\d?e?|generation|oam")
@@ -185,10 +183,10 @@ def _rate(graph: Graph, op: Op, device: Device) -> float:
     """Return the peak rate of *op*: matrix units multiply matrices, and fp32 ones only in cuDNN (PyTorch's default)."""
     names = (*op.outputs, *op.inputs)
     dtype = next((d for name in names if (d := graph.tensors[name].dtype) in FLOATING), "float32")
-    convolves = op.kind.startswith(_CONVOLUTIONS)
+    kernel = kernel_of(op.kind)
     if dtype == "float64":
         return device.fp64
-    if not convolves and op.kind not in _PRODUCTS and "attention" not in op.kind:
+    if not kernel.multiplies:
         return device.fp32
     narrow = {"float16": device.half, "bfloat16": device.half, "float8": device.fp8}
-    return narrow.get(dtype, device.tf32 if convolves else device.fp32)
+    return narrow.get(dtype, device.tf32 if kernel.in_cudnn else device.fp32)

@@ -161,8 +161,6 @@ class Graph:
             and self.attributes == other.attributes
         )
 
-    __hash__ = None  # type: ignore[assignment]
-
     @cached_property
     def index(self) -> Index:
         """The numpy view: integer columns and CSR operands, built once."""

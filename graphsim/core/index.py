@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -163,6 +164,12 @@ def compile_index(graph: Graph) -> Index:
         resident=source & np.array([t.role in RESIDENT for t in tensors], bool),
         kept=_ints([number[name] for name in graph.outputs]),
     )
+
+
+def rows(start: Ints, values: Ints) -> list[list[int]]:
+    """Return the rows of a CSR column as plain lists."""
+    flat = values.tolist()
+    return [flat[low:high] for low, high in pairwise(start.tolist())]
 
 
 def expand(start: Ints, rows: Ints) -> tuple[Ints, Ints]:

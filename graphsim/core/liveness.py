@@ -17,11 +17,21 @@ from graphsim.core.graph import Graph
 from graphsim.core.index import NOTHING, Bools, Index, Ints, expand
 from graphsim.core.schedule import Schedule
 from graphsim.errors import ScheduleError
+from graphsim.options import parse_choice
 
 Policy = Literal["liveness", "eager"]
 """When a storage is released: after its last use in data, or when the framework lets go of it."""
 
 POLICIES: tuple[Policy, ...] = ("liveness", "eager")
+
+
+def parse_policy(text: str) -> Policy:
+    """Return the policy that *text* names.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    return parse_choice("policy", text, POLICIES)
 
 
 @dataclass(frozen=True, eq=False)

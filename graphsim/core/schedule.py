@@ -29,8 +29,6 @@ class Schedule:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Schedule) and np.array_equal(self.ops, other.ops)
 
-    __hash__ = None  # type: ignore[assignment]
-
     @staticmethod
     def of(graph: Graph, names: Iterable[str] | None = None) -> Schedule:
         """Return the schedule that executes the ops *names*, by default all in program order.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from functools import cached_property
 from typing import NamedTuple
 
@@ -13,23 +14,31 @@ import numpy.typing as npt
 from graphsim.core.devices import DEVICES, device_of, find_device, op_seconds
 from graphsim.core.graph import KEEPS, Graph, Op, Phase, Role
 from graphsim.core.index import NOTHING, Ints
-from graphsim.core.liveness import POLICIES, LiveRanges, Policy, live_ranges
+from graphsim.core.liveness import LiveRanges, Policy, live_ranges, parse_policy
 from graphsim.core.schedule import Schedule
 from graphsim.core.trace import Joined, Trace, join, trace
 from graphsim.errors import UnknownNameError
 
-ROLES = (
-    "parameters",
-    "gradients",
-    "optimizer_state",
-    "saved_activations",
-    "transient_activations",
-    "workspace",
-    "inputs",
-    "buffers",
-)
-"""Parts of a breakdown. An activation is *saved* if a backward op reads what forward made; workspace
-is the scratch memory of kernels, of the optimizer, and what libraries keep (cuBLAS)."""
+
+class Part(StrEnum):
+    """A part of a breakdown: the role of a storage, told apart by what it does to the peak.
+
+    An activation is *saved* if a backward op reads what forward made; workspace is the scratch memory of kernels, of
+    the optimizer, and what libraries keep (cuBLAS).
+    """
+
+    PARAMETERS = "parameters"
+    GRADIENTS = "gradients"
+    OPTIMIZER_STATE = "optimizer_state"
+    SAVED_ACTIVATIONS = "saved_activations"
+    TRANSIENT_ACTIVATIONS = "transient_activations"
+    WORKSPACE = "workspace"
+    INPUTS = "inputs"
+    BUFFERS = "buffers"
+
+
+ROLES = tuple(part.value for part in Part)
+"""Names of the parts, as results and files have them."""
 
 
 class LiveTensor(NamedTuple):
@@ -115,7 +124,7 @@ class Simulation:
         for row in ranges.live_at(execution).tolist():
             sums[self.tensor_roles[ranges.tensor[row]]] += int(ranges.nbytes[row])
         if len(ranges.workspace):
-            sums["workspace"] += int(ranges.workspace[execution])
+            sums[Part.WORKSPACE] += int(ranges.workspace[execution])
         return sums
 
     def timeline_by_role(self) -> Mapping[str, Ints]:
@@ -123,7 +132,7 @@ class Simulation:
         ranges = self.live_ranges
         code = np.array([ROLES.index(role) for role in self.tensor_roles], dtype=np.int64)[ranges.tensor]
         parts = {role: ranges.sum_over_time(ranges.nbytes * (code == i)) for i, role in enumerate(ROLES)}
-        parts["workspace"] = parts["workspace"] + ranges.workspace
+        parts[Part.WORKSPACE] = parts[Part.WORKSPACE] + ranges.workspace
         return parts
 
     def live_at(self, execution: int) -> list[LiveTensor]:
@@ -231,23 +240,14 @@ def storage_roles(graph: Graph) -> list[str]:
             made_in_forward.update(op.outputs)
         elif op.phase is Phase.BACKWARD:
             read_in_backward.update(graph.tensors[name].base for name in op.inputs)
-    plain = {
-        Role.PARAMETER: "parameters",
-        Role.GRADIENT: "gradients",
-        Role.OPTIMIZER_STATE: "optimizer_state",
-        Role.INPUT: "inputs",
-        Role.BUFFER: "buffers",
-        Role.TEMPORARY: "workspace",
-        Role.LIBRARY: "workspace",
-    }
     roles = []
     for tensor in graph.tensors.values():
         base = graph.tensors[tensor.base]
         if base.role is Role.ACTIVATION:
             saved = base.name in read_in_backward and base.name in made_in_forward
-            roles.append("saved_activations" if saved else "transient_activations")
+            roles.append((Part.SAVED_ACTIVATIONS if saved else Part.TRANSIENT_ACTIVATIONS).value)
         else:
-            roles.append(plain[base.role])
+            roles.append(base.role.value if base.role in ROLES else Part.WORKSPACE.value)
     return roles
 
 
@@ -274,6 +274,4 @@ def simulate(graph: Graph, schedule: Schedule | None = None, *, policy: Policy =
         UnknownNameError: *policy* is not 'eager' or 'liveness'.
         ScheduleError: on first use, if the schedule does not respect the graph.
     """
-    if policy not in POLICIES:
-        raise UnknownNameError("policy", str(policy), POLICIES)
-    return Simulation(graph, Schedule.of(graph) if schedule is None else schedule, policy)
+    return Simulation(graph, Schedule.of(graph) if schedule is None else schedule, parse_policy(policy))

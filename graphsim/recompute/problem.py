@@ -12,12 +12,11 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 
 import numpy as np
 
 from graphsim.core.graph import Graph, Phase
-from graphsim.core.index import NOTHING, Bools, Floats, Ints
+from graphsim.core.index import NOTHING, Bools, Floats, Ints, rows
 from graphsim.core.schedule import Schedule
 from graphsim.core.simulation import op_costs
 
@@ -65,12 +64,12 @@ class Problem:
     @cached_property
     def reads(self) -> list[list[int]]:
         """Values that each node reads, as lists."""
-        return _rows(self.read_start, self.read_value)
+        return rows(self.read_start, self.read_value)
 
     @cached_property
     def makes(self) -> list[list[int]]:
         """Values that each node makes, as lists."""
-        return _rows(self.make_start, self.make_value)
+        return rows(self.make_start, self.make_value)
 
     @cached_property
     def value_unit(self) -> Ints:
@@ -250,11 +249,6 @@ def _by_storage(rows: Iterable[set[int]]) -> dict[int, list[int]]:
         for value in values:
             found.setdefault(value, []).append(op)
     return found
-
-
-def _rows(start: Ints, values: Ints) -> list[list[int]]:
-    flat = values.tolist()
-    return [flat[low:high] for low, high in pairwise(start.tolist())]
 
 
 def _csr(rows: list[list[int]]) -> tuple[Ints, Ints]:

@@ -13,12 +13,11 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 
 import numpy as np
 
 from graphsim.core.graph import Graph, Phase
-from graphsim.core.index import NOTHING, Ints
+from graphsim.core.index import NOTHING, Ints, rows
 from graphsim.core.schedule import Schedule
 
 
@@ -84,22 +83,17 @@ def _bounds(graph: Graph) -> Iterator[tuple[int, int, int]]:
         yield start, turn, stop
 
 
-def _rows(start: Ints, values: Ints) -> list[list[int]]:
-    bounds, flat = start.tolist(), values.tolist()
-    return [flat[low:high] for low, high in pairwise(bounds)]
-
-
 class Dataflow:
     """Which op makes each tensor, reads it, and overwrites its storage: the index as plain lists."""
 
     def __init__(self, graph: Graph) -> None:
         index = graph.index
-        self.inputs = _rows(index.input_start, index.input_tensor)
-        self.outputs = _rows(index.output_start, index.output_tensor)
+        self.inputs = rows(index.input_start, index.input_tensor)
+        self.outputs = rows(index.output_start, index.output_tensor)
         self.storage: list[int] = index.storage.tolist()
         self.hold: list[bool] = index.hold.tolist()
         self.kept = set(index.storage[index.kept].tolist())
-        self.writes = [[self.storage[t] for t in row] for row in _rows(index.write_start, index.write_tensor)]
+        self.writes = [[self.storage[t] for t in row] for row in rows(index.write_start, index.write_tensor)]
         self.producer: list[int] = index.maker.tolist()
         self.mutators: dict[int, list[int]] = {}
         for position, bases in enumerate(self.writes):

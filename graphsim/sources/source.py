@@ -17,8 +17,8 @@ from graphsim.core.graph import Graph, Phase
 from graphsim.errors import UsageError, suggest
 from graphsim.registry import Registry, imported
 from graphsim.sources.spec.expression import Value
-from graphsim.step.ops import kinds
-from graphsim.step.training import Training, shortened, training_step
+from graphsim.step.ops import find_kind
+from graphsim.step.training import Training, training_step
 
 Kind = Literal["model", "capture", "step"]
 
@@ -226,7 +226,7 @@ class Source:
             UsageError: the training asks for what the source decides.
             GraphSimError: the source is wrong, or cannot be trained.
         """
-        training = shortened(training or Training())
+        training = (training or Training()).shortened
         if training not in self._made:
             self._made.clear()  # a step may be large
             self._made[training] = self._steps(training)
@@ -349,9 +349,8 @@ def _named(text: str) -> Frontend:
 
 def _is_forward(graph: Graph) -> bool:
     """Whether *graph* is a forward graph of our op kinds, and no step."""
-    known = kinds()
     plain = "training" not in graph.attributes and "captured" not in graph.attributes
-    return plain and bool(graph.ops) and all(op.kind in known and op.phase is Phase.FORWARD for op in graph.ops)
+    return plain and bool(graph.ops) and all(op.phase is Phase.FORWARD and find_kind(op.kind) for op in graph.ops)
 
 
 def load(source: Any, **params: Value) -> Graph:

@@ -72,11 +72,10 @@ class LossScaler:
         scale = self._states[0]
         scaled = tape.emit("mul", (loss, scale), Type(loss.shape, loss.dtype))
 
-        def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-            (grad,) = grads
-            return (None if grad is None else tape.emit("mul_backward", (grad, scale), Type(loss.shape, loss.dtype)),)
+        def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
+            return (tape.emit("mul_backward", (grad, scale), Type(loss.shape, loss.dtype)),)
 
-        tape.differentiate((loss,), (scaled,), (scale,), backward)
+        tape.differentiate((loss,), scaled, (scale,), backward)
         return scaled
 
     def unscale(self, gradients: Sequence[Tensor]) -> None:

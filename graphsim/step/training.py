@@ -8,16 +8,15 @@ from typing import Any, Literal
 
 from graphsim.core.devices import device_of
 from graphsim.core.graph import Graph, Op, Phase, Role, Tensor
-from graphsim.errors import GraphError, GraphSimError, UnknownNameError, UsageError, suggest
+from graphsim.errors import GraphError, GraphSimError, UsageError, suggest
+from graphsim.options import parse_choice
 from graphsim.step.autodiff import differentiate
 from graphsim.step.ops import kind_of
-from graphsim.step.ops.tape import TARGETS, Tape, Target
+from graphsim.step.ops.tape import Tape, Target, parse_target
 from graphsim.step.optimizers import implementation_of, update
 from graphsim.step.precision import LossScaler, Precision, master_weights, precision_of
 from graphsim.units import FLOATING
 
-MICRO_BATCHES = 3
-"""As many show what any greater number does to memory."""
 MAX_LAYERS = 100_000
 """Layers in all micro-batches of one step graph."""
 
@@ -28,6 +27,27 @@ MODES: tuple[Mode, ...] = ("train", "evaluation", "inference")
 
 ZeroGrad = Literal["before-forward", "before-backward", "after-step"]
 ZERO_GRAD: tuple[ZeroGrad, ...] = ("before-forward", "before-backward", "after-step")
+
+MICRO_BATCHES = 3
+"""From the third micro-batch on, each does to memory, and takes as long, as the second did: three stand for more."""
+
+
+def parse_mode(text: str) -> Mode:
+    """Return the mode that *text* names.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    return parse_choice("mode", text, MODES)
+
+
+def parse_zero_grad(text: str) -> ZeroGrad:
+    """Return where *text* says that gradients are reset.
+
+    Raises:
+        UnknownNameError: there is no such place.
+    """
+    return parse_choice("zero_grad position", text, ZERO_GRAD)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,14 +80,9 @@ class Training:
     set_to_none: bool = True
 
     def __post_init__(self) -> None:
-        choices: tuple[tuple[str, str, Any], ...] = (
-            ("target", self.target, TARGETS),
-            ("mode", self.mode, MODES),
-            ("zero_grad position", self.zero_grad, ZERO_GRAD),
-        )
-        for what, value, known in choices:
-            if value not in known:
-                raise UnknownNameError(what, str(value), [name for name in known if name])
+        parse_target(self.target)
+        parse_mode(self.mode)
+        parse_zero_grad(self.zero_grad)
         implementation_of(self.optimizer, self.optimizer_impl, self.target)
         precision_of(self.precision)
         if self.master_weights and precision_of(self.precision).dtype == "float32":
@@ -79,6 +94,11 @@ class Training:
     def implementation(self) -> str:
         """The optimizer implementation: the one asked for, or the default on the target."""
         return implementation_of(self.optimizer, self.optimizer_impl, self.target)
+
+    @property
+    def shortened(self) -> Training:
+        """The same with no more micro-batches than tell how memory and time go on (see `MICRO_BATCHES`)."""
+        return replace(self, accumulation=min(self.accumulation, MICRO_BATCHES))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options as plain data, for provenance."""
@@ -101,14 +121,9 @@ def training_step(graph: Graph, training: Training | None = None, *, first: bool
     if chosen.accumulation * len(graph.ops) > MAX_LAYERS:
         raise UsageError(
             f"{chosen.accumulation} micro-batches of {len(graph.ops)} layers are too many to write out "
-            f"(at most {MAX_LAYERS} layers in all); 3 have the peak of any greater number"
+            f"(at most {MAX_LAYERS} layers in all); {MICRO_BATCHES} have the peak of any greater number"
         )
     return _Step(graph, chosen, first).build()
-
-
-def shortened(training: Training) -> Training:
-    """Return *training* with at most three micro-batches: from then on, each does to memory what the second did."""
-    return replace(training, accumulation=min(training.accumulation, MICRO_BATCHES))
 
 
 def chosen_training(training: Training | None, options: Mapping[str, Any]) -> Training:

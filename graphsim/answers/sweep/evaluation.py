@@ -16,6 +16,7 @@ from graphsim.answers.sweep.points import Point
 from graphsim.answers.sweep.table import RESULTS, SCHEMA
 from graphsim.core.devices import device_of, op_seconds
 from graphsim.core.graph import Role
+from graphsim.core.liveness import parse_policy
 from graphsim.core.simulation import Simulation, simulate
 from graphsim.errors import GraphSimError, MissingExtraError, UsageError
 from graphsim.memory.allocators import Allocator
@@ -24,7 +25,7 @@ from graphsim.recompute.strategies import STRATEGIES, Strategy
 from graphsim.recompute.strategies.none import StoreAll
 from graphsim.sources import Source, Steps, source_of
 from graphsim.sources.spec.expression import Value
-from graphsim.step.training import MICRO_BATCHES, Training, shortened
+from graphsim.step.training import MICRO_BATCHES, Training
 from graphsim.version import __version__
 
 FOUND = ("batch", "seq", *RESULTS)
@@ -160,8 +161,8 @@ def _prepare(task: Task) -> _Prepared:
         raise UsageError(f"gpu {point.gpu} is for target cuda, not {point.target}")
     strategy = STRATEGIES[point.strategy]()
     allocator = chosen_allocator(point.allocator, point.allocator_options)
-    steps = _steps(task.stamp, _Hashed(task.source), point.params, shortened(training))
-    steady = simulate(steps.steady, policy=point.policy)  # type: ignore[arg-type]
+    steps = _steps(task.stamp, _Hashed(task.source), point.params, training.shortened)
+    steady = simulate(steps.steady, policy=parse_policy(point.policy))
     first = steady if steps.first is steps.steady else simulate(steps.first, policy=steady.policy)
     budget = read_budget(point.budget, steady.graph) if point.budget else None
     return _Prepared(first, steady, strategy, allocator, budget)

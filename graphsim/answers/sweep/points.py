@@ -10,7 +10,8 @@ from typing import Any
 
 from graphsim.errors import UsageError
 from graphsim.sources.spec.expression import Value
-from graphsim.step.training import Training
+from graphsim.step.ops.tape import parse_target
+from graphsim.step.training import Training, parse_mode
 
 MAX_POINTS = 100_000
 
@@ -57,9 +58,9 @@ class Point:
             optimizer=self.optimizer,
             optimizer_impl=self.optimizer_impl,
             precision=self.precision,
-            target=self.target,  # type: ignore[arg-type]
+            target=parse_target(self.target),
             device=self.gpu,
-            mode=self.mode,  # type: ignore[arg-type]
+            mode=parse_mode(self.mode),
             accumulation=self.accumulation,
         )
 

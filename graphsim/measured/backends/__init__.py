@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable
+from typing import ClassVar, Protocol
 
 from graphsim.core.layout import Layout
 from graphsim.core.trace import Trace
@@ -25,7 +26,7 @@ class Backend(Protocol):
         """Return what was measured; everything is freed again, also on an error."""
 
 
-BACKENDS: Registry[Any] = Registry(
+BACKENDS: Registry[Callable[..., Backend]] = Registry(
     "backends",
     "backend",
     {

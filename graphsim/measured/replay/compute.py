@@ -14,52 +14,9 @@ from math import prod
 from typing import Any
 
 from graphsim.core.graph import Graph, Op, Phase
+from graphsim.core.kernels import Kernel, kernel_of
 from graphsim.core.simulation import Simulation
 
-MATRIX = frozenset(
-    {
-        "mm",
-        "addmm",
-        "bmm",
-        "baddbmm",
-        "matmul",
-        "grouped_mm",
-        "convolution",
-        "convolution_backward",
-        "conv_transpose",
-        "conv_transpose_backward",
-        "efficient_attention",
-        "efficient_attention_backward",
-        "flash_attention",
-        "flash_attention_backward",
-        "cudnn_rnn",
-        "cudnn_rnn_backward_input",
-        "cudnn_rnn_backward_weight",
-        "lstm",
-        "gru",
-    }
-)
-REDUCTION = frozenset(
-    {
-        "sum",
-        "mean",
-        "batch_norm",
-        "batch_norm_backward",
-        "layer_norm",
-        "layer_norm_backward",
-        "group_norm",
-        "group_norm_backward",
-        "log_softmax",
-        "log_softmax_backward",
-        "softmax",
-        "softmax_backward",
-        "nll_loss",
-        "histc",
-        "cumsum",
-        "sort",
-        "topk",
-    }
-)
 _ROWS = 4096
 _WIDTH = 8192
 _VECTOR = 2**24
@@ -112,12 +69,13 @@ class _Arithmetic:
 
     def work(self, op: Op) -> Callable[[], None]:
         """Return the function that executes *op*: nothing for views and holds."""
-        if op.kind in MATRIX and op.flops:
+        kernel = kernel_of(op.kind)
+        if kernel.multiplies and op.flops:
             return self._product(op)
         elements = op.moved // 4
         if not elements:
             return lambda: None
-        if op.kind in REDUCTION:
+        if kernel is Kernel.REDUCTION:
             return self._over_vector(elements, lambda x: x.sum())
         return self._over_vector(elements // 2, lambda x: self.xp.add(x, x, out=x))
 

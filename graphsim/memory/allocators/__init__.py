@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import ClassVar, Protocol
 
 from graphsim.core.layout import Layout
 from graphsim.core.trace import Trace
@@ -10,17 +11,16 @@ from graphsim.registry import Registry
 
 
 class Allocator(Protocol):
-    """Places every block of a trace; options are fields of the allocator.
+    """Places every block of a trace; options are fields of the allocator."""
 
-    One that keeps what is freed, so that a later step finds it, says so by a class attribute
-    ``caches = True``.
-    """
+    caches: ClassVar[bool]
+    """Whether it keeps what is freed, so that a later step finds it."""
 
     def __call__(self, trace: Trace, /) -> Layout:
         """Return where each block stands, and what is used and reserved after each event."""
 
 
-ALLOCATORS: Registry[Any] = Registry(
+ALLOCATORS: Registry[Callable[..., Allocator]] = Registry(
     "allocators",
     "allocator",
     {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -30,6 +31,8 @@ class Arena:
     Raises:
         UsageError: an option is out of its range.
     """
+
+    caches: ClassVar[bool] = False
 
     mode: str = "greedy"
     seconds: float = 5.0

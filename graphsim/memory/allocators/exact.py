@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from graphsim.errors import out_of_memory
 @dataclass(frozen=True, slots=True)
 class Exact:
     """Reserves what is live, nothing else, within *limit* bytes; no allocator can reserve less."""
+
+    caches: ClassVar[bool] = False
 
     limit: int | None = None
 

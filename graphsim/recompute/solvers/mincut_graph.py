@@ -27,6 +27,7 @@ import numpy as np
 
 from graphsim.core.graph import Graph, Phase
 from graphsim.core.index import NOTHING, Bools
+from graphsim.core.kernels import base_kind, kernel_of
 from graphsim.recompute.problem import Problem
 
 _ALLOWED = """
@@ -48,12 +49,6 @@ add_scalar batch_norm causal_mask dropout_backward embedding floor_divide layer_
 mul_scalar_backward native_batch_norm native_layer_norm relative_bucket relative_position relu6_backward relu_backward
 rms_norm rotate_half rotate_half_backward shift_right softmax transpose where_backward
 """
-_INTENSIVE = """
-mm convolution convolution_backward bmm addmm scaled_dot_product_flash_attention
-scaled_dot_product_efficient_attention flash_attention_forward efficient_attention_forward upsample_bilinear2d
-scaled_mm baddbmm conv_transpose cudnn_rnn efficient_attention flash_attention grouped_mm lstm_layer node upsample
-"""
-
 ALLOWED = frozenset(_ALLOWED.split())
 """`recomputable_ops`: cheap enough to run again by default; they fuse with each other."""
 
@@ -62,9 +57,6 @@ DECOMPOSED = frozenset(_DECOMPOSED.split())
 
 RANDOM = frozenset(("bernoulli", "dropout", "native_dropout", "rand_like", "randn_like"))
 """`random_ops`: they fuse, and are not run again."""
-
-INTENSIVE = frozenset(_INTENSIVE.split())
-"""`compute_intensive_ops`, and our kernels of that kind."""
 
 _Node = str | int | tuple[int]
 """Of the network: source or sink, a unit, a value that several read."""
@@ -75,16 +67,16 @@ _LONG = 100
 """A chain of ops that fuse is broken after so many."""
 
 
-def base_kind(kind: str) -> str:
-    """Return a kind without what marks it as in place or internal."""
-    return kind.strip("_")
-
-
 @cache
 def fuses(kind: str) -> bool:
     """Whether ops of *kind* fuse with their neighbours (`OpTypes.is_fusible`)."""
     name = base_kind(kind)
     return name in ALLOWED or name in DECOMPOSED or name in RANDOM
+
+
+def is_intensive(kind: str) -> bool:
+    """Whether ops of *kind* are of `compute_intensive_ops`, or kernels of ours that belong there."""
+    return kernel_of(kind).multiplies or base_kind(kind) in ("node", "upsample", "upsample_bilinear2d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +209,7 @@ class Joint:
         if bans.not_in_allowlist:
             if any(name not in ALLOWED and name not in DECOMPOSED for name in names):
                 return True
-        elif any(name in RANDOM or name in INTENSIVE for name in names):
+        elif any(name in RANDOM or is_intensive(name) for name in names):
             return True
         return (bans.materialized_backward and self._is_materialized(unit)) or self._is_reduction(unit)
 

@@ -6,7 +6,8 @@ is judged by `plan.judge` alike for all.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 from graphsim.core.graph import Graph
 from graphsim.recompute.plan import Plan
@@ -20,7 +21,7 @@ class Strategy(Protocol):
         """Return a plan for *graph*, within *budget* bytes if the strategy can meet one."""
 
 
-STRATEGIES: Registry[Any] = Registry(
+STRATEGIES: Registry[Callable[..., Strategy]] = Registry(
     "strategies",
     "strategy",
     {

@@ -13,12 +13,12 @@ import time
 from dataclasses import dataclass
 
 from graphsim.core.graph import Graph, Op
+from graphsim.core.kernels import Kernel, base_kind, kernel_of
 from graphsim.recompute.candidates import Search
 from graphsim.recompute.plan import Plan, judge, under_names
 from graphsim.recompute.spans import ChainPlan, ForwardPass, drop_spans
 
-PRODUCTS = frozenset({"bmm", "baddbmm", "matmul"})
-"""Batched matrix products: of queries with keys before the softmax, of its result with the values after."""
+_SOFTMAX = ("softmax", "safe_softmax")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def attention_cores(forward: ForwardPass) -> list[range]:
     cores: list[range] = []
     ops = forward.graph.ops
     for position in forward.ops:
-        if ops[position].kind == "softmax":
+        if base_kind(ops[position].kind) in _SOFTMAX:
             begin = _nearest(ops, range(position - 1, forward.ops.start - 1, -1))
             end = _nearest(ops, range(position + 1, forward.ops.stop))
             if begin is not None and end is not None and (not cores or begin >= cores[-1].stop):
@@ -55,10 +55,10 @@ def attention_cores(forward: ForwardPass) -> list[range]:
 
 
 def _nearest(ops: tuple[Op, ...], positions: range) -> int | None:
-    """Return the first of *positions* with a product, unless another softmax comes first."""
+    """Return the first of *positions* with a batched product, unless another softmax comes first."""
     for position in positions:
-        if ops[position].kind in PRODUCTS:
+        if kernel_of(ops[position].kind) is Kernel.BATCHED:
             return position
-        if ops[position].kind == "softmax":
+        if base_kind(ops[position].kind) in _SOFTMAX:
             return None
     return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable
+from typing import ClassVar, Protocol
 
 from graphsim.core.simulation import Simulation
 from graphsim.registry import Registry
@@ -18,7 +19,7 @@ class Export(Protocol):
         """Return the file's content."""
 
 
-EXPORTS: Registry[Any] = Registry(
+EXPORTS: Registry[Callable[..., Export]] = Registry(
     "exports",
     "export format",
     {

@@ -12,19 +12,27 @@ from rich.text import Text as Styled
 
 from graphsim.answers.folk import FORMULAS
 from graphsim.answers.peak import Report, StepReport
+from graphsim.core.graph import Phase
+from graphsim.core.simulation import Part
+from graphsim.display import words
 from graphsim.units import format_bytes, format_count
 
-_ROLE_STYLE = {
-    "parameters": "blue",
-    "gradients": "cyan",
-    "optimizer_state": "magenta",
-    "saved_activations": "yellow",
-    "transient_activations": "bright_yellow",
-    "workspace": "red",
-    "inputs": "green",
-    "buffers": "bright_black",
+_ROLE_STYLE: dict[str, str] = {
+    Part.PARAMETERS: "blue",
+    Part.GRADIENTS: "cyan",
+    Part.OPTIMIZER_STATE: "magenta",
+    Part.SAVED_ACTIVATIONS: "yellow",
+    Part.TRANSIENT_ACTIVATIONS: "bright_yellow",
+    Part.WORKSPACE: "red",
+    Part.INPUTS: "green",
+    Part.BUFFERS: "bright_black",
 }
-_PHASE_STYLE = {"forward": "green", "backward": "yellow", "recompute": "red", "optimizer": "magenta"}
+_PHASE_STYLE: dict[str, str] = {
+    Phase.FORWARD: "green",
+    Phase.BACKWARD: "yellow",
+    Phase.RECOMPUTE: "red",
+    Phase.OPTIMIZER: "magenta",
+}
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 _HEIGHT = 6
 
@@ -56,20 +64,20 @@ def _page(report: Report, width: int) -> RenderableType:
 
 def _setting(report: Report) -> list[str]:
     """Return what was asked, in words; of a step that stands as it is, only what is known of it."""
-    words = [report.spec]
+    said = [report.spec]
     if report.kind == "step" and not report.optimizer:
-        return [*words, "a graph as it stands", f"{report.policy} release"]
+        return [*said, "a graph as it stands", f"{report.policy} release"]
     params = {name: value for name, value in report.provenance["params"].items() if name != "batch"}
-    words.append(f"batch {report.batch}")
+    said.append(f"batch {report.batch}")
     if report.kind == "capture":
-        words += [f"{name} {value}" for name, value in params.items()]
+        said += [f"{name} {value}" for name, value in params.items()]
     if report.mode == "train":
         form = f" ({report.optimizer_impl})" if report.optimizer_impl else ""
-        words.append(f"{report.optimizer}{form}" if report.optimizer else "no optimizer")
-    words += [report.precision, report.target, f"{report.policy} release"]
+        said.append(f"{report.optimizer}{form}" if report.optimizer else "no optimizer")
+    said += [report.precision, report.target, f"{report.policy} release"]
     if report.mode != "train":
-        words.append(report.mode)
-    return [word for word in words if word]
+        said.append(report.mode)
+    return [word for word in said if word]
 
 
 def _headline(report: Report) -> RenderableType:
@@ -118,9 +126,7 @@ def _roles(step: StepReport) -> RenderableType:
         if size:
             share = size / step.peak_bytes
             bar = "█" * max(1, round(share * 30))
-            table.add_row(
-                role.replace("_", " "), format_bytes(size), f"{share:.1%}", Styled(bar, _ROLE_STYLE.get(role, ""))
-            )
+            table.add_row(words(role), format_bytes(size), f"{share:.1%}", Styled(bar, _ROLE_STYLE.get(role, "")))
     return Padding(table, (0, 0, 0, 2))
 
 
@@ -132,7 +138,7 @@ def _largest(step: StepReport, width: int) -> RenderableType:
     for tensor in step.largest[:8]:
         name = tensor.name if tensor.name != "workspace" else f"workspace of {tensor.op}"
         style = _ROLE_STYLE.get(tensor.role, "")
-        table.add_row(format_bytes(tensor.nbytes), name, Styled(tensor.role.replace("_", " "), style))
+        table.add_row(format_bytes(tensor.nbytes), name, Styled(words(tensor.role), style))
     return Padding(table, (0, 0, 0, 2))
 
 
@@ -181,22 +187,22 @@ def _advice(report: Report) -> RenderableType:
     role = max(roles, key=lambda name: roles[name])
     share = roles[role] / max(1, report.steady.peak_bytes)
     remedy = _REMEDY[role]
-    if role == "parameters" and report.mode == "train" and roles["optimizer_state"]:
-        remedy = _REMEDY["optimizer_state"]
+    if role == Part.PARAMETERS and report.mode == "train" and roles[Part.OPTIMIZER_STATE]:
+        remedy = _REMEDY[Part.OPTIMIZER_STATE]
     text = Styled("What would reduce it most: ", "bold")
     text.append(f"{role.replace('_', ' ')} are {share:.0%} of the peak; {remedy}", "")
     return text
 
 
-_REMEDY = {
-    "parameters": "hold them in a 16-bit format (--precision bf16).",
-    "gradients": "hold them in a 16-bit format (--precision bf16), or let the optimizer consume them during backward.",
-    "optimizer_state": "a lighter optimizer (--optimizer adam8bit, lion or adafactor) shrinks the states.",
-    "saved_activations": "they grow with the batch: a smaller --batch with --accumulation, --precision amp-bf16, or "
+_REMEDY: dict[str, str] = {
+    Part.PARAMETERS: "hold them in a 16-bit format (--precision bf16).",
+    Part.GRADIENTS: "hold them in a 16-bit format (--precision bf16), or let the optimizer consume them in backward.",
+    Part.OPTIMIZER_STATE: "a lighter optimizer (--optimizer adam8bit, lion or adafactor) shrinks the states.",
+    Part.SAVED_ACTIVATIONS: "they grow with the batch: a smaller --batch with --accumulation, --precision amp-bf16, or "
     "checkpointing the blocks.",
-    "transient_activations": "they grow with the batch: a smaller --batch with --accumulation, "
+    Part.TRANSIENT_ACTIVATIONS: "they grow with the batch: a smaller --batch with --accumulation, "
     "or --precision amp-bf16.",
-    "workspace": "another optimizer implementation (--optimizer-impl fused) or kernel needs less scratch memory.",
-    "inputs": "a smaller --batch.",
-    "buffers": "they are part of the model.",
+    Part.WORKSPACE: "another optimizer implementation (--optimizer-impl fused) or kernel needs less scratch memory.",
+    Part.INPUTS: "a smaller --batch.",
+    Part.BUFFERS: "they are part of the model.",
 }

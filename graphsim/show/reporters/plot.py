@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from graphsim.core.simulation import Simulation
-from graphsim.display import PHASE_COLORS, ROLE_COLORS
+from graphsim.display import PHASE_COLORS, ROLE_COLORS, words
 from graphsim.errors import MissingExtraError, UsageError
 from graphsim.units import format_bytes
 
@@ -71,7 +71,7 @@ def draw_timeline(axes: Axes, run: Simulation) -> None:
     base = np.zeros(len(run.schedule) + 1)
     for role in roles:  # one step per execution: the last value is repeated where it ends
         top = base + np.append(parts[role], parts[role][-1:])
-        axes.fill_between(edges, base, top, step="post", color=ROLE_COLORS[role], label=_words(role), linewidth=0)
+        axes.fill_between(edges, base, top, step="post", color=ROLE_COLORS[role], label=words(role), linewidth=0)
         base = top
     _shade_phases(axes, run)
     at = run.peak_execution
@@ -109,7 +109,7 @@ def _shade_phases(axes: Axes, run: Simulation) -> None:
 def draw_composition(axes: Axes, run: Simulation) -> None:
     """Bars of what is live at the peak, by role, the largest on top."""
     sizes = sorted(((size, role) for role, size in run.by_role(run.peak_execution).items() if size))
-    bars = axes.barh([_words(role) for _, role in sizes], [size for size, _ in sizes])
+    bars = axes.barh([words(role) for _, role in sizes], [size for size, _ in sizes])
     for bar, (size, role) in zip(bars, sizes, strict=True):
         bar.set_color(ROLE_COLORS[role])
         axes.annotate(
@@ -133,10 +133,6 @@ def byte_axis(axes: Axes, which: Literal["x", "y"]) -> None:
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_ticks(ticks, [format_bytes(int(tick)).replace(".00 ", " ") for tick in ticks])
     axes.grid(axis=which, alpha=0.3)
-
-
-def _words(role: str) -> str:
-    return role.replace("_", " ")
 
 
 def plain(text: str) -> str:

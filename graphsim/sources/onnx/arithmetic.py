@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from graphsim.errors import SpecError
+from graphsim.sources.onnx.emitter import Emitter, Handler
 from graphsim.sources.onnx.fusion import fused_gelu, fused_rsqrt, fused_silu
 from graphsim.sources.onnx.values import Node, Operand, Result, dtype_of, is_learned
-
-if TYPE_CHECKING:
-    from graphsim.sources.onnx.importer import Importer
-
-Handler = Callable[["Importer", Node], Sequence[Operand]]
 
 SAME = {
     "Relu": "relu",
@@ -40,106 +35,106 @@ SAME = {
 
 
 def _same(kind: str) -> Handler:
-    return lambda importer, node: [importer.emit(node, kind, [node.required(0)])]
+    return lambda emitter, node: [emitter.emit(node, kind, [node.required(0)])]
 
 
-def _sigmoid(importer: Importer, node: Node) -> Sequence[Operand]:
-    return fused_silu(importer, node) or [importer.emit(node, "sigmoid", [node.required(0)])]
+def _sigmoid(emitter: Emitter, node: Node) -> Sequence[Operand]:
+    return fused_silu(emitter, node) or [emitter.emit(node, "sigmoid", [node.required(0)])]
 
 
-def _sqrt(importer: Importer, node: Node) -> Sequence[Operand]:
-    return fused_rsqrt(importer, node) or [importer.emit(node, "sqrt", [node.required(0)])]
+def _sqrt(emitter: Emitter, node: Node) -> Sequence[Operand]:
+    return fused_rsqrt(emitter, node) or [emitter.emit(node, "sqrt", [node.required(0)])]
 
 
 def _binary(kind: str, constant: str) -> Handler:
     """*kind* of two tensors; *constant* if one of them is a number."""
 
-    def handle(importer: Importer, node: Node) -> Sequence[Operand]:
+    def handle(emitter: Emitter, node: Node) -> Sequence[Operand]:
         a, b = node.required(0), node.required(1)
-        if kind == "div" and (gelu := fused_gelu(importer, node)):
+        if kind == "div" and (gelu := fused_gelu(emitter, node)):
             return gelu
-        if importer.scalar(b) is not None and b.type.size == 1 and len(b.type.shape) <= len(a.type.shape):
-            return [_scaled(importer, node, constant, a)]
-        if importer.scalar(a) is not None and len(a.type.shape) <= len(b.type.shape):
-            return [_turned(importer, node, kind, constant, b)]
-        return [importer.emit(node, kind, [a, b])]
+        if emitter.scalar(b) is not None and b.type.size == 1 and len(b.type.shape) <= len(a.type.shape):
+            return [_scaled(emitter, node, constant, a)]
+        if emitter.scalar(a) is not None and len(a.type.shape) <= len(b.type.shape):
+            return [_turned(emitter, node, kind, constant, b)]
+        return [emitter.emit(node, kind, [a, b])]
 
     return handle
 
 
-def _scaled(importer: Importer, node: Node, kind: str, x: Operand) -> Result:
+def _scaled(emitter: Emitter, node: Node, kind: str, x: Operand) -> Result:
     """A product with a number leaves a transposed operand of a product as it lies."""
     if isinstance(x, Result) and x.flipped and kind == "scale":
-        y = importer.emit(node, kind, [importer.unflipped(x)])
+        y = emitter.emit(node, kind, [emitter.unflipped(x)])
         return Result(y.name, y.tensor, y.learned, flipped=True)
-    return importer.emit(node, kind, [x])
+    return emitter.emit(node, kind, [x])
 
 
-def _turned(importer: Importer, node: Node, kind: str, constant: str, x: Operand) -> Result:
+def _turned(emitter: Emitter, node: Node, kind: str, constant: str, x: Operand) -> Result:
     """A number stands first: c - x is one kernel, c / x two (torch/_tensor.py, __rsub__ and __rdiv__)."""
     if kind == "sub":
-        return importer.emit(node, "rsub", [x])
+        return emitter.emit(node, "rsub", [x])
     if kind == "div":
-        return importer.emit(node, "scale", [importer.emit(node, "reciprocal", [x])])
-    return _scaled(importer, node, constant, x)
+        return emitter.emit(node, "scale", [emitter.emit(node, "reciprocal", [x])])
+    return _scaled(emitter, node, constant, x)
 
 
 def _many(kind: str) -> Handler:
     """Sum and Mean of any number of operands."""
 
-    def handle(importer: Importer, node: Node) -> Sequence[Operand]:
+    def handle(emitter: Emitter, node: Node) -> Sequence[Operand]:
         operands = [value for value in node.inputs if value is not None]
-        return [operands[0] if len(operands) == 1 else importer.emit(node, kind, operands)]
+        return [operands[0] if len(operands) == 1 else emitter.emit(node, kind, operands)]
 
     return handle
 
 
-def _pow(importer: Importer, node: Node) -> Sequence[Operand]:
-    if importer.scalar(node.required(1)) is None:
+def _pow(emitter: Emitter, node: Node) -> Sequence[Operand]:
+    if emitter.scalar(node.required(1)) is None:
         raise SpecError("an exponent that is no constant number has no counterpart among our ops", node.where)
-    return [importer.emit(node, "power", [node.required(0)])]
+    return [emitter.emit(node, "power", [node.required(0)])]
 
 
-def _extreme(importer: Importer, node: Node) -> Sequence[Operand]:
+def _extreme(emitter: Emitter, node: Node) -> Sequence[Operand]:
     """Max or Min: with a number it is a clamp."""
     x, *others = (value for value in node.inputs if value is not None)
     if not is_learned(x) and not any(is_learned(value) for value in others):
-        return [importer.compute(node, node.outputs[0])]
-    if any(importer.scalar(value) is None for value in others):
+        return [emitter.compute(node, node.outputs[0])]
+    if any(emitter.scalar(value) is None for value in others):
         raise SpecError(f"{node.op} of two tensors has no counterpart among our ops", node.where)
-    return [importer.emit(node, "clamp", [x])]
+    return [emitter.emit(node, "clamp", [x])]
 
 
-def _clip(importer: Importer, node: Node) -> Sequence[Operand]:
-    bounds = [importer.scalar(node.operand(1)), importer.scalar(node.operand(2))]
+def _clip(emitter: Emitter, node: Node) -> Sequence[Operand]:
+    bounds = [emitter.scalar(node.operand(1)), emitter.scalar(node.operand(2))]
     bounds = [node.get("min", bounds[0]), node.get("max", bounds[1])]
     kind = "relu6" if bounds == [0.0, 6.0] else "clamp"
-    return [importer.emit(node, kind, [node.required(0)])]
+    return [emitter.emit(node, kind, [node.required(0)])]
 
 
-def _cast(importer: Importer, node: Node) -> Sequence[Operand]:
+def _cast(emitter: Emitter, node: Node) -> Sequence[Operand]:
     x = node.required(0)
     dtype = node.outputs[0].dtype if node.op == "CastLike" else dtype_of(node.get("to", 0), node.where)
-    return [x if x.type.dtype == dtype else importer.emit(node, "cast", [x], dtype=dtype)]
+    return [x if x.type.dtype == dtype else emitter.emit(node, "cast", [x], dtype=dtype)]
 
 
-def _where(importer: Importer, node: Node) -> Sequence[Operand]:
-    return [importer.emit(node, "where", [node.required(number) for number in range(3)])]
+def _where(emitter: Emitter, node: Node) -> Sequence[Operand]:
+    return [emitter.emit(node, "where", [node.required(number) for number in range(3)])]
 
 
-def _dropout(importer: Importer, node: Node) -> Sequence[Operand]:
-    p = node.get("ratio", importer.scalar(node.operand(1)))
-    return [importer.emit(node, "dropout", [node.required(0)], p=0.5 if p is None else float(p))]
+def _dropout(emitter: Emitter, node: Node) -> Sequence[Operand]:
+    p = node.get("ratio", emitter.scalar(node.operand(1)))
+    return [emitter.emit(node, "dropout", [node.required(0)], p=0.5 if p is None else float(p))]
 
 
 def _reduce(kind: str) -> Handler:
-    def handle(importer: Importer, node: Node) -> Sequence[Operand]:
+    def handle(emitter: Emitter, node: Node) -> Sequence[Operand]:
         x = node.required(0)
-        dims = importer.integers(node, 1, "axes")
+        dims = emitter.integers(node, 1, "axes")
         if not dims and node.get("noop_with_empty_axes", 0):
             return [x]
         dims = dims or list(range(len(x.type.shape)))
-        return [importer.emit(node, kind, [x], dims=dims, keep=bool(node.get("keepdims", 1)))]
+        return [emitter.emit(node, kind, [x], dims=dims, keep=bool(node.get("keepdims", 1)))]
 
     return handle
 
@@ -165,7 +160,7 @@ HANDLERS: dict[str, Handler] = {
     "Dropout": _dropout,
     "ReduceMean": _reduce("mean"),
     "ReduceSum": _reduce("sum"),
-    "GlobalAveragePool": lambda importer, node: [importer.emit(node, "adaptive_avg_pool", [node.required(0)])],
-    "GlobalMaxPool": lambda importer, node: [importer.emit(node, "adaptive_max_pool", [node.required(0)])],
+    "GlobalAveragePool": lambda emitter, node: [emitter.emit(node, "adaptive_avg_pool", [node.required(0)])],
+    "GlobalMaxPool": lambda emitter, node: [emitter.emit(node, "adaptive_max_pool", [node.required(0)])],
 }
 """Handlers by op type."""

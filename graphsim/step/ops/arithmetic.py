@@ -7,7 +7,6 @@ kernel; the intermediate results of a formula live until its end.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
 
 from graphsim.core.graph import Tensor
 from graphsim.step.ops.elementwise import binary, broadcast, fit, like, power, shift
@@ -19,72 +18,18 @@ from graphsim.units import FLOATING, ITEMSIZE
 Owned = Mapping[str, Tensor]
 
 
-class Derivative(NamedTuple):
-    """What autograd keeps of y = f(x), and the kernels that turn grad into the gradient of x."""
-
-    saves: Literal["input", "output", "nothing"]
-    kernels: tuple[str, ...]
-    about: str
-
-
-FUNCTIONS = {
-    "exp": Derivative("output", ("mul",), "exponential"),
-    "log": Derivative("input", ("div",), "natural logarithm"),
-    "sqrt": Derivative("output", ("mul_scalar", "div"), "square root"),
-    "rsqrt": Derivative("output", ("pow", "mul", "mul_scalar"), "1 / sqrt(x)"),
-    "reciprocal": Derivative("output", ("mul", "neg", "mul"), "1 / x"),
-    "neg": Derivative("nothing", ("neg",), "-x"),
-    "rsub": Derivative("nothing", ("neg",), "a constant minus x"),
-    "abs": Derivative("input", ("sgn", "mul"), "absolute value"),
-    "sin": Derivative("input", ("cos", "mul"), "sine"),
-    "cos": Derivative("input", ("sin", "neg", "mul"), "cosine"),
-    "erf": Derivative("input", ("pow", "neg", "exp", "mul_scalar", "mul"), "error function"),
-    "softplus": Derivative("input", ("softplus_backward",), "log(1 + exp(x))"),
-    "hardsigmoid": Derivative("input", ("hardsigmoid_backward",), "min(max(x / 6 + 1/2, 0), 1)"),
-    "selu": Derivative("input", ("elu_backward",), "scaled ELU"),
-}
-"""Elementwise functions of one operand."""
-
-
-def function(tape: Tape, name: str, x: Tensor) -> Tensor:
-    """Apply one of `FUNCTIONS`."""
-    derivative = FUNCTIONS[name]
-    y = tape.emit(name, (x,), like(x))
-    saved = {"input": (x,), "output": (y,), "nothing": ()}[derivative.saves]
-
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        if grad is None:
-            return (None,)
-        temporaries: list[Tensor] = []
-        for kernel in derivative.kernels:
-            operands = temporaries[-1:] or [*saved]
-            if kernel == derivative.kernels[-1]:
-                operands = [grad, *operands]
-            temporaries.append(tape.emit(kernel, operands, like(x)))
-        *temporaries, result = temporaries
-        tape.hold(temporaries)
-        return (result,)
-
-    tape.differentiate((x,), (y,), saved, backward)
-    return y
-
-
 def clamp(tape: Tape, x: Tensor) -> Tensor:
     """Limit to an interval; saves x. Backward selects by a mask of two comparisons (clamp_backward)."""
     y = tape.emit("clamp", (x,), like(x))
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        if grad is None:
-            return (None,)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         lower, upper = (tape.emit(name, (x,), Type(x.shape, "bool")) for name in ("ge", "le"))
         inside = tape.inplace("logical_and_", lower, (upper,))
         result = tape.emit("where", (inside, grad), like(x))
         tape.hold([lower, upper])
         return (result,)
 
-    tape.differentiate((x,), (y,), (x,), backward)
+    tape.differentiate((x,), y, (x,), backward)
     return y
 
 
@@ -92,14 +37,11 @@ def sub(tape: Tape, a: Tensor, b: Tensor) -> Tensor:
     """a - b. Saves nothing; the gradient of b is negated."""
     c = binary(tape, "sub", a, b)
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        if grad is None:
-            return (None, None)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         first = fit(tape, grad, a) if needs[0] else None
         return (first, fit(tape, tape.emit("neg", (grad,), like(grad)), b) if needs[1] else None)
 
-    tape.differentiate((a, b), (c,), (), backward)
+    tape.differentiate((a, b), c, (), backward)
     return c
 
 
@@ -108,10 +50,7 @@ def div(tape: Tape, a: Tensor, b: Tensor) -> Tensor:
     c = binary(tape, "div", a, b)
     saved = [a, b] if tape.requires_gradient(b) else [b]
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        if grad is None:
-            return (None, None)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         second = None
         if needs[1]:
             quotient = binary(tape, "div", a, b)
@@ -122,7 +61,7 @@ def div(tape: Tape, a: Tensor, b: Tensor) -> Tensor:
         first = binary(tape, "div", grad, b) if needs[0] else None
         return (fit(tape, first, a), fit(tape, second, b))
 
-    tape.differentiate((a, b), (c,), saved, backward)
+    tape.differentiate((a, b), c, saved, backward)
     return c
 
 
@@ -131,17 +70,14 @@ def where(tape: Tape, condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
     shape = broadcast(condition.shape, broadcast(a.shape, b.shape))
     c = tape.emit("where", (condition, a, b), Type(shape, a.dtype))
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        if grad is None:
-            return (None, None, None)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         chosen = [
             fit(tape, tape.emit("where", (condition, grad), like(grad)), x) if need else None
             for x, need in zip((a, b), needs[1:], strict=True)
         ]
         return (None, *chosen)
 
-    tape.differentiate((condition, a, b), (c,), (condition,), backward)
+    tape.differentiate((condition, a, b), c, (condition,), backward)
     return c
 
 
@@ -179,17 +115,6 @@ def _infer_compute(types: Sequence[Type], attributes: Attributes) -> Signature:
     return Signature((Type(tuple(attributes["shape"]), attributes["dtype"]),))
 
 
-def _function(name: str) -> Kind:
-    return Kind(
-        name,
-        same,
-        lambda tape, inputs, owned, attributes: function(tape, name, inputs[0]),
-        about=FUNCTIONS[name].about,
-        source="derivatives.yaml",
-        counted=False,
-    )
-
-
 def _unary(name: str, lower: Callable[[Tape, Tensor], Tensor], about: str, source: str = "derivatives.yaml") -> Kind:
     return Kind(
         name,
@@ -216,7 +141,6 @@ def _pair(name: str, lower: Callable[[Tape, Tensor, Tensor], Tensor], about: str
 _DTYPE = Attribute("dtype", "name", about="of the result", choices=tuple(sorted(ITEMSIZE)))
 
 KINDS = (
-    *(_function(name) for name in FUNCTIONS),
     _unary("clamp", clamp, "min(max(x, a), b) with constants"),
     _unary("power", power, "x to a constant power", "FunctionsManual.cpp, pow_backward"),
     _unary("shift", shift, "sum with a constant"),

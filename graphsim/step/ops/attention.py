@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from graphsim.core.graph import Tensor
-from graphsim.step.ops.elementwise import add, dropout, like, reduce_to, scale, unary
+from graphsim.step.ops.elementwise import add, dropout, like, reduce_to, scale
 from graphsim.step.ops.kind import Attribute, Attributes, Kind, ShapeError, Signature
 from graphsim.step.ops.matmul import bmm, softmax
 from graphsim.step.ops.rotary import rotate
@@ -39,17 +39,14 @@ def split_heads(tape: Tape, x: Tensor, heads: int, width: int, *, keys_of_bmm: b
     batch, length, _ = x.shape
     y = tape.alias(x, (batch, heads, length, width), kind="transpose", contiguous=False)
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        if grad is None:
-            return (None,)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         if keys_of_bmm:
             return (tape.alias(grad, x.shape, kind="transpose", contiguous=batch == 1),)
         if tape.is_contiguous(grad):
             grad = tape.emit("clone", (grad,), like(grad))
         return (tape.alias(grad, x.shape, kind="transpose"),)
 
-    tape.differentiate((x,), (y,), (), backward)
+    tape.differentiate((x,), y, (), backward)
     return y
 
 
@@ -60,13 +57,10 @@ def merge_heads(tape: Tape, x: Tensor) -> Tensor:
     merged = tape.emit("clone", (x,), like(x)) if copied else x
     y = tape.alias(merged, (batch, length, heads * width), kind="transpose")
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        if grad is None:
-            return (None,)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         return (tape.alias(grad, x.shape, kind="transpose", contiguous=batch == 1),)
 
-    tape.differentiate((x,), (y,), (), backward)
+    tape.differentiate((x,), y, (), backward)
     return y
 
 
@@ -79,11 +73,10 @@ def _unfolded(tape: Tape, x: Tensor) -> Tensor:
     """The result of a batched product; its gradient is folded before it enters."""
     y = tape.alias(x, x.shape, kind="unfold")
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        return (None if grad is None else tape.contiguous(grad),)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
+        return (tape.contiguous(grad),)
 
-    tape.differentiate((x,), (y,), (), backward)
+    tape.differentiate((x,), y, (), backward)
     return y
 
 
@@ -93,7 +86,7 @@ def repeat_keys(tape: Tape, x: Tensor, times: int) -> Tensor:
         return x
     batch, heads, length, width = x.shape
     grouped = tape.alias(x, (batch, heads, 1, length, width), contiguous=False)
-    tape.differentiate((x,), (grouped,), (), lambda grads, needs: [g and tape.alias(g, x.shape) for g in grads])
+    tape.differentiate((x,), grouped, (), lambda grad, needs: (tape.alias(grad, x.shape),))
     wide = expand(tape, grouped, (batch, heads, times, length, width))
     return tape.view(tape.contiguous(wide), (batch, heads * times, length, width))
 
@@ -113,12 +106,12 @@ def math_attention(
     dtype = q.dtype
     wide = [_keep_layout(tape, x, tape.to(x, "float32")) if itemsize(dtype) == 2 else x for x in (q, k, v)]
     with tape.without_autocast():
-        q_scaled = _keep_layout(tape, wide[0], unary(tape, "mul_scalar", wide[0], saves="nothing"))
+        q_scaled = _keep_layout(tape, wide[0], scale(tape, wide[0], wrapped=False))
         if causal:
             size = Type((q.shape[2], k.shape[2]))
             mask = tape.emit("causal_mask", (), Type(size.shape, q_scaled.dtype), workspace=size.size)
         keys, values = (repeat_keys(tape, x, q.shape[1] // k.shape[1]) for x in wide[1:])
-        k_scaled = _keep_layout(tape, keys, unary(tape, "mul_scalar", keys, saves="nothing"))
+        k_scaled = _keep_layout(tape, keys, scale(tape, keys, wrapped=False))
         scores = _unfolded(tape, bmm(tape, _folded(tape, q_scaled), _folded(tape, k_scaled), transpose_b=True))
         if mask is not None:
             scores = _add_mask(tape, scores, mask)
@@ -141,13 +134,10 @@ def _keep_layout(tape: Tape, source: Tensor, result: Tensor) -> Tensor:
 def _add_mask(tape: Tape, scores: Tensor, mask: Tensor) -> Tensor:
     result = tape.inplace("add_", scores, (mask,))
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        if grad is None:
-            return (None, None)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         return (grad if needs[0] else None, reduce_to(tape, grad, mask.shape) if needs[1] else None)
 
-    tape.differentiate((scores, mask), (result,), (), backward)
+    tape.differentiate((scores, mask), result, (), backward)
     return result
 
 
@@ -253,10 +243,7 @@ def _fused(
     tape.mark_strided(y)
     saved = (q, k, v, *extra, y, *kept)
 
-    def rule(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        if grad is None:
-            return [None] * len(needs)
+    def rule(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         wanted = [t for t, need in zip((q, k, v, *extra), needs, strict=True) if need]
         results = tape.emit_many(
             f"{kind}_backward", (grad, *saved), [like(t) for t in wanted], workspace=backward, flops=5 * flops // 2
@@ -266,7 +253,7 @@ def _fused(
         remaining = iter(results)
         return [next(remaining) if need else None for need in needs]
 
-    tape.differentiate((q, k, v, *extra), (y,), saved, rule)
+    tape.differentiate((q, k, v, *extra), y, saved, rule)
     return y
 
 

@@ -43,14 +43,12 @@ def linear_cross_entropy(tape: Tape, x: Tensor, weight: Tensor, bias: Tensor | N
         flops=6 * rows * width * classes,
     )
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        if grads[0] is None:
-            return [None] * len(needs)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         return [
             tape.alias(g, g.shape, kind="detach") if need else None for g, need in zip(gradients, needs, strict=True)
         ]
 
-    tape.differentiate((x, *owned), (loss,), gradients, backward)
+    tape.differentiate((x, *owned), loss, gradients, backward)
     return loss
 
 

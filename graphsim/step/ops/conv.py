@@ -188,10 +188,7 @@ def convolution(
         flops=flops,
     )
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        if grad is None:
-            return [None] * len(operands)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         grad = tape.contiguous(grad)
         wanted = [t for t, need in zip(operands, needs, strict=True) if need]
         workspace = _backward_workspace(tape, x, weight, output, groups, strided, transposed, needs)
@@ -206,7 +203,7 @@ def convolution(
         )
         return [next(results) if need else None for need in needs]
 
-    tape.differentiate(operands, (y,), (x, weight), backward)
+    tape.differentiate(operands, y, (x, weight), backward)
     return y
 
 

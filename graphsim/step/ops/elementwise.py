@@ -6,7 +6,7 @@ What autograd saves is stated in tools/autograd/derivatives.yaml of PyTorch.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from graphsim.core.graph import Tensor
 from graphsim.step.ops.kind import Attribute, Attributes, Kind, ShapeError, Signature, same
@@ -19,25 +19,75 @@ def like(tensor: Tensor) -> Type:
     return Type(tensor.shape, tensor.dtype)
 
 
-def unary(
-    tape: Tape, kind: str, x: Tensor, *, saves: Literal["input", "output", "nothing"], inplace: bool = False
-) -> Tensor:
-    """Apply an elementwise function whose backward reads its input, its output, or neither.
+class Derivative(NamedTuple):
+    """What autograd keeps of y = f(x), and the kernels of its backward: one named after f, if none are given.
+
+    Of several, the last makes the gradient; each before it a factor, out of what is saved or of the factor before.
+    """
+
+    saves: Literal["input", "output", "nothing"]
+    about: str
+    kernels: tuple[str, ...] = ()
+
+
+ACTIVATIONS = {
+    "relu": Derivative("output", "max(x, 0)"),
+    "relu6": Derivative("input", "min(max(x, 0), 6)"),
+    "leaky_relu": Derivative("input", "x if x > 0, else a small slope"),
+    "elu": Derivative("input", "x if x > 0, else exp(x) - 1"),
+    "gelu": Derivative("input", "x * Phi(x), one fused kernel (exact or tanh)"),
+    "silu": Derivative("input", "x * sigmoid(x), also called swish"),
+    "mish": Derivative("input", "x * tanh(softplus(x))"),
+    "hardswish": Derivative("input", "x * relu6(x + 3) / 6"),
+    "sigmoid": Derivative("output", "1 / (1 + exp(-x))"),
+    "tanh": Derivative("output", "hyperbolic tangent"),
+}
+"""Functions that PyTorch's modules also apply in place."""
+
+FUNCTIONS = {
+    "exp": Derivative("output", "exponential", ("mul",)),
+    "log": Derivative("input", "natural logarithm", ("div",)),
+    "sqrt": Derivative("output", "square root", ("mul_scalar", "div")),
+    "rsqrt": Derivative("output", "1 / sqrt(x)", ("pow", "mul", "mul_scalar")),
+    "reciprocal": Derivative("output", "1 / x", ("mul", "neg", "mul")),
+    "neg": Derivative("nothing", "-x", ("neg",)),
+    "rsub": Derivative("nothing", "a constant minus x", ("neg",)),
+    "abs": Derivative("input", "absolute value", ("sgn", "mul")),
+    "sin": Derivative("input", "sine", ("cos", "mul")),
+    "cos": Derivative("input", "cosine", ("sin", "neg", "mul")),
+    "erf": Derivative("input", "error function", ("pow", "neg", "exp", "mul_scalar", "mul")),
+    "softplus": Derivative("input", "log(1 + exp(x))"),
+    "hardsigmoid": Derivative("input", "min(max(x / 6 + 1/2, 0), 1)"),
+    "selu": Derivative("input", "scaled ELU", ("elu_backward",)),
+}
+"""The others of one operand."""
+
+_SELF_IS_RESULT = ("leaky_relu", "elu")
+"""In place, their backward reads the result (derivatives.yaml, self_is_result)."""
+
+
+def unary(tape: Tape, name: str, x: Tensor, *, inplace: bool = False) -> Tensor:
+    """Apply a function of `ACTIVATIONS` or `FUNCTIONS`.
 
     In place, an input that backward reads is cloned before it is overwritten
     (tools/autograd/gen_variable_type.py, original_self).
     """
-    original = x
-    if inplace and saves == "input" and tape.requires_gradient(x):
-        original = tape.emit("clone", (x,), like(x))
-    y = tape.inplace(kind + "_", x) if inplace else tape.emit(kind, (x,), like(x))
+    derivative = ACTIVATIONS.get(name) or FUNCTIONS[name]
+    saves = "output" if inplace and name in _SELF_IS_RESULT else derivative.saves
+    original = tape.emit("clone", (x,), like(x)) if inplace and saves == "input" and tape.requires_gradient(x) else x
+    y = tape.inplace(f"{name}_", x) if inplace else tape.emit(name, (x,), like(x))
     saved = {"input": (original,), "output": (y,), "nothing": ()}[saves]
+    *steps, last = derivative.kernels or (f"{name}_backward",)
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        return (None if grad is None else tape.emit(f"{kind}_backward", (grad, *saved), like(x)),)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
+        factors: list[Tensor] = []
+        for kernel in steps:
+            factors.append(tape.emit(kernel, factors[-1:] or saved, like(x)))
+        result = tape.emit(last, (grad, *(factors[-1:] or saved)), like(x))
+        tape.hold(factors)
+        return (result,)
 
-    tape.differentiate((x,), (y,), saved, backward)
+    tape.differentiate((x,), y, saved, backward)
     return y
 
 
@@ -84,11 +134,10 @@ def add(tape: Tape, a: Tensor, b: Tensor, *, inplace: bool = False) -> Tensor:
     """a + b. Autograd saves nothing; both gradients are the incoming one."""
     c = binary(tape, "add", a, b, inplace=inplace)
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         return [fit(tape, grad, x) if need else None for x, need in zip((a, b), needs, strict=True)]
 
-    tape.differentiate((a, b), (c,), (), backward)
+    tape.differentiate((a, b), c, (), backward)
     return c
 
 
@@ -98,15 +147,13 @@ def mul(tape: Tape, a: Tensor, b: Tensor, *, inplace: bool = False) -> Tensor:
     c = binary(tape, "mul", a, b, inplace=inplace)
     saved = [x for x, other in ((b, a), (original, b)) if tape.requires_gradient(other)]
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         products = [
-            binary(tape, "mul", grad, other) if need and grad is not None else None
-            for other, need in zip((b, original), needs, strict=True)
+            binary(tape, "mul", grad, other) if need else None for other, need in zip((b, original), needs, strict=True)
         ]
         return [fit(tape, product, x) for product, x in zip(products, (a, b), strict=True)]
 
-    tape.differentiate((a, b), (c,), saved, backward)
+    tape.differentiate((a, b), c, saved, backward)
     return c
 
 
@@ -118,37 +165,33 @@ def power(tape: Tape, x: Tensor) -> Tensor:
     (x,) = tape.full_precision(x)
     y = tape.emit("pow", (x,), like(x))
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        if grad is None:
-            return (None,)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         lower = tape.emit("pow", (x,), like(x))
         slope = tape.emit("mul_scalar", (lower,), like(x))
         result = tape.emit("mul", (grad, slope), like(x))
         tape.hold([lower, slope])
         return (result,)
 
-    tape.differentiate((x,), (y,), (x,), backward)
+    tape.differentiate((x,), y, (x,), backward)
     return y
 
 
-def scale(tape: Tape, x: Tensor) -> Tensor:
-    """Multiply by a Python number: the CPU saves it as a tensor of 8 bytes (torch/csrc/autograd, wrap_number)."""
-    numbers = [Type((), "float64")] if tape.target == "cpu" else []
+def scale(tape: Tape, x: Tensor, *, wrapped: bool = True) -> Tensor:
+    """Multiply by a number; one *wrapped* from Python, the CPU saves as a tensor of 8 bytes (autograd, wrap_number)."""
+    numbers = [Type((), "float64")] if wrapped and tape.target == "cpu" else []
     y, *saved = tape.emit_many("mul_scalar", (x,), (like(x), *numbers), flops=x.size)
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        return (None if grad is None else tape.emit("mul_scalar_backward", (grad, *saved), like(x)),)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
+        return (tape.emit("mul_scalar_backward", (grad, *saved), like(x)),)
 
-    tape.differentiate((x,), (y,), saved, backward)
+    tape.differentiate((x,), y, saved, backward)
     return y
 
 
 def shift(tape: Tape, x: Tensor) -> Tensor:
     """Add a number: the gradient passes through."""
     y = tape.emit("add_scalar", (x,), like(x))
-    tape.differentiate((x,), (y,), (), lambda grads, needs: grads)
+    tape.differentiate((x,), y, (), lambda grad, needs: (grad,))
     return y
 
 
@@ -177,11 +220,10 @@ def dropout(tape: Tape, x: Tensor, p: float) -> Tensor:
         mask = tape.emit("bernoulli", (x,), like(x))
         y = tape.emit("mul", (x, mask), like(x))
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        return (None if grad is None else tape.emit("dropout_backward", (grad, mask), like(x)),)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
+        return (tape.emit("dropout_backward", (grad, mask), like(x)),)
 
-    tape.differentiate((x,), (y,), (mask,), backward)
+    tape.differentiate((x,), y, (mask,), backward)
     return y
 
 
@@ -190,34 +232,21 @@ def gelu_new(tape: Tape, x: Tensor) -> Tensor:
     half = scale(tape, x)
     cube = power(tape, x)
     inner = add(tape, x, scale(tape, cube))
-    tanh = unary(tape, "tanh", scale(tape, inner), saves="output")
+    tanh = unary(tape, "tanh", scale(tape, inner))
     return mul(tape, half, shift(tape, tanh))
 
 
-_ACTIVATIONS: dict[str, tuple[Literal["input", "output", "nothing"], str]] = {
-    "relu": ("output", "max(x, 0)"),
-    "relu6": ("input", "min(max(x, 0), 6)"),
-    "leaky_relu": ("input", "x if x > 0, else a small slope"),
-    "elu": ("input", "x if x > 0, else exp(x) - 1"),
-    "gelu": ("input", "x * Phi(x), one fused kernel (exact or tanh)"),
-    "silu": ("input", "x * sigmoid(x), also called swish"),
-    "mish": ("input", "x * tanh(softplus(x))"),
-    "hardswish": ("input", "x * relu6(x + 3) / 6"),
-    "sigmoid": ("output", "1 / (1 + exp(-x))"),
-    "tanh": ("output", "hyperbolic tangent"),
-}
-
-
-def _activation(name: str) -> Kind:
-    saves, about = _ACTIVATIONS[name]
-
-    def lower(tape: Tape, inputs: Sequence[Tensor], owned: Mapping[str, Tensor], attributes: Attributes) -> Tensor:
-        inplace = attributes["inplace"]
-        reads_output = inplace and name in ("leaky_relu", "elu")  # derivatives.yaml: self_is_result
-        return unary(tape, name, inputs[0], saves="output" if reads_output else saves, inplace=inplace)
-
-    attributes = (Attribute("inplace", "bool", False, "overwrite the input"),)
-    return Kind(name, same, lower, attributes, about=about, source="derivatives.yaml", counted=False)
+def _function(name: str, derivative: Derivative) -> Kind:
+    attributes = (Attribute("inplace", "bool", False, "overwrite the input"),) if name in ACTIVATIONS else ()
+    return Kind(
+        name,
+        same,
+        lambda tape, inputs, owned, attributes: unary(tape, name, inputs[0], inplace=attributes.get("inplace", False)),
+        attributes,
+        about=derivative.about,
+        source="derivatives.yaml",
+        counted=False,
+    )
 
 
 def _infer_binary(types: Sequence[Type], attributes: Attributes) -> Signature:
@@ -241,7 +270,7 @@ def _binary(name: str, function: Callable[..., Tensor], about: str) -> Kind:
 
 
 KINDS = (
-    *(_activation(name) for name in _ACTIVATIONS),
+    *(_function(name, derivative) for name, derivative in (ACTIVATIONS | FUNCTIONS).items()),
     Kind(
         "gelu_new",
         same,

@@ -21,11 +21,10 @@ def lookup(tape: Tape, indices: Tensor, table: Tensor) -> Tensor:
         "embedding", (table, indices), Type((*indices.shape, table.shape[1]), table.dtype), flops=0, workspace=copy
     )
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        return (None if grad is None else tape.emit("embedding_backward", (grad, indices), like(table)),)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
+        return (tape.emit("embedding_backward", (grad, indices), like(table)),)
 
-    tape.differentiate((table,), (y,), (indices,), backward)
+    tape.differentiate((table,), y, (indices,), backward)
     return y
 
 

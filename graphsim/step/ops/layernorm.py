@@ -27,10 +27,7 @@ def layer_norm(tape: Tape, x: Tensor, weight: Tensor | None, bias: Tensor | None
     y, mean, deviation = tape.emit_many("layer_norm", (x, *affine), (like(x), statistics, statistics), flops=5 * x.size)
     saved = [x, mean, deviation] if weight is None else [x, weight, mean, deviation]
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        if grad is None:
-            return [None] * len(needs)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         partial = 2 * THREADS * x.shape[-1] * 4 if affine and tape.target == "cpu" else 0
         results = tape.emit_many(
             "layer_norm_backward",
@@ -41,7 +38,7 @@ def layer_norm(tape: Tape, x: Tensor, weight: Tensor | None, bias: Tensor | None
         )
         return [result if need else None for result, need in zip(results, needs, strict=True)]
 
-    tape.differentiate((x, *affine), (y,), saved, backward)
+    tape.differentiate((x, *affine), y, saved, backward)
     return y
 
 

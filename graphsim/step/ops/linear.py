@@ -31,14 +31,11 @@ def _product(tape: Tape, x: Tensor, weight: Tensor) -> Tensor:
     flops = 2 * x.size * weight.shape[0]
     y = tape.emit("mm", (x, weight), Type((x.shape[0], weight.shape[0]), x.dtype), flops=flops)
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        if grad is None:
-            return (None, None)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         grad_w = _weight_gradient(tape, x, grad, weight, flops) if needs[1] else None
         return (tape.emit("mm", (grad, weight), like(x), flops=flops) if needs[0] else None, grad_w)
 
-    tape.differentiate((x, weight), (y,), _saved(tape, x, weight), backward)
+    tape.differentiate((x, weight), y, _saved(tape, x, weight), backward)
     return y
 
 
@@ -50,10 +47,7 @@ def _addmm(tape: Tape, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     flops = 2 * x.size * weight.shape[0]
     y = tape.emit("addmm", (bias, x, weight), Type((x.shape[0], weight.shape[0]), x.dtype), flops=flops)
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        if grad is None:
-            return (None, None, None)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         grad_x = tape.emit("mm", (grad, weight), like(x), flops=flops) if needs[1] else None
         grad_w = _weight_gradient(tape, x, grad, weight, flops) if needs[2] else None
         grad_b = None
@@ -62,7 +56,7 @@ def _addmm(tape: Tape, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
             grad_b = tape.alias(total, bias.shape)
         return (grad_b, grad_x, grad_w)
 
-    tape.differentiate((bias, x, weight), (y,), _saved(tape, x, weight), backward)
+    tape.differentiate((bias, x, weight), y, _saved(tape, x, weight), backward)
     return y
 
 

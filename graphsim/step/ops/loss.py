@@ -15,13 +15,10 @@ def log_softmax(tape: Tape, x: Tensor) -> Tensor:
     """Logarithm of the softmax; saves its output."""
     y = tape.emit("log_softmax", (x,), like(x), flops=5 * x.size)
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        if grad is None:
-            return (None,)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         return (tape.emit("log_softmax_backward", (grad, y), like(x), flops=4 * x.size),)
 
-    tape.differentiate((x,), (y,), (y,), backward)
+    tape.differentiate((x,), y, (y,), backward)
     return y
 
 
@@ -37,13 +34,10 @@ def cross_entropy(tape: Tape, logits: Tensor, labels: Tensor) -> Tensor:
     (scores,) = tape.full_precision(log_softmax(tape, logits))
     loss, total = tape.emit_many("nll_loss", (scores, labels), (Type((), scores.dtype), Type((), scores.dtype)))
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        if grad is None:
-            return (None,)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         return (tape.emit("nll_loss_backward", (grad, labels, total), like(scores), flops=scores.size),)
 
-    tape.differentiate((scores,), (loss,), (scores, labels, total), backward)
+    tape.differentiate((scores,), loss, (scores, labels, total), backward)
     return loss
 
 
@@ -70,14 +64,13 @@ def mse(tape: Tape, prediction: Tensor, wanted: Tensor) -> Tensor:
     )
     loss = tape.alias(squares, (), kind="resize")
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         return [
-            tape.emit("mse_loss_backward", (grad, prediction, wanted), like(x)) if need and grad is not None else None
+            tape.emit("mse_loss_backward", (grad, prediction, wanted), like(x)) if need else None
             for x, need in zip((prediction, wanted), needs, strict=True)
         ]
 
-    tape.differentiate((prediction, wanted), (loss,), (prediction, wanted), backward)
+    tape.differentiate((prediction, wanted), loss, (prediction, wanted), backward)
     return loss
 
 

@@ -25,10 +25,7 @@ def bmm(tape: Tape, a: Tensor, b: Tensor, *, transpose_b: bool = False) -> Tenso
     y = tape.emit("bmm", (a, b), Type((*batch, a.shape[-2], columns), a.dtype), flops=flops)
     saved = [t for t, other in ((a, b), (b, a)) if tape.requires_gradient(other)]
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        if grad is None:
-            return (None, None)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         grad_b = tape.emit("bmm", (a, grad), Type((*batch, *b.shape[-2:]), b.dtype), flops=flops) if needs[1] else None
         grad_a = tape.emit("bmm", (grad, b), Type((*batch, *a.shape[-2:]), a.dtype), flops=flops) if needs[0] else None
         return (
@@ -36,7 +33,7 @@ def bmm(tape: Tape, a: Tensor, b: Tensor, *, transpose_b: bool = False) -> Tenso
             None if grad_b is None else reduce_to(tape, grad_b, b.shape),
         )
 
-    tape.differentiate((a, b), (y,), saved, backward)
+    tape.differentiate((a, b), y, saved, backward)
     return y
 
 
@@ -64,11 +61,10 @@ def softmax(tape: Tape, x: Tensor, *, fp32: bool = False, workspace: int = 0) ->
     out = Type(x.shape, "float32" if fp32 else x.dtype)
     y = tape.emit("softmax", (x,), out, workspace=workspace, flops=5 * x.size)
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        return (None if grad is None else tape.emit("softmax_backward", (grad, y), like(x), flops=4 * x.size),)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
+        return (tape.emit("softmax_backward", (grad, y), like(x), flops=4 * x.size),)
 
-    tape.differentiate((x,), (y,), (y,), backward)
+    tape.differentiate((x,), y, (y,), backward)
     return y
 
 

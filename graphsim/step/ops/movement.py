@@ -23,11 +23,10 @@ def total(tape: Tape, x: Tensor, shape: Shape) -> Tensor:
     """Sum over the dimensions that *shape* lacks or has as 1; the gradient is expanded, a view."""
     y = tape.emit("sum", (x,), Type(shape, x.dtype), flops=x.size)
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        return (None if grad is None else tape.alias(grad, x.shape, kind="expand", contiguous=False, sliced=True),)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
+        return (tape.alias(grad, x.shape, kind="expand", contiguous=False, sliced=True),)
 
-    tape.differentiate((x,), (y,), (), backward)
+    tape.differentiate((x,), y, (), backward)
     return y
 
 
@@ -36,14 +35,10 @@ def index_select(tape: Tape, x: Tensor, indices: Sequence[Tensor], dim: int, cou
     shape = (*x.shape[:dim], *count, *x.shape[dim + 1 :])
     y = tape.emit("index_select", (x, *indices), Type(shape, x.dtype))
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        none: list[Tensor | None] = [None] * len(indices)
-        if grad is None:
-            return [None, *none]
-        return [tape.emit("index_add", (grad, *indices), like(x)), *none]
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
+        return [tape.emit("index_add", (grad, *indices), like(x)), *(None for _ in indices)]
 
-    tape.differentiate((x, *indices), (y,), indices, backward)
+    tape.differentiate((x, *indices), y, indices, backward)
     return y
 
 

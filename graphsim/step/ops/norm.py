@@ -41,10 +41,7 @@ def batch_norm(tape: Tape, x: Tensor, owned: Owned, *, training: bool) -> Tensor
         )
     saved = [x, mean, deviation] if weight is None else [x, weight, mean, deviation]
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        if grad is None:
-            return [None] * (1 + len(affine))
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         results = tape.emit_many(
             "batch_norm_backward",
             (grad, *saved),
@@ -54,7 +51,7 @@ def batch_norm(tape: Tape, x: Tensor, owned: Owned, *, training: bool) -> Tensor
         )
         return [result if need else None for result, need in zip(results, needs, strict=True)]
 
-    tape.differentiate((x, *affine), (y,), saved, backward)
+    tape.differentiate((x, *affine), y, saved, backward)
     return y
 
 
@@ -66,10 +63,7 @@ def group_norm(tape: Tape, x: Tensor, groups: int, weight: Tensor | None, bias: 
     y, mean, deviation = tape.emit_many("group_norm", (x, *affine), (like(x), statistics, statistics), flops=4 * x.size)
     saved = [x, mean, deviation] if weight is None else [x, weight, mean, deviation]
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        if grad is None:
-            return [None] * (1 + len(affine))
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         # Sums of gradient and of gradient * input per channel (group_norm_kernel.cpp).
         results = tape.emit_many(
             "group_norm_backward",
@@ -80,7 +74,7 @@ def group_norm(tape: Tape, x: Tensor, groups: int, weight: Tensor | None, bias: 
         )
         return [result if need else None for result, need in zip(results, needs, strict=True)]
 
-    tape.differentiate((x, *affine), (y,), saved, backward)
+    tape.differentiate((x, *affine), y, saved, backward)
     return y
 
 
@@ -135,11 +129,10 @@ def _lower_instance_norm(tape: Tape, inputs: Sequence[Tensor], owned: Owned, att
 def _repeat(tape: Tape, parameter: Tensor, times: int) -> Tensor:
     y = tape.emit("repeat", (parameter,), Type((times * parameter.size,), parameter.dtype))
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        return (None if grad is None else tape.emit("sum", (grad,), like(parameter), flops=grad.size),)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
+        return (tape.emit("sum", (grad,), like(parameter), flops=grad.size),)
 
-    tape.differentiate((parameter,), (y,), (), backward)
+    tape.differentiate((parameter,), y, (), backward)
     return y
 
 

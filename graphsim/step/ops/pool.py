@@ -51,11 +51,10 @@ def upsample(tape: Tape, x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def _pool_gradient(tape: Tape, kind: str, x: Tensor, y: Tensor, saved: tuple[Tensor, ...]) -> None:
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        return (None if grad is None else tape.emit(kind, (grad, *saved), like(x), flops=x.size),)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
+        return (tape.emit(kind, (grad, *saved), like(x), flops=x.size),)
 
-    tape.differentiate((x,), (y,), saved, backward)
+    tape.differentiate((x,), y, saved, backward)
 
 
 # -- shape rules -----------------------------------------------------------------------------------

@@ -24,14 +24,11 @@ def relative_bias(tape: Tape, weight: Tensor, queries: int, keys: int, *, causal
     bucket = tape.emit("relative_bucket", (distance,), grid, workspace=temporaries + line)
     values = tape.emit("embedding", (weight, bucket), Type((*grid.shape, weight.shape[1]), weight.dtype))
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        if grad is None:
-            return (None,)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         grad = tape.contiguous(grad)
         return (tape.emit("embedding_backward", (grad, bucket), like(weight), flops=grad.size),)
 
-    tape.differentiate((weight,), (values,), (bucket,), backward)
+    tape.differentiate((weight,), values, (bucket,), backward)
     tape.hold([distance])
     return tape.view(values, (1, weight.shape[1], *grid.shape), kind="transpose", contiguous=False)
 
@@ -47,13 +44,12 @@ def bias_mask(tape: Tape, bias: Tensor, *, causal: bool) -> Tensor:
     allowed = tape.emit("causal_mask", (), Type((1, 1, queries, keys), "bool"), workspace=8 * (queries + keys))
     masked = tape.emit("where", (allowed, bias), like(bias))
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        return (None if grad is None else tape.emit("where_backward", (allowed, grad), like(bias)),)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
+        return (tape.emit("where_backward", (allowed, grad), like(bias)),)
 
-    tape.differentiate((bias,), (masked,), (allowed,), backward)
+    tape.differentiate((bias,), masked, (allowed,), backward)
     ordered = tape.emit("clone", (masked,), like(masked))
-    tape.differentiate((masked,), (ordered,), (), lambda grads, needs: grads)
+    tape.differentiate((masked,), ordered, (), lambda grad, needs: (grad,))
     tape.hold([allowed])
     return ordered
 

@@ -80,8 +80,6 @@ def _onednn_layer(tape: Tape, x: Tensor, h: Tensor, c: Tensor, weights: Weights)
     outputs = y, h1, c1, *_ = tape.emit_many("lstm_layer", operands, results, workspace=scratch, flops=flops)
 
     def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        if not any(grads):
-            return [None] * len(operands)
         incoming = [
             tape.emit("zeros_like", (), like(t)) if g is None else tape.contiguous(g)
             for g, t in zip(grads[:3], (y, h, c), strict=True)
@@ -99,7 +97,7 @@ def _onednn_layer(tape: Tape, x: Tensor, h: Tensor, c: Tensor, weights: Weights)
         results = (dx, dw_ih, dw_hh, db, db2, dh, dc)
         return [result if need else None for result, need in zip(results, needs, strict=True)]
 
-    tape.differentiate(operands, outputs, (*operands, *outputs), backward)
+    tape.differentiate_many(operands, outputs, (*operands, *outputs), backward)
     return y, h1, c1
 
 
@@ -150,23 +148,20 @@ def _gru_cell(tape: Tape, gates: Tensor, h: Tensor, weights: Weights) -> Tensor:
     width = h.shape[-1]
     x_reset, x_update, x_new = split(tape, gates, [width] * 3, 1)
     h_reset, h_update, h_new = split(tape, linear(tape, h, weights.hidden, weights.hidden_bias), [width] * 3, 1)
-    reset = unary(tape, "sigmoid", add(tape, h_reset, x_reset, inplace=True), saves="output", inplace=True)
-    update = unary(tape, "sigmoid", add(tape, h_update, x_update, inplace=True), saves="output", inplace=True)
+    reset = unary(tape, "sigmoid", add(tape, h_reset, x_reset, inplace=True), inplace=True)
+    update = unary(tape, "sigmoid", add(tape, h_update, x_update, inplace=True), inplace=True)
     new = add(tape, x_new, mul(tape, h_new, reset, inplace=True))
-    new = unary(tape, "tanh", new, saves="output", inplace=True)
+    new = unary(tape, "tanh", new, inplace=True)
     return add(tape, mul(tape, _sub(tape, h, new), update, inplace=True), new, inplace=True)
 
 
 def _sub(tape: Tape, a: Tensor, b: Tensor) -> Tensor:
     y = tape.emit("sub", (a, b), like(a))
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        if grad is None:
-            return (None, None)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         return (grad if needs[0] else None, tape.emit("neg", (grad,), like(b)) if needs[1] else None)
 
-    tape.differentiate((a, b), (y,), (), backward)
+    tape.differentiate((a, b), y, (), backward)
     return y
 
 
@@ -178,7 +173,7 @@ def _unbind(tape: Tape, x: Tensor) -> list[Tensor]:
         whole = [tape.emit("zeros", (), Type(x.shape[1:], x.dtype)) if g is None else g for g in grads]
         return (tape.emit("stack", whole, Type(x.shape, x.dtype)),)
 
-    tape.differentiate((x,), rows, (), backward)
+    tape.differentiate_many((x,), rows, (), backward)
     return rows
 
 
@@ -186,13 +181,10 @@ def _stack(tape: Tape, rows: Sequence[Tensor]) -> Tensor:
     """Join along a new first dimension; gradients are views of rows."""
     y = tape.emit("stack", rows, Type((len(rows), *rows[0].shape), rows[0].dtype))
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        if grad is None:
-            return [None] * len(rows)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         return [tape.alias(grad, row.shape, kind="select", contiguous=tape.is_contiguous(grad)) for row in rows]
 
-    tape.differentiate(rows, (y,), (), backward)
+    tape.differentiate(rows, y, (), backward)
     return y
 
 
@@ -226,8 +218,6 @@ def cudnn_rnn(
     kept = (*operands, outputs[0], *outputs[1 + len(states) :])
 
     def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        if not any(grads):
-            return [None] * len(operands)
         incoming = [
             tape.emit("zeros_like", (), like(t)) if g is None else tape.contiguous(g)
             for g, t in zip(grads, outputs[: 1 + len(states)], strict=False)
@@ -241,7 +231,7 @@ def cudnn_rnn(
         parts = [tape.alias(buffer, t.shape) for t in flat]
         return [result if need else None for result, need in zip((*inputs, *parts), needs, strict=True)]
 
-    tape.differentiate(operands, outputs, kept, backward)
+    tape.differentiate_many(operands, outputs, kept, backward)
     return outputs[: 1 + len(states)]
 
 

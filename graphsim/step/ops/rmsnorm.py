@@ -40,14 +40,12 @@ def fused_rms_norm(tape: Tape, x: Tensor, weight: Tensor) -> Tensor:
     (x,) = tape.full_precision(x)
     y, rstd = tape.emit_many("rms_norm", (x, weight), (like(x), Type((*x.shape[:-1], 1), "float32")), flops=4 * x.size)
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        if grads[0] is None:
-            return (None, None)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         wanted = (like(x), like(weight))
-        dx, dw = tape.emit_many("rms_norm_backward", (grads[0], x, rstd, weight), wanted, flops=8 * x.size)
+        dx, dw = tape.emit_many("rms_norm_backward", (grad, x, rstd, weight), wanted, flops=8 * x.size)
         return (dx if needs[0] else None, dw if needs[1] else None)
 
-    tape.differentiate((x, weight), (y, rstd), (x, weight, rstd), backward)
+    tape.differentiate((x, weight), y, (x, weight, rstd), backward)
     return y
 
 
@@ -55,17 +53,14 @@ def _rsqrt(tape: Tape, x: Tensor, source: Tensor) -> Tensor:
     """1 / sqrt(x) of the tensor whose gradient is that of *source*; backward: -grad / 2 * y^3 in three kernels."""
     y = tape.emit("rsqrt", (x,), like(x))
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        if grad is None:
-            return (None,)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         half = tape.emit("mul_scalar", (grad,), like(x))
         cube = tape.emit("pow", (y,), like(x))
         result = tape.emit("mul", (half, cube), like(x))
         tape.hold([half, cube])
         return (result,)
 
-    tape.differentiate((source,), (y,), (y,), backward)
+    tape.differentiate((source,), y, (y,), backward)
     return y
 
 

@@ -43,11 +43,8 @@ def _rotate_half(tape: Tape, x: Tensor) -> Tensor:
     half = x.size // 2 * (x.nbytes // x.size)
     y = tape.emit("rotate_half", (x,), like(x), workspace=half)
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        if grad is None:
-            return (None,)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         return (tape.emit("rotate_half_backward", (grad,), like(x), workspace=x.nbytes + half),)
 
-    tape.differentiate((x,), (y,), (), backward)
+    tape.differentiate((x,), y, (), backward)
     return y

@@ -36,11 +36,10 @@ def routed_experts(tape: Tape, x: Tensor, gate: Tensor, gate_up: Tensor, down: T
 def _softmax(tape: Tape, x: Tensor) -> Tensor:
     y = tape.emit("softmax", (x,), like(x), flops=5 * x.size)
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        return (None if grad is None else tape.emit("softmax_backward", (grad, y), like(x), flops=4 * x.size),)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
+        return (tape.emit("softmax_backward", (grad, y), like(x), flops=4 * x.size),)
 
-    tape.differentiate((x,), (y,), (y,), backward)
+    tape.differentiate((x,), y, (y,), backward)
     return y
 
 
@@ -49,27 +48,21 @@ def _top_k(tape: Tape, x: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     shape = (x.shape[0], top_k)
     values, indices = tape.emit_many("topk", (x,), (Type(shape, x.dtype), Type(shape, "int64")))
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        return (None if grad is None else tape.emit("topk_backward", (grad, indices), like(x)),)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
+        return (tape.emit("topk_backward", (grad, indices), like(x)),)
 
-    tape.differentiate((x,), (values,), (indices,), backward)
+    tape.differentiate((x,), values, (indices,), backward)
     return values, indices
 
 
 def _normalize(tape: Tape, scores: Tensor) -> Tensor:
     """``scores /= scores.sum(dim=-1, keepdim=True)``: autograd keeps a copy of what is overwritten."""
     total = tape.emit("sum", (scores,), Type((scores.shape[0], 1), scores.dtype), flops=scores.size)
-    tape.differentiate(
-        (scores,), (total,), (), lambda grads, needs: [g and tape.alias(g, scores.shape, kind="expand") for g in grads]
-    )
+    tape.differentiate((scores,), total, (), lambda grad, needs: (tape.alias(grad, scores.shape, kind="expand"),))
     original = tape.emit("clone", (scores,), like(scores))
     result = tape.inplace("div_", scores, (total,))
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        if grad is None:
-            return (None, None)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         once = tape.emit("div", (original, total), like(scores))
         twice = tape.emit("div", (once, total), like(scores))
         minus = tape.emit("neg", (grad,), like(scores))
@@ -78,7 +71,7 @@ def _normalize(tape: Tape, scores: Tensor) -> Tensor:
         direct = tape.emit("div", (grad, total), like(scores))
         return (direct, tape.emit("sum", (wide,), like(total), flops=scores.size))
 
-    tape.differentiate((scores, total), (result,), (original, total), backward)
+    tape.differentiate((scores, total), result, (original, total), backward)
     return result
 
 
@@ -97,7 +90,7 @@ def _grouped_experts(
     offsets = tape.emit("cumsum", (histogram,), Type((count,), "int32"))
     both = _grouped_mm(tape, chosen, gate_up, offsets)
     gate, up = split(tape, both, [both.shape[1] // 2] * 2, 1)
-    inner = mul(tape, unary(tape, "silu", gate, saves="input"), up)
+    inner = mul(tape, unary(tape, "silu", gate), up)
     tape.hold([both])
     projected = _grouped_mm(tape, inner, down, offsets)
     weighted = mul(tape, projected, tape.view(weights, (pairs, 1)))
@@ -112,11 +105,10 @@ def _gather(tape: Tape, x: Tensor, rows: Tensor, shape: tuple[int, ...]) -> Tens
     """``x[rows]``; the gradient is added into zeros. Saves the indices only."""
     y = tape.emit("index", (x, rows), Type(shape, x.dtype))
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        return (None if grad is None else tape.emit("index_put", (grad, rows), like(x), flops=grad.size),)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
+        return (tape.emit("index_put", (grad, rows), like(x), flops=grad.size),)
 
-    tape.differentiate((x,), (y,), (rows,), backward)
+    tape.differentiate((x,), y, (rows,), backward)
     return y
 
 
@@ -131,10 +123,7 @@ def _grouped_mm(tape: Tape, x: Tensor, weight: Tensor, offsets: Tensor) -> Tenso
     flops = 2 * rows * outer * inner
     y = tape.emit("grouped_mm", (x, weight, offsets), Type((rows, outer), x.dtype), flops=flops)
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        if grad is None:
-            return (None, None)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         grad_w = grad_x = None
         if needs[1]:
             product = tape.emit(
@@ -145,7 +134,7 @@ def _grouped_mm(tape: Tape, x: Tensor, weight: Tensor, offsets: Tensor) -> Tenso
             grad_x = tape.emit("grouped_mm", (grad, weight, offsets), like(x), flops=flops)
         return (grad_x, grad_w)
 
-    tape.differentiate((x, weight), (y,), (x, weight, offsets), backward)
+    tape.differentiate((x, weight), y, (x, weight, offsets), backward)
     return y
 
 
@@ -153,11 +142,10 @@ def _sum_choices(tape: Tape, x: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Sum over each token's experts. x: (tokens * top_k, D); the gradient is expanded, then copied by a reshape."""
     y = tape.emit("sum", (x,), Type(shape, x.dtype), flops=x.size)
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        return (None if grad is None else tape.emit("clone", (grad,), like(x)),)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
+        return (tape.emit("clone", (grad,), like(x)),)
 
-    tape.differentiate((x,), (y,), (), backward)
+    tape.differentiate((x,), y, (), backward)
     return y
 
 

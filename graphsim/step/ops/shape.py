@@ -45,13 +45,10 @@ def _permuted(tape: Tape, x: Tensor, order: Sequence[int]) -> Tensor:
 
     y = tape.alias(x, shape, kind="transpose", contiguous=in_order(x))
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        if grad is None:
-            return (None,)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         return (tape.alias(grad, x.shape, kind="transpose", contiguous=in_order(grad)),)
 
-    tape.differentiate((x,), (y,), (), backward)
+    tape.differentiate((x,), y, (), backward)
     return y
 
 
@@ -66,17 +63,14 @@ def concat(tape: Tape, tensors: Sequence[Tensor], dim: int) -> Tensor:
     shape = _replace(tensors[0].shape, dim, sum(t.shape[dim] for t in tensors))
     y = tape.emit("cat", tensors, Type(shape, tensors[0].dtype))
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         whole = dim == 0
         return [
-            tape.alias(grad, t.shape, kind="narrow", contiguous=whole, sliced=not whole)
-            if need and grad is not None
-            else None
+            tape.alias(grad, t.shape, kind="narrow", contiguous=whole, sliced=not whole) if need else None
             for t, need in zip(tensors, needs, strict=True)
         ]
 
-    tape.differentiate(tensors, (y,), (), backward)
+    tape.differentiate(tensors, y, (), backward)
     return y
 
 
@@ -94,7 +88,7 @@ def split(tape: Tape, x: Tensor, sizes: Sequence[int], dim: int) -> tuple[Tensor
         ]
         return (tape.emit("cat", present, Type(x.shape, x.dtype)),)
 
-    tape.differentiate((x,), parts, (), backward)
+    tape.differentiate_many((x,), parts, (), backward)
     return parts
 
 
@@ -104,11 +98,10 @@ def narrow(tape: Tape, x: Tensor, shape: Shape) -> Tensor:
         return x
     y = tape.alias(x, shape, kind="slice", contiguous=False, sliced=True)
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        return (None if grad is None else tape.emit("slice_backward", (grad,), Type(x.shape, x.dtype)),)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
+        return (tape.emit("slice_backward", (grad,), Type(x.shape, x.dtype)),)
 
-    tape.differentiate((x,), (y,), (), backward)
+    tape.differentiate((x,), y, (), backward)
     return y
 
 
@@ -118,13 +111,10 @@ def expand(tape: Tape, x: Tensor, shape: Shape) -> Tensor:
         return x
     y = tape.alias(x, shape, kind="expand", contiguous=False, sliced=True)
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        if grad is None:
-            return (None,)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         return (tape.emit("sum", (grad,), Type(x.shape, x.dtype), flops=grad.size),)
 
-    tape.differentiate((x,), (y,), (), backward)
+    tape.differentiate((x,), y, (), backward)
     return y
 
 
@@ -133,11 +123,10 @@ def mean(tape: Tape, x: Tensor, shape: Shape) -> Tensor:
     result = Type(shape, x.dtype)
     y = tape.emit("mean", (x,), result, flops=x.size, workspace=mean_workspace(tape, x, result))
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        return (None if grad is None else tape.emit("mean_backward", (grad,), Type(x.shape, x.dtype)),)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
+        return (tape.emit("mean_backward", (grad,), Type(x.shape, x.dtype)),)
 
-    tape.differentiate((x,), (y,), (), backward)
+    tape.differentiate((x,), y, (), backward)
     return y
 
 
@@ -157,11 +146,10 @@ def pad(tape: Tape, x: Tensor, shape: Shape) -> Tensor:
     """Copy *x* into a larger constant tensor; backward copies the inner part out."""
     y = tape.emit("pad", (x,), Type(shape, x.dtype))
 
-    def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-        (grad,) = grads
-        return (None if grad is None else tape.emit("pad_backward", (grad,), Type(x.shape, x.dtype)),)
+    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
+        return (tape.emit("pad_backward", (grad,), Type(x.shape, x.dtype)),)
 
-    tape.differentiate((x,), (y,), (), backward)
+    tape.differentiate((x,), y, (), backward)
     return y
 
 

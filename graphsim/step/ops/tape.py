@@ -14,10 +14,20 @@ from math import prod
 from typing import Literal, NamedTuple
 
 from graphsim.core.graph import HOLD, Op, Phase, Role, Tensor
+from graphsim.options import parse_choice
 from graphsim.units import FLOATING, itemsize
 
 Target = Literal["cpu", "cuda"]
 TARGETS: tuple[Target, ...] = ("cpu", "cuda")
+
+
+def parse_target(text: str) -> Target:
+    """Return the target that *text* names.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    return parse_choice("target", text, TARGETS)
 
 
 class Type(NamedTuple):
@@ -50,8 +60,10 @@ def refines(fine: tuple[int, ...], coarse: tuple[int, ...]) -> bool:
 
 
 Gradients = Sequence[Tensor | None]
-Rule = Callable[[tuple[Tensor | None, ...], tuple[bool, ...]], Gradients]
-"""Backward of a node: (gradients of its outputs, which inputs need one) -> gradients of its inputs."""
+Rule = Callable[[Tensor, tuple[bool, ...]], Gradients]
+"""Backward of an op of one output: (its gradient, which inputs need one) -> gradients of the inputs."""
+ManyRule = Callable[[tuple[Tensor | None, ...], tuple[bool, ...]], Gradients]
+"""The same of an op of several outputs, of which at least one has a gradient."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +73,7 @@ class Node:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     saved: tuple[Tensor, ...]
-    rule: Rule
+    rule: ManyRule
     layer: str
     forward_of: str
 
@@ -225,16 +237,13 @@ class Tape:
             return tensor
         result = self.alias(tensor, shape, kind=kind, contiguous=contiguous)
 
-        def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-            (grad,) = grads
-            if grad is None:
-                return (None,)
+        def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
             if kind == "view" and not refines(tensor.shape, shape):
                 grad = self.contiguous(grad)
             in_order = contiguous and self.is_contiguous(grad)
             return (self.alias(grad, tensor.shape, kind=kind, contiguous=in_order),)
 
-        self.differentiate((tensor,), (result,), (), backward)
+        self.differentiate((tensor,), result, (), backward)
         return result
 
     def alias(
@@ -267,7 +276,7 @@ class Tape:
         if self.is_contiguous(tensor):
             return tensor
         result = self.emit("clone", (tensor,), Type(tensor.shape, tensor.dtype))
-        self.differentiate((tensor,), (result,), (), lambda grads, needs: grads)
+        self.differentiate((tensor,), result, (), lambda grad, needs: (grad,))
         return result
 
     def hold(self, tensors: Sequence[Tensor]) -> None:
@@ -286,8 +295,17 @@ class Tape:
 
     # -- autograd ------------------------------------------------------------------------------
 
-    def differentiate(
-        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], saved: Sequence[Tensor], rule: Rule
+    def differentiate(self, inputs: Sequence[Tensor], output: Tensor, saved: Sequence[Tensor], rule: Rule) -> None:
+        """Record an autograd node of one output; see `differentiate_many`."""
+
+        def only(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
+            (grad,) = (g for g in grads if g is not None)  # a node without a gradient does not run
+            return rule(grad, needs)
+
+        self.differentiate_many(inputs, (output,), saved, only)
+
+    def differentiate_many(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], saved: Sequence[Tensor], rule: ManyRule
     ) -> None:
         """Record an autograd node, if any input requires a gradient.
 
@@ -307,11 +325,10 @@ class Tape:
             return tensor
         result = self.emit("to", (tensor,), Type(tensor.shape, dtype))
 
-        def backward(grads: tuple[Tensor | None, ...], needs: tuple[bool, ...]) -> Gradients:
-            (grad,) = grads
-            return (None if grad is None else self.emit("to", (grad,), Type(tensor.shape, tensor.dtype)),)
+        def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
+            return (self.emit("to", (grad,), Type(tensor.shape, tensor.dtype)),)
 
-        self.differentiate((tensor,), (result,), (), backward)
+        self.differentiate((tensor,), result, (), backward)
         return result
 
     @contextmanager

@@ -15,10 +15,11 @@ from torch._functorch.aot_autograd import aot_module
 
 import graphsim as gs
 from graphsim.core.graph import Graph, Op, Phase, Role, Tensor
+from graphsim.core.kernels import base_kind
 from graphsim.core.simulation import simulate
 from graphsim.errors import UsageError
 from graphsim.recompute.problem import problem_of
-from graphsim.recompute.solvers.mincut_graph import ALLOWED, INTENSIVE, RANDOM, Bans, Joint, base_kind
+from graphsim.recompute.solvers.mincut_graph import ALLOWED, DECOMPOSED, RANDOM, Bans, Joint, is_intensive
 from graphsim.recompute.strategies.mincut import Knapsack, MinCut, Partitioner
 
 SETTINGS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
@@ -141,8 +142,9 @@ def test_the_lists_of_ops_are_pytorchs():
     }
     assert aten - odd == ALLOWED
     assert names_of(lists.random_ops) <= RANDOM
-    assert names_of(lists.compute_intensive_ops) <= INTENSIVE
-    assert not ALLOWED & (RANDOM | INTENSIVE)
+    assert all(map(is_intensive, names_of(lists.compute_intensive_ops)))
+    assert not ALLOWED & RANDOM
+    assert not any(map(is_intensive, ALLOWED | DECOMPOSED | RANDOM))
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -16,6 +16,7 @@ from string import Template
 from typing import Any
 
 from graphsim.core.simulation import Simulation
+from graphsim.display import words
 from graphsim.show.reporters.html.allocation import allocation_data
 from graphsim.show.reporters.html.data import page_data
 from graphsim.show.reporters.html.plans import PlanPoint, compare_plans
@@ -76,7 +77,7 @@ def _role_rows(peak: Mapping[str, Any]) -> str:
     """The composition of the peak as plain table rows, which need no script."""
     rows = sorted(peak["by_role"].items(), key=lambda item: -item[1])
     return "".join(
-        f'<tr data-role="{escape(role)}"><th scope="row">{escape(role.replace("_", " "))}</th>'
+        f'<tr data-role="{escape(role)}"><th scope="row">{escape(words(role))}</th>'
         f"<td>{format_bytes(size)}</td><td>{size / max(1, peak['bytes']):.1%}</td></tr>"
         for role, size in rows
         if size

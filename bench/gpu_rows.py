@@ -66,13 +66,14 @@ def predict(row: dict[str, str], autocast: str) -> tuple[int, int]:
     *autocast* is the dtype of the rows that have one.
     """
     import graphsim as gs
-    from graphsim.answers.peak import report_step
+    from graphsim.answers.peak import peak
     from graphsim.core.devices import DEVICES
+    from graphsim.sources import Steps
     from graphsim.sources.torch.capture import capture
 
     model, inputs, step, optimizer = case(row, autocast)
     captured = capture(model, inputs, optimizer=optimizer, loss=None, step=step, device=DEVICES[GPUS[row["gpu"]]])
-    report = report_step(captured.graph(), first=captured.graph(first=True), allocator="torch")
+    report = peak(Steps(captured.graph(first=True), captured.graph()), allocator="torch")
     assert isinstance(report, gs.Report)
     return report.steady.allocated_peak_bytes or 0, report.steady.reserved_peak_bytes or 0
 

@@ -65,7 +65,7 @@ def right_row(point: Point, folder: Path) -> dict[str, str]:
     source, gpu = options.pop("source"), options.pop("gpu", "")
     training = gs.Training(optimizer=options.pop("optimizer"), precision=options.pop("precision"), device=gpu)
     graph = gs.load(folder / source if source.endswith(".toml") else source, **options)
-    report = gs.peak(graph, training)
+    report = gs.peak(graph, training=training)
     need = {"need_bytes": need_of(graph, training)} if gpu else {}
     found = {"peak_bytes": report.steady.peak_bytes, "first_peak_bytes": report.first.peak_bytes, **need}
     return {name: str(value) for name, value in (point | found).items()}

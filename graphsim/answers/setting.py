@@ -80,8 +80,10 @@ def asked(what: Any, inputs: Any, setting: Setting) -> Asked:
         UsageError, UnknownNameError: there is no such source or option, or an option cannot be used.
     """
     said: dict[str, Any] = dict(setting)
+    if "device" in said:  # as PyTorch calls the card
+        said["gpu"] = said.pop("device")
     for name in said:
-        if name not in _DEFAULTS or (name == "device"):
+        if name not in Setting.__annotations__:
             raise UsageError(f"no option '{name[:60]}'; {suggest(name, Setting.__annotations__)}")
     if inputs is not None:
         what = _module(what, inputs, said)

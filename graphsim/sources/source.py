@@ -64,7 +64,12 @@ def _itself(graph: Graph) -> Graph:
     return graph
 
 
+def _steady(steps: Steps) -> Graph:
+    return steps.steady
+
+
 GRAPHS = Frontend(kind="graph", load=_itself, files="a Graph")
+PAIRS = Frontend(kind="graph", load=_steady, files="the two steps of a training")
 
 FRONTENDS: Registry[Frontend] = Registry(
     "frontends",
@@ -133,6 +138,7 @@ FRONTENDS: Registry[Frontend] = Registry(
         ),
         "networkx": Frontend(kind="graph", load="graphsim.core.interchange:from_networkx", files="a networkx DAG"),
         "graph": GRAPHS,
+        "steps": PAIRS,
     },
 )
 """What can be read: a line each. Other packages add a `Frontend` by an entry point of the group graphsim.frontends."""
@@ -239,7 +245,7 @@ class Source:
             return Steps(training_step(graph, training, first=True) if training.mode == "train" else steady, steady)
         self.check(training)
         if self.kind == "step":
-            return Steps(self.graph, self.graph)
+            return self.what if isinstance(self.what, Steps) else Steps(self.graph, self.graph)
         return Steps(
             *imported(self.frontend.steps)(
                 self.what,
@@ -291,7 +297,8 @@ def source_of(what: Any, inputs: Any = None, **params: Value) -> Source:
     Args:
         what: a name such as ``gpt2``, ``my.toml``, ``torch:package.module:function``, ``hf:config.json``, ``m.onnx``,
             ``graph.json``, ``layered:250``, or what a prefix or suffix of another package's frontend names; or a
-            `Graph`, a networkx DAG, an ``nn.Module`` (or a function that makes one) with *inputs*, or a `Source`.
+            `Graph`, the `Steps` of a training, a networkx DAG, an ``nn.Module`` (or a function that makes one) with
+            *inputs*, or a `Source`.
         inputs: the batch of a module.
         params: values to set.
 
@@ -309,13 +316,13 @@ def source_of(what: Any, inputs: Any = None, **params: Value) -> Source:
 
 
 def _frontend_of(what: Any) -> Frontend:
-    if isinstance(what, Graph):
-        return GRAPHS
+    if isinstance(what, Graph | Steps):
+        return GRAPHS if isinstance(what, Graph) else PAIRS
     if hasattr(what, "adj") and hasattr(what, "nodes"):
         return FRONTENDS["networkx"]
     if isinstance(what, str | PurePath):
         return _named(str(what))
-    if hasattr(what, "frontend"):
+    if hasattr(what, "frontend"):  # a value that is made to be a source
         return FRONTENDS[what.frontend]
     if hasattr(what, "named_parameters"):
         raise UsageError(f"{type(what).__name__} is a module: give its inputs too: gs.peak(model, batch)")

@@ -12,12 +12,11 @@ from test_cli import graphsim
 
 import graphsim as gs
 from graphsim.answers.diff import Diff, diff, is_report, load_report
-from graphsim.answers.peak import report_step
 from graphsim.errors import SpecError, UsageError
 
 
 def report(graph: gs.Graph) -> dict:
-    return json.loads(report_step(graph, largest=None).to_json())
+    return json.loads(gs.peak(graph, largest=None).to_json())
 
 
 def of(name: str, **options) -> dict:

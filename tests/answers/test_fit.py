@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 from test_cli import graphsim
 
 import graphsim as gs
-from graphsim.answers.fit import CONTEXT, farthest, fit, largest, need_of
+from graphsim.answers.fit import CONTEXT, fit_of
+from graphsim.answers.largest import farthest, largest
+from graphsim.answers.need import need_of
 from graphsim.memory.allocators.torch import TorchCaching
-from graphsim.sources.spec import parse_spec, shipped_specs
+from graphsim.sources import source_of
+from graphsim.sources.spec import SpecText, parse_spec, shipped_specs
 from graphsim.step.rewrites import with_inplace_activations
 from graphsim.step.training import Training
 
@@ -20,26 +23,26 @@ GIB = 2**30
 SMALL = {"llama3_8b": {"layers": 1}, "mixtral_8x7b": {"layers": 1}, "bert_large": {"layers": 4}}
 
 
-def loader(name: str):
-    return lambda params: gs.load(name, **{**SMALL.get(name, {}), **params})
+def model(name: str, **params):
+    return source_of(name, **{**SMALL.get(name, {}), **params})
 
 
 @pytest.mark.parametrize("name", shipped_specs())
 def test_the_largest_batch_fits_and_one_more_does_not(name):
-    load, room = loader(name), 24 * GIB
-    answer = fit(load, {}, Training(optimizer="sgd"), memory=room, context=(0, 0))
-    needs = [need_of(load({"batch": answer.max_batch + more}), Training(optimizer="sgd")) for more in (0, 1)]
+    room, training = 24 * GIB, Training(optimizer="sgd")
+    answer = fit_of(model(name), training, memory=room, context=(0, 0))
+    needs = [need_of(model(name, batch=answer.max_batch + more), training) for more in (0, 1)]
     assert needs[0] <= room < needs[1]
     assert answer.simulations <= 12
-    assert answer.need_bytes == need_of(load({}), Training(optimizer="sgd"))
+    assert answer.need_bytes == need_of(model(name), training)
     assert answer.fits == (answer.need_bytes <= room)
     if answer.max_seq is not None:
-        assert need_of(load({"seq": answer.max_seq}), Training(optimizer="sgd")) <= room
+        assert need_of(model(name, seq=answer.max_seq), training) <= room
 
 
 def test_the_search_agrees_with_trying_every_batch():
-    load, training = loader("lenet5"), Training(optimizer="adam")
-    needs = {batch: need_of(load({"batch": batch}), training) for batch in range(1, 400)}
+    training = Training(optimizer="adam")
+    needs = {batch: need_of(model("lenet5", batch=batch), training) for batch in range(1, 400)}
     for room in range(4 * 2**20, 30 * 2**20, 3 * 2**20):
         found, _ = largest(lambda batch: needs.get(batch, 2**60), start=32, room=room)
         assert found == 0 or needs[found] <= room
@@ -65,26 +68,24 @@ def test_nearly_linear_needs_take_few_simulations(slope, constant, grain, size, 
 
 
 def test_measures_are_simulated_alone_and_stacked():
-    load = loader("gpt2")
-    params, training = {"batch": 8, "seq": 512, "layers": 4}, Training()
-    answer = fit(load, params, training, memory=4 * GIB)
+    gpt2 = model("gpt2", batch=8, seq=512, layers=4)
+    answer = fit_of(gpt2, Training(), memory=4 * GIB)
     assert not answer.fits
     by_name = {measure.name: measure for measure in answer.measures}
     halved = by_name["micro-batches (--batch 4 --accumulation 2)"]
-    assert halved.need_bytes == need_of(load({**params, "batch": 4}), Training(accumulation=2))
+    assert halved.need_bytes == need_of(gpt2.with_params(batch=4), Training(accumulation=2))
     assert halved.saved_bytes == answer.need_bytes - halved.need_bytes > 0
     light = by_name["8-bit Adam (--optimizer adam8bit)"]
-    assert light.need_bytes == need_of(load(params), Training(optimizer="adam8bit"))
+    assert light.need_bytes == need_of(gpt2, Training(optimizer="adam8bit"))
     stacked = [m.stacked_need_bytes for m in answer.measures if m.stacked_need_bytes is not None]
     assert stacked == sorted(stacked, reverse=True)
     assert all(m.saved_bytes > 0 for m in answer.measures)
 
 
 def test_the_context_is_a_range_and_decides_whether_it_may_fit():
-    load = loader("resnet18")
-    need = need_of(load({}), Training())
+    need = need_of(model("resnet18"), Training())
     extras = (CONTEXT[0] - 1, *CONTEXT)
-    answers = [fit(load, {}, Training(), memory=need + extra) for extra in extras]
+    answers = [fit_of(model("resnet18"), Training(), memory=need + extra) for extra in extras]
     assert [(a.fits, a.perhaps) for a in answers] == [(False, False), (False, True), (True, False)]
     assert [a.margin_bytes for a in answers] == [
         extra - CONTEXT[1] for extra in (CONTEXT[0] - 1, CONTEXT[0], CONTEXT[1])
@@ -111,7 +112,7 @@ def test_the_command_answers_people_and_machines():
         (("lenet5", "--gpu", "t44"), "'t4'"),
         (("lenet5", "--memory", "much"), "is not a size"),
         (("lenet5", "--memory", "0"), "at least one byte"),
-        (("graph.json", "--memory", "1GiB"), "is a graph"),
+        (("graph.json", "--memory", "1GiB"), "No such file"),
         (("lenet6", "--memory", "1GiB"), "lenet5"),
     ],
 )
@@ -122,33 +123,32 @@ def test_bad_questions_get_one_message_and_exit_code_2(arguments, words):
 
 
 def test_expandable_segments_are_among_the_measures_where_blocks_do_not_fit_into_each_other():
-    load = lambda changed: gs.load("seed_cnn", **changed)  # noqa: E731
-    params = {"batch": 2048}
-    answer = fit(load, params, Training(optimizer="momentum"), memory=8 * 2**30, context=(0, 0))
+    source, training = model("seed_cnn", batch=2048), Training(optimizer="momentum")
+    answer = fit_of(source, training, memory=8 * 2**30, context=(0, 0))
     (measure,) = (m for m in answer.measures if "expandable_segments" in m.name)
     segments = TorchCaching(expandable_segments=True)
-    assert measure.need_bytes == need_of(load(params), Training(optimizer="momentum"), allocator=segments)
+    assert measure.need_bytes == need_of(source, training, allocator=segments)
     assert measure.saved_bytes > 0.3 * answer.need_bytes
     assert measure.time == 0
 
 
 @pytest.mark.parametrize("strategy", ["blocks", "sqrt", "dtr"])
 def test_a_strategy_makes_room_for_a_larger_batch(strategy):
-    load = lambda changed: gs.load("gpt2", **{"layers": 4, "seq": 128, **changed})  # noqa: E731
-    training = Training(optimizer="sgd")
+    source, training = model("gpt2", layers=4, seq=128, batch=8), Training(optimizer="sgd")
     plain, recomputed = (
-        fit(load, {"batch": 8}, training, memory=2 * 2**30, context=(0, 0), strategy=name) for name in ("", strategy)
+        fit_of(source, training, memory=2 * 2**30, context=(0, 0), strategy=name) for name in ("", strategy)
     )
     assert recomputed.max_batch > plain.max_batch
-    held = [need_of(load({"batch": recomputed.max_batch + more}), training, strategy, 2 * 2**30) for more in (0, 1)]
+    sizes = [source.with_params(batch=recomputed.max_batch + more) for more in (0, 1)]
+    held = [need_of(size, training, strategy, 2 * 2**30) for size in sizes]
     assert held[0] <= 2 * 2**30 < held[1]
 
 
 def test_a_batch_that_is_said_to_fit_fits():
     """Rotor plans otherwise for other sizes: what fits by a schedule of another size must not be called too large."""
-    load, training = loader("seed_cnn"), Training(optimizer="sgd")
+    source, training = model("seed_cnn", batch=18), Training(optimizer="sgd")
     for memory in (212, 219):
-        answer = fit(load, {"batch": 18}, training, memory=memory * 2**20, context=(0, 0), strategy="rotor")
+        answer = fit_of(source, training, memory=memory * 2**20, context=(0, 0), strategy="rotor")
         assert answer.fits == (answer.max_batch >= 18) == (answer.need_bytes <= memory * 2**20)
 
 
@@ -185,25 +185,26 @@ PLAIN = '{ op = "linear", out = 9000, bias = false, name = "head" }, { op = "cro
 CHUNKED = '{ op = "linear_cross_entropy", with = "labels", out = 9000, bias = false, name = "head" }'
 
 
-def net(inplace: str, loss: str):
-    return lambda params: parse_spec(NET.replace("INPLACE", inplace).replace("LOSS", loss), **params)
+def net(inplace: str, loss: str, **params):
+    text = NET.replace("INPLACE", inplace).replace("LOSS", loss)
+    return source_of(SpecText("net", text), **params)
 
 
 def test_a_change_of_code_needs_what_the_changed_model_needs():
-    load, params, training = net("false", PLAIN), {"batch": 20_000}, Training(optimizer="sgd")
-    (found,) = (m for m in fit(load, params, training, memory=2**30, context=(0, 0)).measures if "chunks" in m.name)
-    assert found.need_bytes == need_of(net("false", CHUNKED)(params), training)
-    again = fit(net("false", CHUNKED), params, training, memory=2**30, context=(0, 0))
+    plain, chunked = (net("false", loss, batch=20_000) for loss in (PLAIN, CHUNKED))
+    training = Training(optimizer="sgd")
+    (found,) = (m for m in fit_of(plain, training, memory=2**30, context=(0, 0)).measures if "chunks" in m.name)
+    assert found.need_bytes == need_of(chunked, training)
+    again = fit_of(chunked, training, memory=2**30, context=(0, 0))
     assert not any("chunks" in m.name for m in again.measures)
 
 
 @pytest.mark.parametrize("mode", ["train", "inference"])
 def test_in_place_activations_take_the_place_of_what_they_read(mode):
     training = Training(optimizer="sgd", mode=mode)
-    load, params = net("false", PLAIN), {"batch": 20_000}
+    plain, inplace = (net(said, PLAIN, batch=20_000).graph for said in ("false", "true"))
     steps = [
-        gs.simulate(gs.training_step(graph, training))
-        for graph in (load(params), with_inplace_activations(load(params)), net("true", PLAIN)(params))
+        gs.simulate(gs.training_step(graph, training)) for graph in (plain, with_inplace_activations(plain), inplace)
     ]
     assert steps[1].timeline.tolist() == steps[2].timeline.tolist()
     assert steps[1].timeline.sum() < steps[0].timeline.sum()

@@ -16,8 +16,8 @@ from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 import graphsim as gs  # noqa: E402
-from graphsim.answers.peak import report_step  # noqa: E402
 from graphsim.errors import UnknownNameError, UsageError  # noqa: E402
+from graphsim.sources import Steps  # noqa: E402
 from graphsim.sources.torch.capture import capture, gpu  # noqa: E402
 
 MIB = 2**20
@@ -279,7 +279,7 @@ def published(name: str) -> list[dict[str, str]]:
 
 def held(model, batch, step, optimizer, device):
     made = capture(model, batch, optimizer=optimizer, loss=None, step=step, device=gpu("cuda", device))
-    return report_step(made.graph(), first=made.graph(first=True), allocator="torch").steady
+    return gs.peak(Steps(made.graph(first=True), made.graph()), allocator="torch").steady
 
 
 @pytest.mark.parametrize("row", published("cross_entropy"), ids=lambda row: row["model"])

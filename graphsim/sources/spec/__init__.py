@@ -22,6 +22,11 @@ class SpecText(NamedTuple):
     name: str
     text: str
 
+    @property
+    def frontend(self) -> str:
+        """What reads it."""
+        return "spec"
+
 
 def load_spec(source: str | Path | SpecText, **overrides: Value) -> Graph:
     """Return the forward graph of the spec file *source*.

@@ -9,7 +9,7 @@ import pytest
 
 import graphsim as gs
 from graphsim.answers.diff import is_report, load_report
-from graphsim.answers.peak import report_step
+from graphsim.answers.peak import peak
 from graphsim.core.graph import Graph, Op, Role, Tensor
 from graphsim.errors import GraphSimError, SpecError
 from graphsim.show.reporters.text import Text
@@ -56,15 +56,15 @@ def test_a_damaged_constant_is_refused_in_one_line():
 
 @pytest.mark.parametrize("name", PEAKS)
 def test_what_is_odd_but_right_is_answered(name: str):
-    report = report_step(load(str(CORPUS / name)))
+    report = peak(str(CORPUS / name))
     assert report.steady.peak_bytes == PEAKS[name]
     assert report.spec in Text(width=80)(report)
 
 
 def test_a_parameter_of_a_petabyte_is_held_by_every_allocator():
-    graph = load(str(CORPUS / "torch-pool-2e61.json"))
+    path = str(CORPUS / "torch-pool-2e61.json")
     for allocator in ("exact", "torch", "cupy", "bfc", "arena"):
-        report = report_step(graph, allocator=allocator)
+        report = peak(path, allocator=allocator)
         assert report.steady.reserved_peak_bytes >= 2**50, allocator
 
 

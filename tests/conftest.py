@@ -15,4 +15,5 @@ sys.path[:0] = [str(HERE / room) for room in ROOMS]
 settings.register_profile(  # CI tries the same examples every time; elsewhere, new ones
     "graphsim", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize="CI" in os.environ
 )
+settings.register_profile("fuzz", parent=settings.get_profile("graphsim"), max_examples=50_000, derandomize=False)
 settings.load_profile("graphsim")

@@ -101,6 +101,9 @@ def sweep(
         kept = f"; finished points are in {journal_of(output)}: the same command goes on from there"
         sys.stderr.write(f"interrupted{kept if journal_of(output).exists() else ''}\n")
         raise typer.Exit(130) from None
+    if summary.damaged:
+        said = f"{summary.damaged} damaged lines of {summary.journal} were dropped; their points were computed anew"
+        sys.stderr.write(f"graphsim: {said}\n")
     say(json.dumps(summary.as_dict(), indent=2) + "\n" if as_json else _text(summary))
 
 

@@ -97,6 +97,8 @@ def from_json(text: str) -> Graph:
     """
     try:
         return _graph(parse_json(text))
+    except RecursionError:
+        raise GraphError("not a graph: the document is nested too deeply") from None
     except ValueError as error:
         raise GraphError(f"not JSON: {error}") from None
 

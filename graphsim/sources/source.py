@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import PurePath
 from typing import Any, Literal, NamedTuple
 
-from graphsim.core.graph import Graph, Phase
+from graphsim.core.graph import Graph, Op, Phase
 from graphsim.errors import UsageError, suggest
 from graphsim.registry import Registry, imported
 from graphsim.sources.spec.expression import Value
@@ -355,9 +355,14 @@ def _named(text: str) -> Frontend:
 
 
 def _is_forward(graph: Graph) -> bool:
-    """Whether *graph* is a forward graph of our op kinds, and no step."""
+    """Whether *graph* is a forward graph of our op kinds, and no step: each op has the attributes of its kind."""
     plain = "training" not in graph.attributes and "captured" not in graph.attributes
-    return plain and bool(graph.ops) and all(op.phase is Phase.FORWARD and find_kind(op.kind) for op in graph.ops)
+    return plain and bool(graph.ops) and all(op.phase is Phase.FORWARD and _is_whole(op) for op in graph.ops)
+
+
+def _is_whole(op: Op) -> bool:
+    kind = find_kind(op.kind)
+    return kind is not None and all(attribute.name in op.attributes for attribute in kind.attributes)
 
 
 def load(source: Any, **params: Value) -> Graph:

@@ -68,6 +68,33 @@ def test_lines_that_are_no_results_are_passed_over(tmp_path):
         assert journal.found == {"a": {"x": 1}, "c": {"x": 2}}
 
 
+@given(at=st.integers(0, 10**6), bit=st.integers(0, 7))
+def test_a_result_of_which_a_bit_has_changed_is_no_result(tmp_path_factory, at, bit):
+    path = tmp_path_factory.mktemp("journal") / "out.csv.journal"
+    written = {str(number): {"peak_bytes": 1000 + number, "overhead": 0.1 * number} for number in range(5)}
+    with opened(path) as journal:
+        for key, found in written.items():
+            journal.add(key, found)
+    content = bytearray(path.read_bytes())
+    header = content.index(b"\n") + 1
+    content[header + at % (len(content) - header)] ^= 1 << bit
+    path.write_bytes(content)
+    with opened(path) as journal:
+        assert journal.found.items() <= written.items()
+        assert len(journal.found) >= 3, "a line, or two where the end of one is gone"
+        assert journal.damaged or len(journal.found) == 4, "the last line may have lost its end"
+
+
+def test_a_sweep_computes_what_is_damaged_anew_and_says_how_much(tmp_path):
+    output = tmp_path / "out.csv"
+    whole = sweep(TEN, output, HERE)
+    text = journal_of(output).read_text(encoding="ascii")
+    peak = str(whole.rows[3]["peak_bytes"])
+    journal_of(output).write_text(text.replace(peak, f"9{peak[1:]}", 1), encoding="ascii")
+    again = sweep(TEN, output, HERE)
+    assert (again.computed, again.damaged, again.rows) == (1, 1, whole.rows)
+
+
 def test_a_result_with_other_columns_is_computed_again(tmp_path):
     output = tmp_path / "out.csv"
     with opened(journal_of(output)) as journal:

@@ -18,15 +18,18 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 FORMAT = "graphsim-sweep-journal/1"
+_CHECK = "sha256"
 _HEADER = json.dumps({"journal": FORMAT}).encode() + b"\n"
 
 
 class Journal:
     """JSON lines: a header; a line per result, ``{"key", "found"}``; a line per table written, ``{"table", "keys"}``.
 
-    A line is one write, on the disk before `add` returns. A line that was cut off is no result: it is dropped.
+    A line is one write, on the disk before `add` returns. It ends in a checksum of what stands before: a line that was
+    cut off, or of which a digit has changed, is no result. It is dropped, and the point is computed anew.
 
     Attributes:
+        damaged: number of lines that were dropped.
         found: results by key.
         tables: the keys of the rows of each table that was written, by the SHA-256 of the file.
     """
@@ -35,6 +38,7 @@ class Journal:
         self.path = path
         self.found: dict[str, dict[str, Any]] = {}
         self.tables: dict[str, frozenset[str]] = {}
+        self.damaged = 0
         self._descriptor = descriptor
         self._read()
 
@@ -51,7 +55,9 @@ class Journal:
             self.tables[name] = frozenset(keys)
 
     def _append(self, entry: Mapping[str, Any]) -> None:
-        line = json.dumps(entry).encode() + b"\n"
+        self._write(json.dumps(dict(entry) | {_CHECK: _checksum(entry)}).encode() + b"\n")
+
+    def _write(self, line: bytes) -> None:
         end = os.lseek(self._descriptor, 0, os.SEEK_END)
         try:
             written = os.write(self._descriptor, line)
@@ -78,20 +84,33 @@ class Journal:
                 raise UsageError(f"{self.path} is not a journal of graphsim sweep; choose another --output")
         os.ftruncate(self._descriptor, whole)
         if not whole:
-            self._append({"journal": FORMAT})
+            self._write(_HEADER)
             _sync(self.path.parent)
 
     def _take(self, line: bytes) -> None:
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):  # a crash of the machine may leave zeros
-            return
-        if not isinstance(entry, dict):
-            return
-        if isinstance(entry.get("found"), dict):
+        entry = _checked(line)
+        if entry is None:
+            self.damaged += 1
+        elif isinstance(entry.get("found"), dict):
             self.found[str(entry.get("key"))] = entry["found"]
         elif isinstance(entry.get("keys"), list):
             self.tables[str(entry.get("table"))] = frozenset(map(str, entry["keys"]))
+
+
+def _checked(line: bytes) -> dict[str, Any] | None:
+    """Return the entry of *line* if it is as it was written."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):  # a crash of the machine may leave zeros
+        return None
+    if not isinstance(entry, dict):
+        return None
+    said = entry.pop(_CHECK, None)
+    return entry if said == _checksum(entry) else None
+
+
+def _checksum(entry: Mapping[str, Any]) -> str:
+    return digest(json.dumps(dict(entry)).encode())[:16]
 
 
 @contextmanager

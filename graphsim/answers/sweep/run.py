@@ -27,6 +27,7 @@ class Summary:
 
     Attributes:
         computed, reused: points that were evaluated now, and those that the journal had.
+        damaged: lines of the journal that are not as they were written; their points were evaluated now.
         failed: points whose row has an error.
         seconds: time it took.
     """
@@ -36,6 +37,7 @@ class Summary:
     points: int
     computed: int
     reused: int
+    damaged: int
     failed: int
     seconds: float
     columns: tuple[str, ...]
@@ -95,6 +97,7 @@ def sweep(points: Sequence[Point], output: Path, workers: Workers, *, progress: 
         points=len(tasks),
         computed=len(missing),
         reused=len(tasks) - len(missing),
+        damaged=journal.damaged,
         failed=sum(bool(row["error"]) for row in rows),
         seconds=time.monotonic() - start,
         columns=tuple(header),

@@ -20,7 +20,7 @@ FIRST_REGION = 2 * 2**20
 MAX_INTERNAL_FRAGMENTATION = 128 * 2**20
 """A chunk is split if the rest would be at least so large, or as large as the request."""
 _SHIFT = 62
-_NO_LIMIT = 2**46
+_NO_LIMIT = 2**61
 
 
 @dataclass(frozen=True, slots=True)

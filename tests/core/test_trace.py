@@ -7,7 +7,7 @@ from generators import graphs, schedules
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphsim.core.graph import Graph, Op, Role, Tensor
+from graphsim.core.graph import RELEASE, Graph, Op, Role, Tensor
 from graphsim.core.index import NOTHING
 from graphsim.core.schedule import Schedule
 from graphsim.core.simulation import in_succession, simulate
@@ -54,6 +54,14 @@ def test_events_carry_the_block_and_its_bytes():
     assert trace.events_count == 10
     assert trace.execution.tolist() == [NOTHING, NOTHING, 0, 1, 2, 0]
     assert (trace.free == NOTHING).tolist() == [True, False, False, False, True, False]
+
+
+def test_where_only_releases_are_left_out_nothing_runs_and_what_is_resident_stays():
+    sources = [Tensor("w", (100,), "uint8", Role.PARAMETER), Tensor("i", (50,), "uint8")]
+    graph = Graph([Op("r", RELEASE, ("w", "i"))], sources)
+    nothing = Schedule(np.array([], dtype=np.int64))
+    assert told(graph, nothing) == ["+w", "+i", "-i"]
+    assert simulate(graph, nothing).live_ranges.live_after(-1) == 100
 
 
 @given(data=st.data(), graph=graphs())

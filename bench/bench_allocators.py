@@ -31,9 +31,9 @@ def random_trace(live: int, seed: int = 0) -> Trace:
             nbytes.append(chance.randrange(1, chance.choice([1 << 14, 1 << 22])))
             malloc.append(event)
             free.append(-1)
-    columns = (np.array(column, dtype=np.int64) for column in (nbytes, malloc, free))
-    nothing = np.full(len(nbytes), -1)
-    return Trace(nothing, *columns, nothing)
+    sizes, begin, end = (np.array(column, dtype=np.int64) for column in (nbytes, malloc, free))
+    nothing = np.full(len(sizes), -1)
+    return Trace(tensor=nothing, nbytes=sizes, malloc=begin, free=end, execution=nothing)
 
 
 @pytest.fixture(scope="module", params=[200, 2_000])

@@ -66,7 +66,9 @@ def staged_optimum(graph: Graph, budget: int) -> float:
             if held & kept == kept:
                 return cost
             continue
-        moves = [(0.0, (done, at, held & ~(1 << i))) for i in range(len(names)) if held >> i & 1]
+        moves: list[tuple[float, tuple[int, int, int]]] = [
+            (0.0, (done, at, held & ~(1 << i))) for i in range(len(names)) if held >> i & 1
+        ]
         for op in range(at + 1, done + 1):
             live = sum(size[i] for i in range(len(size)) if (held | 1 << op) >> i & 1)
             if held >> op & 1 or held & inputs[op] != inputs[op] or live > budget:

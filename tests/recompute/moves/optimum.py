@@ -57,6 +57,7 @@ def staged_optimum(graph: Graph, budget: int) -> float:
     kept = sum(1 << number[name] for name in graph.outputs)
     start = (0, -1, 0)
     costs, queue = {start: 0.0}, [(0.0, start)]
+    moves: list[tuple[float, tuple[int, int, int]]]
     while queue:
         cost, state = heappop(queue)
         if cost > costs[state]:

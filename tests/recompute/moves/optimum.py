@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from heapq import heappop, heappush
+from typing import Any
 
 from graphsim.core.graph import Graph
 
@@ -56,8 +57,8 @@ def staged_optimum(graph: Graph, budget: int) -> float:
     inputs = [sum(1 << number[name] for name in {*op.inputs}) for op in graph.ops]
     kept = sum(1 << number[name] for name in graph.outputs)
     start = (0, -1, 0)
-    costs, queue = {start: 0.0}, [(0.0, start)]
-    moves: list[tuple[float, tuple[int, int, int]]]
+    costs = {start: 0.0}
+    queue: list[Any] = [(0.0, start)]
     while queue:
         cost, state = heappop(queue)
         if cost > costs[state]:
@@ -67,9 +68,7 @@ def staged_optimum(graph: Graph, budget: int) -> float:
             if held & kept == kept:
                 return cost
             continue
-        moves: list[tuple[float, tuple[int, int, int]]] = [
-            (0.0, (done, at, held & ~(1 << i))) for i in range(len(names)) if held >> i & 1
-        ]
+        moves = [(0.0, (done, at, held & ~(1 << i))) for i in range(len(names)) if held >> i & 1]
         for op in range(at + 1, done + 1):
             live = sum(size[i] for i in range(len(size)) if (held | 1 << op) >> i & 1)
             if held >> op & 1 or held & inputs[op] != inputs[op] or live > budget:

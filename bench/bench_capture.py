@@ -10,6 +10,8 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 BATCH, SEQUENCE = 1, 128
+PEAK = 2_299_817_560
+"""The reference row of gpt2, less its attention mask and its separate labels."""
 SHARE = 0.7
 """A capture takes at most this share of MemTracker's time."""
 
@@ -64,16 +66,17 @@ def timed(run) -> float:
 
 @pytest.mark.benchmark(group="two training steps of gpt2 without running them")
 def test_capture(benchmark):
-    # The reference row of gpt2, less its attention mask and its separate labels.
-    assert benchmark.pedantic(ours, rounds=5, iterations=1, warmup_rounds=1) == 2_299_817_560
+    assert benchmark.pedantic(ours, rounds=5, iterations=1, warmup_rounds=1) == PEAK
 
 
 @pytest.mark.benchmark(group="two training steps of gpt2 without running them")
 def test_memtracker(benchmark):
-    assert abs(benchmark.pedantic(memtracker, rounds=3, iterations=1, warmup_rounds=1) / ours() - 1) < 0.05
+    assert abs(benchmark.pedantic(memtracker, rounds=3, iterations=1, warmup_rounds=1) / PEAK - 1) < 0.05
 
 
-def test_capture_is_faster():
+def test_capture_is_faster(benchmark):
+    if benchmark.disabled:
+        pytest.skip("timed only")
     ours(), memtracker()  # imports and caches
     best = min(timed(ours) for _ in range(3))
     theirs = min(timed(memtracker) for _ in range(3))

@@ -52,7 +52,8 @@ def test_planning(benchmark, step, name, share):
     plan = benchmark.pedantic(lambda: STRATEGIES[name]()(step, budget=budget), rounds=2, warmup_rounds=1)
     benchmark.extra_info["peak"] = plan.peak_bytes / simulate(step).peak
     benchmark.extra_info["overhead"] = plan.overhead
-    assert benchmark.stats["min"] < SECONDS
+    assert plan.peak_bytes == simulate(step, plan.schedule).peak
+    assert not benchmark.enabled or benchmark.stats["min"] < SECONDS
 
 
 @pytest.mark.parametrize("share", [0.9, 0.6])
@@ -62,7 +63,7 @@ def test_the_first_plan(benchmark, step, share):
     plan = benchmark.pedantic(lambda: auto(step, budget=int(simulate(step).peak * share)), rounds=1)
     benchmark.extra_info["overhead"] = plan.overhead
     assert plan.feasible
-    assert benchmark.stats["min"] < 1.2 * FIRST_SECONDS
+    assert not benchmark.enabled or benchmark.stats["min"] < 1.2 * FIRST_SECONDS
 
 
 @pytest.mark.parametrize("heuristic", ["dtr", "eqclass", "local", "lru", "size", "msps"])
@@ -70,7 +71,8 @@ def test_the_first_plan(benchmark, step, share):
 def test_dtr(benchmark, step, heuristic):
     graph, budget = with_costs(step, "a100-80g"), int(simulate(step).peak * 0.8)  # with times, as a log
     outcome = benchmark.pedantic(lambda: replay(graph, budget, heuristic, most=2), rounds=5, warmup_rounds=1)
-    benchmark.extra_info["ops per second"] = round(len(outcome.order) / benchmark.stats["min"])
+    if benchmark.enabled:
+        benchmark.extra_info["ops per second"] = round(len(outcome.order) / benchmark.stats["min"])
     benchmark.extra_info["overhead"] = outcome.overhead
     assert outcome.finished
 
@@ -99,8 +101,7 @@ def test_evaluation(benchmark, planned, how):
         "search, compiled": lambda: walk(arrays, r, nodes, len(nodes), budget) and int(r[MEMORY, : len(nodes)].max()),
     }
     assert benchmark(ways[how]) == budget
-    if how != "brute force":
-        assert benchmark.stats["min"] < 0.5e-3
+    assert not benchmark.enabled or how == "brute force" or benchmark.stats["min"] < 0.5e-3
     benchmark.extra_info["edges"] = len(graph.index.input_tensor)
 
 
@@ -137,4 +138,4 @@ def test_evaluation_of_a_step(benchmark, step):
     assert schedule.repeats.any()
     peak = benchmark(lambda: live_ranges(step, schedule).peak)
     assert peak == max(interpret(step, schedule.ops.tolist(), "eager").during)
-    assert benchmark.stats["min"] < 2e-3
+    assert not benchmark.enabled or benchmark.stats["min"] < 2e-3

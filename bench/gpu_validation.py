@@ -128,9 +128,9 @@ def random_trace(seed: int) -> Trace:
             nbytes.append(chance.randrange(1, 1 << chance.choice([9, 14, 20, 24])))
             malloc.append(event)
             free.append(-1)
-    columns = (np.array(column, dtype=np.int64) for column in (nbytes, malloc, free))
-    nothing = np.full(len(nbytes), -1)
-    return Trace(nothing, *columns, nothing)
+    sizes, begin, end = (np.array(column, dtype=np.int64) for column in (nbytes, malloc, free))
+    nothing = np.full(len(sizes), -1)
+    return Trace(tensor=nothing, nbytes=sizes, malloc=begin, free=end, execution=nothing)
 
 
 def random_streams(results: Results, backends: list[str]) -> None:

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import networkx as nx
 from hypothesis import strategies as st
 
 from graphsim.core.graph import HOLD, RELEASE, Graph, Op, Phase, Role, Tensor
 
+Item = TypeVar("Item")
+
+# Strategies are made once: making one, and asking it what it is, takes longer than to draw from it.
 SIZES = st.integers(0, 50)
+PLACE = st.integers(0, 2520 - 1)  # of up to ten things each is as likely
+PLACES = st.lists(PLACE, max_size=3)
+UP_TO = [st.integers(0, most) for most in range(6)]
+YES = st.booleans()
+ONE_OR_TWO = st.integers(1, 2)
+OVERWRITTEN = st.sampled_from([(), (0,), (1,), (2,), (0, 1), (1, 0), (0, 2), (2, 1)])
+PHASES = st.sampled_from([Phase.FORWARD, Phase.FORWARD, Phase.BACKWARD])
+HOLDS = st.sampled_from([HOLD, RELEASE])
+KINDS = st.sampled_from(["node", "node", "node", HOLD, RELEASE])
+WORKSPACES = st.sampled_from([0, 0, 7])
 ROLES = st.sampled_from([Role.PARAMETER, Role.OPTIMIZER_STATE, Role.BUFFER, Role.INPUT, Role.GRADIENT, Role.ACTIVATION])
 
 
@@ -31,41 +46,46 @@ def chain(length: int) -> Graph:
 def graphs(draw: st.DrawFn, max_ops: int = 10) -> Graph:
     """A valid graph: several outputs per op, views of views and of sources, in-place ops, mutations of
     sources, ops that read a tensor twice, holds, workspace, tensors of no bytes, kept outputs."""
-    tensors = [Tensor(f"s{i}", (draw(SIZES),), "uint8", draw(ROLES)) for i in range(draw(st.integers(0, 3)))]
-    if tensors and draw(st.booleans()):
-        tensors.append(Tensor("sv", (1,), "uint8", storage=draw(st.sampled_from(tensors)).name))
+    tensors = [Tensor(f"s{i}", (draw(SIZES),), "uint8", draw(ROLES)) for i in range(draw(UP_TO[3]))]
+    if tensors and draw(YES):
+        tensors.append(Tensor("sv", (1,), "uint8", storage=_pick(draw(PLACE), tensors).name))
     ops: list[Op] = []
     for number in range(draw(st.integers(1, max_ops))):
-        op, made = draw(_op(number, tuple(tensors)))
+        op, made = _op(draw, number, tensors)
         ops.append(op)
         tensors += made
     names = [t.name for t in tensors]
-    kept = draw(st.lists(st.sampled_from(names), max_size=3, unique=True)) if names else []
-    return Graph(ops, tensors, outputs=kept, name="random")
+    kept = dict.fromkeys(_pick(place, names) for place in draw(PLACES)) if names else ()
+    return Graph(ops, tensors, outputs=list(kept), name="random")
 
 
-@st.composite
-def _op(draw: st.DrawFn, number: int, tensors: tuple[Tensor, ...]) -> tuple[Op, list[Tensor]]:
-    inputs = draw(st.lists(st.sampled_from(tensors), max_size=3)) if tensors else []
-    phase = draw(st.sampled_from([Phase.FORWARD, Phase.FORWARD, Phase.BACKWARD]))
-    if inputs and draw(st.integers(0, 5)) == 0:
-        return Op(f"o{number}", draw(st.sampled_from([HOLD, RELEASE])), tuple(t.name for t in inputs), phase=phase), []
-    mutated = draw(st.lists(st.sampled_from(inputs), max_size=2, unique=True)) if inputs and draw(st.booleans()) else []
-    made = [Tensor(f"o{number}:{i}", (draw(SIZES),), "uint8") for i in range(draw(st.integers(0 if inputs else 1, 2)))]
-    if inputs and draw(st.booleans()):
-        over = draw(st.sampled_from(mutated or inputs))
+def _op(draw: st.DrawFn, number: int, tensors: list[Tensor]) -> tuple[Op, list[Tensor]]:
+    inputs = [_pick(place, tensors) for place in draw(PLACES)] if tensors else []
+    phase = draw(PHASES)
+    if inputs and draw(UP_TO[5]) == 0:
+        return Op(f"o{number}", draw(HOLDS), tuple(t.name for t in inputs), phase=phase), []
+    distinct = [*dict.fromkeys(inputs)]
+    mutated = [distinct[i] for i in draw(OVERWRITTEN) if i < len(distinct)] if inputs and draw(YES) else []
+    made = [Tensor(f"o{number}:{i}", (draw(SIZES),), "uint8") for i in range(draw(UP_TO[2] if inputs else ONE_OR_TWO))]
+    if inputs and draw(YES):
+        over = _pick(draw(PLACE), mutated or inputs)
         made.append(Tensor(f"o{number}:view", over.shape, "uint8", over.role, over.base))
     op = Op(
         f"o{number}",
-        draw(st.sampled_from(["node", "node", "node", HOLD, RELEASE])) if made or mutated else "node",
+        draw(KINDS) if made or mutated else "node",
         tuple(t.name for t in inputs),
         tuple(t.name for t in made),
         phase=phase,
-        workspace=draw(st.sampled_from([0, 0, 7])),
+        workspace=draw(WORKSPACES),
         mutates=tuple(t.name for t in mutated),
         time=1.0,
     )
     return op, made
+
+
+def _pick(place: int, items: Sequence[Item]) -> Item:
+    """Return one of *items*, each as likely as another; a small place is one of the first."""
+    return items[place % len(items)]
 
 
 @st.composite

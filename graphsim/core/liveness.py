@@ -84,8 +84,8 @@ class LiveRanges:
         return np.flatnonzero((self.begin <= execution) & (execution < self.end))
 
     def live_after(self, execution: int) -> int:
-        """Return the live bytes once *execution* has run and what died in it is freed."""
-        alive = (self.begin <= execution) & ((self.end > execution + 1) | self.kept)
+        """Return the live bytes once *execution* has run and what died in it is freed; -1 is before the first."""
+        alive = (self.source | (self.begin <= execution)) & ((self.end > execution + 1) | self.kept)
         return int(self.nbytes[alive].sum())
 
 

@@ -298,6 +298,7 @@ def test_a_sweep_that_is_killed_again_and_again_ends_with_every_row_once(tmp_pat
     assert output.read_bytes() == (tmp_path / "undisturbed.csv").read_bytes()
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_says_how_to_go_on_and_leaves_no_worker(tmp_path):
     output, journal = tmp_path / "out.csv", tmp_path / "out.csv.journal"
     process = start(output)

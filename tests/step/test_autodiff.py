@@ -151,7 +151,8 @@ def simulated(network: Network) -> tuple[Measured, Measured]:
     tape, loss, gradients = record(network)
     sim = simulate(Graph(tape.ops, tape.tensors.values(), outputs=[t.name for t in (loss, *gradients.values())]))
     peaks = sim.phase_peaks()
-    return tuple(Measured(peaks[p], sim.phase_end_bytes(p)) for p in (Phase.FORWARD, Phase.BACKWARD))
+    forward, backward = (Measured(peaks[p], sim.phase_end_bytes(p)) for p in (Phase.FORWARD, Phase.BACKWARD))
+    return forward, backward
 
 
 def record(network: Network):

@@ -7,6 +7,7 @@ import itertools
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +49,8 @@ def _own_settings():
 
 class Spy(PeakSolver):
     """Keeps what it was asked."""
+
+    asked: tuple[Any, ...] = ()
 
     def __call__(self, *arguments):
         Spy.asked = arguments

@@ -5,10 +5,14 @@ from __future__ import annotations
 import ctypes
 import gc
 import tracemalloc
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import partial
+from itertools import repeat
+from operator import call, itemgetter
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -18,11 +22,17 @@ from graphsim.core.trace import Trace
 from graphsim.errors import UsageError, out_of_memory
 
 _LARGEST_ITEM = 2**31 - 1
+_NEVER = -1
+_PROBES = 8
+"""Arrays of one byte that are made and dropped before the first event: the first ones fill Python's free lists."""
+
+_Event: TypeAlias = "tuple[int, np.dtype[np.void] | None]"
+"""A block, and its dtype or None for a free."""
 
 
 @dataclass(frozen=True, slots=True)
 class Numpy:
-    """Allocates each block as a numpy array and drops it at its free; one thread.
+    """Allocates each block as a numpy array and drops it at its free; other threads wait meanwhile.
 
     After every event tracemalloc, which knows nothing of the trace, says how many bytes Python holds.
     The arrays are scalars of one large item, since those cost one Python object of constant size and
@@ -58,30 +68,30 @@ class Numpy:
 
     def _count(self, trace: Trace) -> tuple[Ints, int, int]:
         """Return the bytes that Python holds after each event, and before all, and what an array adds to its data."""
-        arrays: list[Any] = [None] * len(trace.nbytes)
-        traced, (before,) = np.zeros(trace.events_count, dtype=np.int64), np.zeros((1, 1), dtype=np.int64)
-        # Every object of the loop exists before it: nothing but the arrays changes what is traced.
-        events = iter(_events(trace))
+        arrays: list[Any] = [None] * (len(trace.nbytes) + 1)
+        events = [*_PROBES * [(-1, np.dtype("V1")), (-1, None)], *_events(trace)]
+        traced: Ints = np.full(len(events), _NEVER, dtype=np.int64)
+        loop = _loop(events, arrays, traced)
         with _tracing():
-            object_bytes = min(_object_bytes() for _ in range(8))  # the first ones fill Python's free lists
-            before[0] = _traced()
             try:
-                for number, row, dtype in events:
-                    arrays[row] = None if dtype is None else np.empty((), dtype)
-                    traced[number] = _traced()
+                deque(loop, maxlen=0)
             except MemoryError:
                 arrays.clear()
-                in_use = int(traced[number - 1] - before[0]) if number else 0
-                raise out_of_memory(number, dtype.itemsize if dtype else 0, in_use) from None
+                done = int((traced != _NEVER).sum())
+                in_use = int(traced[done - 1] - traced[2 * _PROBES - 1])
+                dtype = events[done][1]
+                raise out_of_memory(done - 2 * _PROBES, dtype.itemsize if dtype else 0, in_use) from None
             finally:
                 arrays.clear()
-        return traced, int(before[0]), object_bytes
+        probes, counts = np.split(traced, [2 * _PROBES])
+        object_bytes = int((probes[::2] - probes[1::2]).min()) - 1
+        return counts, int(probes[-1]), object_bytes
 
     def _locate(self, trace: Trace) -> Ints:
         """Return the address of each block, in a second run: asking for it makes objects too, as touching does."""
         arrays: list[Any] = [None] * len(trace.nbytes)
         address = np.zeros(len(arrays), dtype=np.int64)
-        for _, row, dtype in _events(trace):
+        for row, dtype in _events(trace):
             arrays[row] = None if dtype is None else np.empty((), dtype)
             if dtype is not None:
                 address[row] = arrays[row].ctypes.data
@@ -90,11 +100,24 @@ class Numpy:
         return address
 
 
-def _events(trace: Trace) -> list[tuple[int, int, np.dtype[np.void] | None]]:
-    """Return (number, block, its dtype or None for a free) of every event."""
+def _events(trace: Trace) -> list[_Event]:
     block, change = trace.stream
     dtypes = {size: _dtype(size) for size in np.unique(trace.nbytes).tolist()}
-    return [*zip(range(len(block)), block.tolist(), [dtypes.get(size) for size in change.tolist()], strict=True)]
+    return [*zip(block.tolist(), [dtypes.get(size) for size in change.tolist()], strict=True)]
+
+
+def _loop(events: list[_Event], arrays: list[Any], traced: Ints) -> Iterator[object]:
+    """Return an iterator that carries out one event at each step and notes what Python holds then.
+
+    No step runs any Python code, so the interpreter gives no other thread a turn while the iterator is consumed by C
+    code: what others allocate is not counted. Every object of the loop exists before it: nothing but the arrays
+    changes what is traced.
+    """
+    makers = {dtype: partial(np.empty, (), dtype) if dtype else type(None) for dtype in {dtype for _, dtype in events}}
+    made = map(call, [makers[dtype] for _, dtype in events])
+    held = map(itemgetter(0), map(call, repeat(tracemalloc.get_traced_memory)))
+    store = map(arrays.__setitem__, [row for row, _ in events], made)
+    return zip(store, map(traced.__setitem__, list(range(len(events))), held), strict=False)
 
 
 @contextmanager
@@ -110,19 +133,6 @@ def _tracing() -> Iterator[None]:
             tracemalloc.stop()
         if collecting:
             gc.enable()
-
-
-def _traced() -> int:
-    return tracemalloc.get_traced_memory()[0]
-
-
-def _object_bytes() -> int:
-    """Return what an array takes beside its data."""
-    item, traced = np.dtype("V1"), np.zeros(2, dtype=np.int64)
-    traced[0] = _traced()
-    array = np.empty((), item)
-    traced[1] = _traced()
-    return int(traced[1] - traced[0]) - array.nbytes
 
 
 def _dtype(nbytes: int) -> np.dtype[np.void]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+import sys
+import threading
 import tracemalloc
 
 import numpy as np
@@ -40,12 +43,34 @@ def test_arrays_of_others_are_not_counted():
     assert len(others) == 1
 
 
+def test_what_other_threads_allocate_meanwhile_is_not_counted():
+    events = trace_of("sqrt")
+    stop, kept, interval = threading.Event(), [], sys.getswitchinterval()
+
+    def allocate():
+        while not stop.is_set():
+            kept.append(bytes(3000))
+
+    other = threading.Thread(target=allocate)
+    sys.setswitchinterval(1e-5)  # the other thread has its turn several times within one replay
+    other.start()
+    try:
+        for _ in range(10):
+            assert np.array_equal(Numpy()(events).used, np.cumsum(events.stream[1]))
+    finally:
+        stop.set()
+        other.join()
+        sys.setswitchinterval(interval)
+
+
 def test_everything_is_freed_and_the_event_is_named_if_the_host_has_no_memory_left():
-    enormous = 200_000  # blocks of nearly 2 GiB: beyond any address space
+    enormous = 1000  # blocks of nearly 2 GiB: beyond the address space that the process may have
     sizes = np.array([12345] + [2**31 - 1] * enormous, dtype=np.int64)
     number = np.arange(len(sizes))
     nothing = np.full(len(sizes), -1)
     impossible = Trace(tensor=number, nbytes=sizes, malloc=number, free=nothing, execution=nothing)
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (2**40, limits[1]))
     tracemalloc.start()
     try:
         with pytest.raises(OutOfMemoryError, match="out of memory at event") as error:
@@ -53,6 +78,7 @@ def test_everything_is_freed_and_the_event_is_named_if_the_host_has_no_memory_le
         assert 0 < error.value.event < enormous
         assert 12345 not in [trace.size for trace in tracemalloc.take_snapshot().traces]
     finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
         tracemalloc.stop()
     assert not tracemalloc.is_tracing()
 

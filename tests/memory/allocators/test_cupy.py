@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ SCRIPT = Path(__file__).parent / "cupy_lockstep.py"
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("cupy") is None, reason="needs CuPy (extra 'gpu'), no GPU")
 
 
-def lockstep(what: str) -> dict[str, dict[str, int]]:
+def lockstep(what: str) -> dict[str, dict[str, Any]]:
     done = subprocess.run([sys.executable, SCRIPT, what], capture_output=True, text=True, check=False, timeout=300)
     if "__pyx_capi__" in done.stderr or "KeyError" in done.stderr:
         pytest.skip("this CuPy does not let its runtime be replaced")

@@ -128,6 +128,7 @@ def test_an_instance_is_solved_to_its_capacity():
     assert packing.proved_optimal
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_leaves_the_best_so_far_and_is_heard_afterwards(monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("ortools")
     outcomes = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from heapq import heappop, heappush
+from typing import Any
 
 from graphsim.core.graph import Graph
 
@@ -56,7 +57,8 @@ def staged_optimum(graph: Graph, budget: int) -> float:
     inputs = [sum(1 << number[name] for name in {*op.inputs}) for op in graph.ops]
     kept = sum(1 << number[name] for name in graph.outputs)
     start = (0, -1, 0)
-    costs, queue = {start: 0.0}, [(0.0, start)]
+    costs = {start: 0.0}
+    queue: list[Any] = [(0.0, start)]
     while queue:
         cost, state = heappop(queue)
         if cost > costs[state]:

@@ -210,6 +210,7 @@ def test_auto_takes_it_for_graphs_that_are_not_small_and_finds_the_same_twice():
 
 
 @KINDS
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_stops_it_with_the_best_so_far(kind):
     state, budget = start_of(200, 0, 0.8)
     run(kind, state, budget, steps=1)  # compiled before the clock runs

@@ -154,6 +154,7 @@ class Twin:
                 best, lowest = storage, score
             if score == 0:
                 break
+        assert best is not None
         return best
 
     def before(self, storage: Storage) -> list[Storage]:

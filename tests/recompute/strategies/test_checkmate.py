@@ -181,6 +181,7 @@ def test_less_than_one_op_touches_is_proved_impossible(strategy):
     assert (plan.feasible, plan.time_bound) == (False, float("inf"))
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_leaves_the_best_so_far():
     graph = Graph.from_networkx(NETWORKS["segnet"]())
     told: list[str] = []

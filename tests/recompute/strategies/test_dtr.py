@@ -98,10 +98,13 @@ def test_a_plan_is_the_same_with_machine_code(monkeypatch):
     interpreted = Dtr()(graph, budget=30_000)
     replay(graph, 30_000)  # compiles
     ran = []
+
+    def watched(*arguments, **options):
+        ran.append(options["machine"])
+        return run(*arguments, **options)
+
     monkeypatch.setattr("graphsim.recompute.strategies.dtr._LARGE", 1)
-    monkeypatch.setattr(
-        "graphsim.recompute.strategies.dtr.run", lambda *a, **k: ran.append(k["machine"]) or run(*a, **k)
-    )
+    monkeypatch.setattr("graphsim.recompute.strategies.dtr.run", watched)
     assert Dtr()(graph, budget=30_000).schedule.ops.tolist() == interpreted.schedule.ops.tolist()
     assert ran == [True]
 

@@ -229,6 +229,7 @@ def test_progress_has_the_best_the_bound_and_its_limit_in_words():
     assert "with" not in told[-1]
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_leaves_the_best_so_far():
     def watch(text: str) -> None:
         signal.raise_signal(signal.SIGINT)

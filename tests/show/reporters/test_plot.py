@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,7 +53,8 @@ def test_the_top_of_the_stack_is_the_timeline(run):
 
 def test_the_bars_are_the_composition_of_the_peak(run):
     pytest.importorskip("matplotlib")
-    bars = [bar.get_width() for bar in plot.figure(run).axes[1].patches]
+    patches: list[Any] = plot.figure(run).axes[1].patches
+    bars = [bar.get_width() for bar in patches]
     assert bars == sorted(size for size in run.by_role(run.peak_execution).values() if size)
     assert sum(bars) == run.peak
 

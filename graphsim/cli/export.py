@@ -36,6 +36,7 @@ def export(
 ) -> None:
     """Write a step for other tools: pytorch.org/memory_viz (.pickle), ui.perfetto.dev (.json), tables (.csv)."""
     from graphsim.answers.setting import asked
+    from graphsim.core.liveness import parse_policy
     from graphsim.core.simulation import simulate
     from graphsim.memory.allocators.torch import TorchCaching
     from graphsim.options import configure
@@ -50,5 +51,5 @@ def export(
     plugin = EXPORTS[name](configure(TorchCaching, options)) if options else EXPORTS[name]()
     question = asked(source, None, setting)
     steps = question.source.steps(question.training)
-    run = simulate(steps.first if first else steps.steady, policy=policy)  # type: ignore[arg-type]
+    run = simulate(steps.first if first else steps.steady, policy=parse_policy(policy))
     write_output(output, plugin(run))

@@ -41,11 +41,12 @@ def peak(
     from graphsim.answers.peak import report_of
     from graphsim.answers.reservation import chosen_allocator
     from graphsim.answers.setting import asked
+    from graphsim.core.liveness import parse_policy
 
     question = asked(source, None, setting)
     report = report_of(
         *question,
-        policy=policy,  # type: ignore[arg-type]
+        policy=parse_policy(policy),
         allocator=chosen_allocator(allocator, allocator_options),
         shown=(allocator, allocator_options),
         largest=largest or None,

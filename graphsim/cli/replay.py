@@ -40,6 +40,7 @@ def replay(
     Exit code 1 if memory runs out or the bytes in use differ anywhere.
     """
     from graphsim.answers.replayed import replay as run_replay
+    from graphsim.core.liveness import parse_policy
 
     with working("replaying"):
         result = run_replay(
@@ -48,7 +49,7 @@ def replay(
             backend_options=backend_options,
             lockstep=lockstep,
             compute=compute,
-            policy=policy,  # type: ignore[arg-type]
+            policy=parse_policy(policy),
             first=first,
             **setting,
         )

@@ -42,6 +42,7 @@ def report(
     setting: Any,
 ) -> None:
     """Write one page on a training step: timeline, live tensors, modules, allocator. It needs no network."""
+    from graphsim.core.liveness import parse_policy
     from graphsim.show.page import report as run_report
 
     if budgets and not (compare or strategy):
@@ -51,7 +52,7 @@ def report(
     with working("comparing strategies" if compare else "simulating"):
         page = run_report(
             source,
-            policy=policy,  # type: ignore[arg-type]
+            policy=parse_policy(policy),
             first=first,
             allocator=allocator,
             allocator_options=allocator_options,

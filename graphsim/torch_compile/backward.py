@@ -8,7 +8,7 @@ that order, storage by storage, is the backward peak.
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -234,5 +234,5 @@ def _entry(joint: Joint, node: int, backward: set[int]) -> int:
     return node
 
 
-def _ints(values: object) -> Ints:
-    return np.fromiter(values, np.int64)  # type: ignore[call-overload,no-any-return]
+def _ints(values: Iterable[int]) -> Ints:
+    return np.fromiter(values, np.int64)

@@ -166,7 +166,8 @@ def is_random(node: Node) -> bool:
 
 
 def _argument(node: Node, name: str) -> Any:
-    for place, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+    target: Any = node.target
+    for place, argument in enumerate(target._schema.arguments):
         if argument.name == name:
             return node.args[place] if place < len(node.args) else node.kwargs.get(name, argument.default_value)
     return None

@@ -108,7 +108,7 @@ def to_parquet(header: Mapping[str, type], rows: Sequence[Row]) -> bytes:
     table = pa.table(arrays, names=list(header)).replace_schema_metadata({"schema": SCHEMA})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
-    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+    return bytes(sink.getvalue().to_pybytes())
 
 
 FORMATS = {".csv": to_csv, ".parquet": to_parquet}

@@ -319,9 +319,10 @@ class TorchPool:
             first = self.blocks[address]
             if first.before is not None and first.before.free:
                 first = first.before
-            room, block = 0, first
+            room = 0
+            block: Block | None = first
             while block is not None and block.free and room < size:
-                room, block = room + block.size, block.next  # type: ignore[assignment]
+                room, block = room + block.size, block.next
             if room >= size:
                 return first
         page = self._page(small)

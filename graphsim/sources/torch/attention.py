@@ -113,11 +113,11 @@ def choose(
     width = query.shape[-1]
     ampere = capability >= (8, 0)
     flash = half and ampere and mask is None and width == value.shape[-1] <= 256 and (same_heads or grouped)
-    if fused and flash and enabled.flash_sdp_enabled():  # type: ignore[no-untyped-call]
+    if fused and flash and enabled.flash_sdp_enabled():
         return "flash"
     efficient = same_heads and query.dtype != torch.float64 and (ampere or query.dtype != torch.bfloat16)
     learned = mask is not None and mask.requires_grad and capability < (8, 0) and query.dtype == torch.bfloat16
-    allowed = enabled.mem_efficient_sdp_enabled()  # type: ignore[no-untyped-call]
+    allowed = enabled.mem_efficient_sdp_enabled()
     return "efficient" if fused and efficient and not learned and allowed else "math"
 
 

@@ -120,13 +120,13 @@ def pretended(device: Device) -> Iterator[None]:
 def _with_kernels() -> Iterator[None]:
     """Let the dispatcher know of kernels that a CUDA build has, so that it does not compose these ops of others."""
     missing = [name for name in KERNELS if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", "CUDA")]
-    library = torch.library.Library("aten", "IMPL", "CUDA")  # type: ignore[no-untyped-call]
+    library = torch.library.Library("aten", "IMPL", "CUDA")
     for name in missing:
-        library.impl(name, _never)  # type: ignore[no-untyped-call]
+        library.impl(name, _never)
     try:
         yield
     finally:
-        library._destroy()  # type: ignore[no-untyped-call]
+        library._destroy()
 
 
 def _never(*_: Any) -> None:

@@ -75,10 +75,10 @@ class Hollows:
     def twin(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return the fake twin of a hollow tensor; made anew if autograd made the tensor or ``.data`` changed it."""
         holder = getattr(tensor, _TWIN, None)
-        known = None if holder is None else holder.fake
+        known: torch.Tensor | None = None if holder is None else holder.fake
         base: Any = getattr(tensor.untyped_storage(), _TWIN, None)
         if known is not None and _same(known, tensor, base):
-            return known  # type: ignore[no-any-return]
+            return known
         with self.fake, torch.no_grad():
             known = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
             known.set_(base.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())

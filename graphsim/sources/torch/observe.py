@@ -28,7 +28,7 @@ class Signature(NamedTuple):
     writes_by_name: tuple[str, ...]
 
 
-class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Observer(TorchDispatchMode):
     """Records what is dispatched, and runs it on hollow tensors.
 
     Storages are watched by weak references: torch keeps one Python object per storage alive as long as

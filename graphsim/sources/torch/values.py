@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -72,7 +73,8 @@ def _index(args: Any, content: Content) -> torch.Tensor:
             plain += [x.new_empty(count, dtype=torch.int64) for _ in range(index.dim())]
         else:
             plain.append(index)
-    return aten.index.Tensor(x, plain)  # type: ignore[no-any-return]
+    indexed: torch.Tensor = aten.index.Tensor(x, plain)
+    return indexed
 
 
 def _masked_select(args: Any, content: Content) -> torch.Tensor:
@@ -80,7 +82,8 @@ def _masked_select(args: Any, content: Content) -> torch.Tensor:
     shape = (x + mask).shape
     with no_dispatch():
         count = int(content(mask).expand(shape).count_nonzero())
-    return x.new_empty(count)  # type: ignore[no-any-return]
+    selected: torch.Tensor = x.new_empty(count)
+    return selected
 
 
 def _ctc_loss(args: Any, content: Content) -> tuple[torch.Tensor, torch.Tensor]:
@@ -263,7 +266,8 @@ class Values:
         value = getattr(tensor, _KEY, None)
         if value is None or not value.mark[0]:
             raise DataDependentOutputException(aten._local_scalar_dense.default)
-        return value.real  # type: ignore[no-any-return]
+        known: torch.Tensor = value.real
+        return known
 
     def _unknown(self, func: Any, args: Any, result: Any) -> None:
         packet = func._overloadpacket
@@ -323,7 +327,7 @@ class Unknown(float):
     __hash__ = float.__hash__
 
 
-class Evaluating(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Evaluating(TorchDispatchMode):
     """Hollow tensors, and values of the small ones, while a model or a batch is made."""
 
     def __init__(self, values: Values) -> None:
@@ -374,10 +378,10 @@ def _reason(func: Any, error: Exception) -> str:
 
 def python_line() -> str:
     """Return ``file:line`` of the innermost frame outside of PyTorch and this package."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         path = frame.f_code.co_filename
         if not path.startswith(FRAMEWORK):
             return f"{path}:{frame.f_lineno}"
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return ""

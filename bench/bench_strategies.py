@@ -17,10 +17,11 @@ from graphsim.recompute.evaluation import evaluate
 from graphsim.recompute.moves import incremental
 from graphsim.recompute.moves.compiled import MEMORY, arrays_of, scratch, walk
 from graphsim.recompute.moves.incremental import all_readers, sequence_of
+from graphsim.recompute.plan import make_plan, make_schedule
 from graphsim.recompute.problem import problem_of
 from graphsim.recompute.strategies import STRATEGIES
 from graphsim.recompute.strategies.auto import Auto
-from graphsim.recompute.strategies.dtr import replay
+from graphsim.recompute.strategies.dtr import simulate_log
 from graphsim.sources.layered import layered
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
@@ -49,7 +50,7 @@ def step() -> Graph:
 @pytest.mark.benchmark(group="plans of gpt2-xl, 5,400 ops")
 def test_planning(benchmark, step, name, share):
     budget = None if share is None else int(simulate(step).peak * share)
-    plan = benchmark.pedantic(lambda: STRATEGIES[name]()(step, budget=budget), rounds=2, warmup_rounds=1)
+    plan = benchmark.pedantic(lambda: make_plan(step, name, budget), rounds=2, warmup_rounds=1)
     benchmark.extra_info["peak"] = plan.peak_bytes / simulate(step).peak
     benchmark.extra_info["overhead"] = plan.overhead
     assert plan.peak_bytes == simulate(step, plan.schedule).peak
@@ -60,7 +61,7 @@ def test_planning(benchmark, step, name, share):
 @pytest.mark.benchmark(group="the first plan of gpt2-xl that fits, 5,400 ops")
 def test_the_first_plan(benchmark, step, share):
     auto = Auto(seconds=FIRST_SECONDS)
-    plan = benchmark.pedantic(lambda: auto(step, budget=int(simulate(step).peak * share)), rounds=1)
+    plan = benchmark.pedantic(lambda: make_plan(step, auto, int(simulate(step).peak * share)), rounds=1)
     benchmark.extra_info["overhead"] = plan.overhead
     assert plan.feasible
     assert not benchmark.enabled or benchmark.stats["min"] < 1.2 * FIRST_SECONDS
@@ -70,7 +71,7 @@ def test_the_first_plan(benchmark, step, share):
 @pytest.mark.benchmark(group="DTR within 0.8 of the peak of gpt2-xl, 5,400 ops")
 def test_dtr(benchmark, step, heuristic):
     graph, budget = with_costs(step, "a100-80g"), int(simulate(step).peak * 0.8)  # with times, as a log
-    outcome = benchmark.pedantic(lambda: replay(graph, budget, heuristic, most=2), rounds=5, warmup_rounds=1)
+    outcome = benchmark.pedantic(lambda: simulate_log(graph, budget, heuristic, most=2), rounds=5, warmup_rounds=1)
     if benchmark.enabled:
         benchmark.extra_info["ops per second"] = round(len(outcome.order) / benchmark.stats["min"])
     benchmark.extra_info["overhead"] = outcome.overhead
@@ -81,7 +82,7 @@ def test_dtr(benchmark, step, heuristic):
 def planned() -> tuple[Graph, Schedule]:
     """A layered graph of 1,000 ops and about 5,900 edges, and a schedule within 0.9 of its peak."""
     graph = Graph.from_networkx(layered(1000, 0, 0.31))
-    schedule = Auto(seconds=2)(graph, budget=int(simulate(graph).peak * 0.9)).schedule
+    schedule = make_schedule(graph, Auto(seconds=2), int(simulate(graph).peak * 0.9))
     assert schedule.repeats.any()
     return graph, schedule
 
@@ -134,7 +135,7 @@ def test_a_local_move(benchmark, planned, how):
 
 @pytest.mark.benchmark(group="one schedule of gpt2-xl, 5,400 ops")
 def test_evaluation_of_a_step(benchmark, step):
-    schedule = STRATEGIES["sqrt"]()(step, budget=int(simulate(step).peak * 0.8)).schedule
+    schedule = make_schedule(step, "sqrt", int(simulate(step).peak * 0.8))
     assert schedule.repeats.any()
     peak = benchmark(lambda: live_ranges(step, schedule).peak)
     assert peak == max(interpret(step, schedule.ops.tolist(), "eager").during)

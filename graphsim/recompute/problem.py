@@ -119,8 +119,8 @@ class Problem:
         return bool(self.since[unit] < before <= self.until[unit])
 
 
-def problem_of(graph: Graph) -> Problem:
-    """Return the problem of *graph* under the eager policy."""
+def problem_of(graph: Graph, costs: Floats | None = None) -> Problem:
+    """Return the problem of *graph* under the eager policy; *costs* of its ops are `op_costs` unless given."""
     units = _Units(graph)
     index, count = graph.index, len(graph.ops)
     lives_throughout = index.resident
@@ -131,7 +131,7 @@ def problem_of(graph: Graph) -> Problem:
     makes = [[number[s] for s in units.made[op]] for op in ops]
     unit_reads = [sorted({number[s] for s in units.unit_reads(op) if s in number}) for op in ops]
     unit_makes = [[number[s] for s in units.unit_made(op)] for op in ops]
-    costs = op_costs(graph)
+    costs = op_costs(graph) if costs is None else costs
     unit_cost = np.array([costs[units.members[op]].sum() for op in ops], dtype=np.float64)
     unit_space = [max((int(index.workspace[member]) for member in units.members[op]), default=0) for op in ops]
     read_start, read_value = _csr(reads + unit_reads)

@@ -16,7 +16,6 @@ import numpy as np
 
 from graphsim.core.graph import Graph, Phase
 from graphsim.core.index import NOTHING, Bools, Floats, Index, Ints, expand
-from graphsim.core.simulation import op_costs
 
 OPS, READS, OUTPUTS, MADE, TOUCHED, BLOCKED, RELEASED, TENSORS, BEFORE, AFTER = range(10)
 """Ragged lists: of a node, its ops, and the tensors that it reads of others; of an op, its outputs, the evictable
@@ -50,10 +49,12 @@ class Program(NamedTuple):
     kept: Ints
 
 
-def program_of(graph: Graph, *, holds: bool = True) -> Program:
+def program_of(graph: Graph, costs: Floats, *, holds: bool = True) -> Program:
     """Return the program of *graph*.
 
     Args:
+        graph: any graph.
+        costs: of its ops.
         holds: ops of kind `hold` or `release` keep what they name; else they only let go of it.
     """
     index = graph.index
@@ -99,7 +100,7 @@ def program_of(graph: Graph, *, holds: bool = True) -> Program:
                 uses.last,
             ]
         ).astype(np.int64),
-        costs=op_costs(graph),
+        costs=costs,
         kept=index.kept,
     )
 

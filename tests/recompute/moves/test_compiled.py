@@ -26,6 +26,7 @@ from graphsim.recompute.moves.incremental import all_readers, sequence_of
 from graphsim.recompute.moves.pair import Search, side_by_side
 from graphsim.recompute.moves.rebuild import Rebuilding
 from graphsim.recompute.moves.repair import repair
+from graphsim.recompute.plan import make_plan
 from graphsim.recompute.problem import Problem, problem_of
 from graphsim.recompute.strategies.auto import Auto
 from graphsim.recompute.strategies.moccasin import Moccasin
@@ -177,7 +178,7 @@ def test_training_steps_keep_their_rules(kind, graph, part):
 @pytest.mark.parametrize("seed", range(3))
 def test_it_meets_the_constraint_programs_optimum(kind, seed):
     state, budget = start_of(40, seed, 0.9)
-    exact = Moccasin(seconds=20)(Graph.from_networkx(layered(40, seed)), budget=budget)
+    exact = make_plan(Graph.from_networkx(layered(40, seed)), Moccasin(seconds=20), budget)
     found = run(kind, state, budget, steps={"anneal": 200_000, "rebuild": 5000}[kind])
     assert found.peak <= budget
     assert found.cost <= exact.time * (1 + 1e-9)
@@ -204,7 +205,7 @@ def test_the_same_seed_finds_the_same(kind):
 def test_auto_takes_it_for_graphs_that_are_not_small_and_finds_the_same_twice():
     graph = Graph.from_networkx(layered(200, 5, 0.4))
     budget = int(0.9 * simulate(graph).peak)
-    first, again = (Auto(seed=4)(graph, budget=budget) for _ in range(2))
+    first, again = (make_plan(graph, Auto(seed=4), budget) for _ in range(2))
     assert first.feasible
     assert np.array_equal(first.schedule.ops, again.schedule.ops)
 
@@ -240,4 +241,4 @@ def test_without_numba_it_names_the_extra_and_auto_does_without(kind, monkeypatc
     with pytest.raises(MissingExtraError, match="solver"):
         searches(kind, state, budget)
     graph = Graph.from_networkx(layered(160, 0, 0.4))
-    assert Auto(seconds=2)(graph, budget=int(0.9 * simulate(graph).peak)).feasible
+    assert make_plan(graph, Auto(seconds=2), int(0.9 * simulate(graph).peak)).feasible

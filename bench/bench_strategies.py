@@ -14,9 +14,10 @@ from graphsim.core.liveness import live_ranges
 from graphsim.core.schedule import Schedule
 from graphsim.core.simulation import simulate, with_costs
 from graphsim.recompute.evaluation import evaluate
-from graphsim.recompute.moves import incremental
-from graphsim.recompute.moves.compiled import MEMORY, arrays_of, scratch, walk
-from graphsim.recompute.moves.incremental import all_readers, sequence_of
+from graphsim.recompute.moves import sequence as sequence_rows
+from graphsim.recompute.moves.columns import MEMORY, columns_of, scratch
+from graphsim.recompute.moves.sequence import all_readers, place, sequence_of, take
+from graphsim.recompute.moves.walk import walk
 from graphsim.recompute.plan import make_plan, make_schedule
 from graphsim.recompute.problem import problem_of
 from graphsim.recompute.strategies import STRATEGIES
@@ -93,13 +94,15 @@ def test_evaluation(benchmark, planned, how):
     graph, schedule = planned
     problem = problem_of(graph)
     nodes = problem.nodes(schedule)
-    arrays, (r, _, _) = arrays_of(problem), scratch(problem, len(nodes))
+    columns, (walked, _) = columns_of(problem), scratch(problem, len(nodes))
     budget = live_ranges(graph, schedule).peak
     ways = {
         "brute force": lambda: max(interpret(graph, schedule.ops.tolist(), "eager").during),
         "liveness pass": lambda: live_ranges(graph, schedule).peak,
         "search, numpy": lambda: evaluate(problem, nodes).peak,
-        "search, compiled": lambda: walk(arrays, r, nodes, len(nodes), budget) and int(r[MEMORY, : len(nodes)].max()),
+        "search, compiled": lambda: (
+            walk(columns, walked, nodes, len(nodes), budget) and int(walked[MEMORY, : len(nodes)].max())
+        ),
     }
     assert benchmark(ways[how]) == budget
     assert not benchmark.enabled or how == "brute force" or benchmark.stats["min"] < 0.5e-3
@@ -114,14 +117,14 @@ def test_a_local_move(benchmark, planned, how):
     state = evaluate(problem, problem.nodes(schedule))
     at = int(np.flatnonzero(state.nodes >= problem.ops)[0])
     shorter = evaluate(problem, np.delete(state.nodes, at))
-    g, h = arrays_of(problem), all_readers(problem)
-    s, c, x = sequence_of(state)
+    columns, readers = columns_of(problem), all_readers(problem)
+    sequence = sequence_of(state)
     length = len(state.nodes)
 
     def incrementally() -> int:
-        unit = incremental.take(g, h, s, c, x, at)
-        incremental.place(g, h, s, c, x, unit, at)
-        return int(s[incremental.MEMORY, :length].max())
+        unit = take(columns, readers, sequence, at)
+        place(columns, readers, sequence, unit, at)
+        return int(sequence.rows[sequence_rows.MEMORY, :length].max())
 
     def as_a_whole() -> int:
         return evaluate(
@@ -129,8 +132,8 @@ def test_a_local_move(benchmark, planned, how):
         ).peak
 
     assert benchmark(incrementally if how == "incremental" else as_a_whole) == state.peak
-    incremental.take(g, h, s, c, x, at)
-    assert np.array_equal(s[incremental.MEMORY, : length - 1], shorter.memory)
+    take(columns, readers, sequence, at)
+    assert np.array_equal(sequence.rows[sequence_rows.MEMORY, : length - 1], shorter.memory)
 
 
 @pytest.mark.benchmark(group="one schedule of gpt2-xl, 5,400 ops")

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from graphsim.core.graph import Graph
 from graphsim.recompute.dtr.scores import HEURISTICS
+from graphsim.recompute.plan import make_plan
 from graphsim.recompute.strategies.auto import Auto
-from graphsim.recompute.strategies.dtr import replay
+from graphsim.recompute.strategies.dtr import simulate_log
 from graphsim.sources.dtr import load_dtr
 
 SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
@@ -34,14 +35,14 @@ def main() -> None:
 
 def show(log: Path, seconds: float) -> None:
     graph, planned = load_dtr(log, mutations="copy"), load_dtr(log)
-    peak = replay(graph, 1 << 62).peak
+    peak = simulate_log(graph, 1 << 62).peak
     print(f"\n{log.stem}: {len(graph.ops):,} ops, peak {peak:,} bytes\n")
     print("| budget | " + " | ".join([*HEURISTICS, "`auto`", "ops/s"]) + " |\n|---|" + "---:|" * (len(HEURISTICS) + 2))
     for share in SHARES:
         budget, begin, executed = int(share * peak), time.perf_counter(), 0
         cells = []
         for heuristic in HEURISTICS:
-            run = replay(graph, budget, heuristic, most=MOST)
+            run = simulate_log(graph, budget, heuristic, most=MOST)
             executed += len(run.order)
             why = "thrashes" if run.time > MOST * run.base_time else "out of memory"
             cells.append(f"x{1 + run.overhead:.3f}" if run.finished else why)
@@ -51,7 +52,7 @@ def show(log: Path, seconds: float) -> None:
 
 
 def by_auto(graph: Graph, budget: int, seconds: float) -> str:
-    plan = Auto(seconds=seconds)(graph, budget=budget)
+    plan = make_plan(graph, Auto(seconds=seconds), budget)
     if plan.feasible:
         return f"x{1 + plan.overhead:.3f}"
     return "impossible" if budget < plan.memory_bound else "nothing found"

@@ -32,7 +32,7 @@ from graphsim.errors import GraphSimError
 from graphsim.measured.backends import BACKENDS
 from graphsim.measured.replay import replay_run
 from graphsim.memory.allocators import ALLOCATORS
-from graphsim.recompute.strategies import STRATEGIES
+from graphsim.recompute.plan import make_schedule
 from graphsim.sources.spec import shipped_specs
 
 PARAMS = {
@@ -95,7 +95,7 @@ class Results:
 def step_of(spec: str, *, strategy: str = "none", **training: Any) -> gs.Simulation:
     """Return the simulated step of a shipped spec in the size of this validation."""
     step = gs.training_step(gs.load(spec, **PARAMS.get(spec, {})), **training)
-    return gs.simulate(step, STRATEGIES[strategy]()(step).schedule)
+    return gs.simulate(step, make_schedule(step, strategy))
 
 
 def replayed(spec: str, strategy: str, backend: str, **options: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import networkx as nx
 
 from graphsim.core.graph import Graph
 from graphsim.core.simulation import simulate
+from graphsim.recompute.plan import make_plan
 from graphsim.recompute.strategies.auto import Auto
 from graphsim.recompute.strategies.moccasin import Moccasin
 from graphsim.sources.layered import layered
@@ -40,7 +41,7 @@ def main() -> None:
         for share in shares:
             budget = int(share * simulate(graph).peak)
             begin = time.perf_counter()
-            plan = Auto()(graph, budget=budget)
+            plan = make_plan(graph, Auto(), budget)
             seconds = time.perf_counter() - begin
             least = plan.time_bound / plan.base_time - 1
             cells = [name, f"{len(dag):,}", f"{dag.number_of_edges():,}", f"{share:.1f}x"]
@@ -59,7 +60,7 @@ def cases(seeds: int) -> Iterator[tuple[str, nx.DiGraph, tuple[float, ...]]]:
 def exact(graph: Graph, budget: int) -> str:
     if len(graph.ops) > EXACT_OPS:
         return ""
-    plan = Moccasin(seconds=20)(graph, budget=budget)
+    plan = make_plan(graph, Moccasin(seconds=20), budget)
     return f"{plan.overhead:.3%}" if plan.feasible else "nothing"
 
 

@@ -69,3 +69,13 @@ class Registry(Generic[P]):
         """Return *plugin* itself if it is an object, or the plug-in of that name with *options*."""
         made: Any = self[plugin] if isinstance(plugin, str) else plugin
         return made(**options) if isinstance(plugin, str) else made
+
+    def name_of(self, plugin: Any) -> str:
+        """Return the name under which the function, or the class of the object, *plugin* is known, else its own."""
+        kind = plugin if hasattr(plugin, "__qualname__") else type(plugin)
+        place = f"{kind.__module__}:{kind.__qualname__}"
+        from importlib.metadata import entry_points  # slow to import, seldom needed
+
+        known = {e.value: e.name for e in entry_points(group=f"graphsim.{self.group}")}
+        known |= {home: name for name, home in self._table.items() if isinstance(home, str)}
+        return known.get(place, str(kind.__name__))

@@ -19,6 +19,7 @@ from graphsim.core.trace import trace
 from graphsim.errors import MissingExtraError, UnknownNameError, UsageError
 from graphsim.measured.backends import BACKENDS
 from graphsim.memory.allocators import ALLOCATORS
+from graphsim.recompute.plan import make_plan, make_schedule
 from graphsim.recompute.strategies import STRATEGIES
 from graphsim.show.reporters import REPORTERS
 from graphsim.sources import FRONTENDS
@@ -36,7 +37,7 @@ def step(request) -> Graph:
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_strategy_returns_a_valid_plan_that_says_what_it_costs(name, step):
-    plan = quick(name)(step, budget=None)
+    plan = make_plan(step, quick(name))
     run = simulate(step, plan.schedule)
     assert plan.strategy == name
     assert plan.peak_bytes == run.peak
@@ -47,7 +48,7 @@ def test_a_strategy_returns_a_valid_plan_that_says_what_it_costs(name, step):
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_strategy_never_repeats_the_optimizer_or_an_update_of_statistics(name, step):
-    plan = quick(name)(step)
+    plan = make_plan(step, quick(name))
     counts = np.bincount(plan.schedule.ops, minlength=len(step.ops))
     residents = {t.name for t in step.tensors.values() if t.role in (gs.Role.PARAMETER, gs.Role.BUFFER)}
     for op, count in zip(step.ops, counts.tolist(), strict=True):
@@ -58,13 +59,13 @@ def test_a_strategy_never_repeats_the_optimizer_or_an_update_of_statistics(name,
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_strategy_says_whether_it_meets_the_budget(name):
     graph = chain(10)
-    peak = quick(name)(graph).peak_bytes
-    assert quick(name)(graph, budget=peak).feasible
+    peak = make_plan(graph, quick(name)).peak_bytes
+    assert make_plan(graph, quick(name), peak).feasible
     for budget in range(2000, peak + 1000, 500):
-        plan = quick(name)(graph, budget=budget)
+        plan = make_plan(graph, quick(name), budget)
         assert plan.feasible == (plan.peak_bytes <= budget)
         assert plan.budget == budget
-    assert not quick(name)(graph, budget=plan.memory_bound - 1).feasible
+    assert not make_plan(graph, quick(name), plan.memory_bound - 1).feasible
 
 
 STORE_ALL_OF_A_CHAIN = {"none", "selective", "dtr", "mincut", "checkmate", "checkmate_lp", "moccasin"}
@@ -74,7 +75,7 @@ knapsack saves the first ones: the rest runs again at the start of backward, all
 
 @pytest.mark.parametrize("name", sorted(STORE_ALL_OF_A_CHAIN & set(STRATEGIES)))
 def test_a_strategy_that_has_nothing_to_save_says_so(name):
-    plan = quick(name)(chain(16))
+    plan = make_plan(chain(16), quick(name))
     assert plan.schedule == Schedule.of(chain(16))
     assert (plan.overhead, plan.proved_optimal) == (0.0, True)
 
@@ -83,7 +84,7 @@ def test_a_strategy_that_has_nothing_to_save_says_so(name):
 @pytest.mark.parametrize("length", [16, 64, 100])
 def test_a_strategy_beats_storing_all_on_a_chain_for_at_most_one_more_forward_pass(name, length):
     graph = chain(length)
-    plan, stored = quick(name)(graph), STRATEGIES["none"]()(graph)
+    plan, stored = make_plan(graph, quick(name)), make_plan(graph, "none")
     assert stored.peak_bytes == (length + 1) * 1000
     assert plan.peak_bytes < stored.peak_bytes
     assert plan.time - plan.base_time <= length
@@ -91,13 +92,13 @@ def test_a_strategy_beats_storing_all_on_a_chain_for_at_most_one_more_forward_pa
 
 @pytest.mark.parametrize("length", [16, 64, 100])
 def test_chens_spans_need_about_twice_the_square_root(length):
-    assert STRATEGIES["sqrt"]()(chain(length)).peak_bytes <= (2 * isqrt(length) + 3) * 1000
+    assert make_plan(chain(length), "sqrt").peak_bytes <= (2 * isqrt(length) + 3) * 1000
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_strategy_takes_a_plain_dag(name):
     dag = Graph([Op("a", "node", (), ("a",)), Op("b", "node", ("a",), ("b",))], [Tensor("a", (5,)), Tensor("b", (3,))])
-    assert quick(name)(dag).schedule == Schedule.of(dag)
+    assert make_schedule(dag, quick(name)) == Schedule.of(dag)
 
 
 # -- allocators and backends ---------------------------------------------------------------------------

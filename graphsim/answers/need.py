@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from graphsim.answers.reservation import reservations
@@ -13,7 +13,9 @@ from graphsim.core.schedule import Schedule
 from graphsim.core.simulation import Simulation, op_costs, simulate
 from graphsim.errors import ScheduleError
 from graphsim.memory.allocators.torch import TorchCaching
-from graphsim.recompute.strategies import STRATEGIES, Strategy
+from graphsim.recompute.case import Case
+from graphsim.recompute.plan import make_schedule
+from graphsim.recompute.strategies import STRATEGIES, with_limits
 from graphsim.sources import Source
 from graphsim.step.training import Training
 
@@ -97,9 +99,9 @@ def _scheduled(trial: Trial, step: Graph, first: bool, room: int | None, known: 
 
     if not trial.strategy:
         return simulate(step)
-    planner = _planner(trial.strategy)
+    case, planner = Case(step), with_limits(STRATEGIES[trial.strategy](), seconds=SECONDS)
     if room is None:
-        return simulate(step, planner(step).schedule)
+        return simulate(step, make_schedule(case, planner))
     schedules, tried = known.setdefault((first, len(step.ops)), []), []
     for schedule in schedules:
         with suppress(ScheduleError):  # as many ops, but other ones
@@ -107,7 +109,7 @@ def _scheduled(trial: Trial, step: Graph, first: bool, room: int | None, known: 
             if tried[-1][1] <= room:
                 return tried[-1][0]
     if plan or not tried:
-        tried.append(_within(lambda budget: run(planner(step, budget=budget).schedule), run(None), room))
+        tried.append(_within(lambda budget: run(make_schedule(case, planner, budget)), run(None), room))
         schedules[:] = [tried[-1][0].schedule, *schedules][:_KNOWN]
     return min(tried, key=_held)[0]
 
@@ -135,11 +137,3 @@ def _within(
         tried.append((run, held))
         low, high = (budget, high) if run.peak > budget else (low, run.peak)
     return min(tried, key=_held)
-
-
-def _planner(strategy: str) -> Strategy:
-    """Return the strategy of that name, in a hurry if it is one that takes the time it gets."""
-    kind = STRATEGIES[strategy]
-    timed = is_dataclass(kind) and any(option.name == "seconds" for option in fields(kind))
-    planner: Strategy = kind(seconds=SECONDS) if timed else kind()
-    return planner

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import inf, isfinite
 from typing import Any
 
-import numpy as np
-
 from graphsim.core.graph import Graph
-from graphsim.core.schedule import Schedule
-from graphsim.core.simulation import op_costs, simulate
-from graphsim.errors import InfeasibleError, MissingExtraError, UsageError
-from graphsim.recompute.bounds import extra_cost
-from graphsim.recompute.plan import pinning_op, without_releases
-from graphsim.recompute.problem import problem_of
-from graphsim.recompute.strategies import STRATEGIES, Plan
+from graphsim.core.liveness import Policy
+from graphsim.core.simulation import simulate
+from graphsim.errors import GraphSimError, InfeasibleError
+from graphsim.recompute.bounds import pinning_op
+from graphsim.recompute.case import Case, case_of
+from graphsim.recompute.plan import Plan, make_plan
+from graphsim.recompute.strategies import STRATEGIES, Progress, Strategy
 from graphsim.units import format_bytes, parse_budget
 
 LARGEST = 12
 """Live values that a witness names at most."""
-
-Progress = Callable[[str], None]
 
 
 def read_budget(text: str, graph: Graph) -> int:
@@ -34,53 +30,66 @@ def read_budget(text: str, graph: Graph) -> int:
     return parse_budget(text, lambda: simulate(graph).peak)
 
 
-def compare(graph: Graph, budget: int | None = None, *, progress: Progress | None = None) -> list[Plan]:
-    """Return the plan of every strategy, `bounded`.
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A strategy that made no plan, and why, in one line."""
+
+    strategy: str
+    budget: int | None
+    reason: str
+
+
+def plans_of(
+    graph: Graph | Case,
+    budgets: Sequence[int | None] = (None,),
+    strategies: Iterable[str] = STRATEGIES,
+    *,
+    policy: Policy = "eager",
+    progress: Progress | None = None,
+) -> Iterator[Plan | Refusal]:
+    """Yield what each of *strategies* makes of the graph within each of *budgets* (None: without one).
+
+    A strategy that cannot serve is a refusal: the others still count. Ctrl-C ends it after the plan that it
+    interrupts.
+
+    Args:
+        graph: a graph, or the case of one.
+        budgets: bytes.
+        strategies: names; all by default.
+        policy: under which release policy plans are judged.
+        progress: told whose turn it is.
+
+    Raises:
+        UnknownNameError: there is no such strategy.
+    """
+    case = case_of(graph)
+    for name in strategies:
+        strategy: Strategy = STRATEGIES[name]()
+        for budget in budgets:
+            if progress:
+                progress(f"planning: {name}")
+            try:
+                plan = replace(make_plan(case, strategy, budget, policy=policy), strategy=name)
+            except GraphSimError as error:
+                yield Refusal(name, budget, " ".join(str(error).split()))
+                continue
+            yield plan
+            if plan.interrupted:
+                return
+
+
+def compare(graph: Graph | Case, budget: int | None = None, *, progress: Progress | None = None) -> list[Plan]:
+    """Return the plan of every strategy, up to one that is interrupted.
 
     *progress* is told of those that cannot take this graph, or miss an extra.
     """
-    plans, least = [], least_time(graph, budget)
-    for name in STRATEGIES:
-        if progress:
-            progress(f"planning: {name}")
-        try:
-            plans.append(bounded(STRATEGIES[name]()(graph, budget=budget), least))
-        except (MissingExtraError, UsageError) as error:
-            if progress:
-                progress(f"skipped: {name}: {error}")
+    plans = []
+    for one in plans_of(graph, [budget], progress=progress):
+        if isinstance(one, Plan):
+            plans.append(one)
+        elif progress:
+            progress(f"skipped: {one.strategy}: {one.reason}")
     return plans
-
-
-def least_time(graph: Graph, budget: int | None) -> float:
-    """Return what any schedule within *budget* costs that first runs the ops in program order; infinity if none fits.
-
-    Whoever made the schedule: the linear program of `recompute.bounds` knows of no strategy.
-    """
-    return float(op_costs(without_releases(graph)[0]).sum()) if budget is None else floor(graph, [budget])[0][1]
-
-
-def floor(graph: Graph, budgets: Sequence[int]) -> list[tuple[int, float]]:
-    """Return each of *budgets* with its `least_time`."""
-    bare, _ = without_releases(graph)
-    base, problem = float(op_costs(bare).sum()), problem_of(bare)
-    return [(budget, base + (extra_cost(problem, budget) if bare.ops else 0.0)) for budget in budgets]
-
-
-def bounded(plan: Plan, least: float) -> Plan:
-    """Return *plan* with *least* (see `least_time`) as the bound of its time, unless its own is higher.
-
-    A plan that leaves program order keeps its own: *least* says nothing of it.
-    """
-    if not _keeps_order(plan.schedule):
-        return plan
-    bound = max(plan.time_bound, least)
-    if plan.proved_optimal or (plan.feasible and plan.time <= least * (1 + 1e-9)):
-        return replace(plan, time_bound=plan.time, proved_optimal=True)
-    return replace(plan, time_bound=min(bound, plan.time) if plan.feasible else bound)
-
-
-def _keeps_order(schedule: Schedule) -> bool:
-    return bool((np.diff(schedule.ops[~schedule.repeats]) > 0).all())
 
 
 def cheapest(plans: Sequence[Plan]) -> Plan:
@@ -112,6 +121,7 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
         "proved_optimal": plan.proved_optimal,
         "seconds": plan.seconds,
         "schedule_length": len(plan.schedule),
+        "interrupted": plan.interrupted,
     }
 
 
@@ -177,10 +187,10 @@ class Witness:
         )
 
 
-def witness(graph: Graph, plans: Sequence[Plan], budget: int) -> Witness:
+def witness(graph: Graph | Case, plans: Sequence[Plan], budget: int) -> Witness:
     """Return why none of *plans* fits *budget*."""
-    smallest = min(plans, key=lambda plan: (plan.peak_bytes, plan.time))
-    run = simulate(graph, smallest.schedule)
+    case, smallest = case_of(graph), min(plans, key=lambda plan: (plan.peak_bytes, plan.time))
+    run = simulate(case.given, smallest.schedule)
     op = run.op_at(run.peak_execution) if len(run.schedule) else None
     live = tuple((t.name, t.nbytes, t.role) for t in run.live_at(run.peak_execution)[:LARGEST])
     return Witness(
@@ -188,8 +198,8 @@ def witness(graph: Graph, plans: Sequence[Plan], budget: int) -> Witness:
         smallest_peak=smallest.peak_bytes,
         strategy=smallest.strategy,
         memory_bound=smallest.memory_bound,
-        proved=budget < smallest.memory_bound or least_time(graph, budget) == inf,
-        pin=_pin(graph),
+        proved=budget < smallest.memory_bound or case.least_time(budget) == inf,
+        pin=_pin(case.given),
         peak=Place(op.name if op else "", op.layer if op else "", live),
     )
 

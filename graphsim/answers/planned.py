@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
-from graphsim.answers.plan import Witness, bounded, least_time, plan_as_dict, witness
+from graphsim.answers.plan import Witness, plan_as_dict, witness
 from graphsim.answers.plan import compare as all_plans
 from graphsim.answers.setting import Setting, asked, spelled_out
 from graphsim.core.graph import Graph
@@ -16,10 +15,10 @@ from graphsim.core.simulation import cost_unit, simulate, with_costs
 from graphsim.display import Answer
 from graphsim.errors import UsageError
 from graphsim.options import configure
-from graphsim.recompute.strategies import STRATEGIES, Plan, Strategy
+from graphsim.recompute.case import Case
+from graphsim.recompute.plan import Plan, make_plan, name_of
+from graphsim.recompute.strategies import STRATEGIES, Progress, Strategy, with_limits
 from graphsim.units import as_budget, format_bytes
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -29,7 +28,7 @@ class Planned(Answer):
     Attributes:
         graph: the step that is planned.
         plan: its schedule, judged.
-        least: what any schedule within the budget costs that keeps the order of ops, see `least_time`.
+        least: what any schedule within the budget costs that keeps the order of ops, see `Case.least_time`.
         witness: why none fits, if none does.
     """
 
@@ -137,15 +136,14 @@ def plan(
     """
     if not budget and strategy == "auto":
         raise UsageError("plan needs a --budget, for example 8GiB or 0.8x; or a --strategy that has a way of its own")
-    chosen: Any = configure(STRATEGIES[strategy], options) if isinstance(strategy, str) else strategy
-    if progress and hasattr(chosen, "progress"):
-        chosen = replace(chosen, progress=progress)
+    chosen: Strategy = configure(STRATEGIES[strategy], options) if isinstance(strategy, str) else strategy
+    if progress:
+        chosen = with_limits(chosen, progress=progress)
     graph = _step(source, inputs, setting, costs, first)
-    limit = _limit(budget, graph)
-    least = least_time(graph, limit)
-    best = bounded(chosen(graph, budget=limit), least)
-    why = witness(graph, [best], limit) if limit is not None and not best.feasible else None
-    return Planned(graph, best, least, why)
+    limit, case = _limit(budget, graph), Case(graph)
+    best = replace(make_plan(case, chosen, limit), strategy=name_of(strategy))
+    why = witness(case, [best], limit) if limit is not None and not best.feasible else None
+    return Planned(graph, best, case.least_time(limit), why)
 
 
 @spelled_out
@@ -170,7 +168,7 @@ def compare(
         GraphSimError: the source cannot be read or trained, or an option is wrong.
     """
     graph = _step(source, inputs, setting, costs, first)
-    limit = _limit(budget, graph)
+    limit, case = _limit(budget, graph), Case(graph)
     skipped: list[str] = []
 
     def watch(text: str) -> None:
@@ -179,7 +177,8 @@ def compare(
         if progress:
             progress(text)
 
-    return Comparison(graph, tuple(all_plans(graph, limit, progress=watch)), least_time(graph, limit), tuple(skipped))
+    plans = tuple(all_plans(case, limit, progress=watch))
+    return Comparison(graph, plans, case.least_time(limit), tuple(skipped))
 
 
 def _step(source: Any, inputs: Any, setting: Setting, costs: str, first: bool) -> Graph:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import typer
+
 from graphsim.cli.options import AsJson, Budget, Costs, First, Format, Plot, Source, takes_setting
 from graphsim.cli.output import write_output
-from graphsim.cli.screen import clear, progress, show
+from graphsim.cli.screen import INTERRUPTED, clear, progress, show
 
 EXAMPLES = (
     "Examples:\n\n"
@@ -42,3 +44,5 @@ def compare(
     if plot is not None:
         write_output(plot, plans_picture(made.graph, made.plans, plot.suffix.lower()))
     show(made, as_json, reporter)
+    if made.plans[-1].interrupted:
+        raise typer.Exit(INTERRUPTED)

@@ -9,7 +9,7 @@ import typer
 
 from graphsim.cli.options import AsJson, Budget, Costs, First, Format, Output, Source, takes_setting
 from graphsim.cli.output import write_output
-from graphsim.cli.screen import clear, progress, say, show, tell
+from graphsim.cli.screen import INTERRUPTED, clear, progress, say, show, tell
 from graphsim.errors import UsageError
 
 if TYPE_CHECKING:
@@ -70,8 +70,10 @@ def plan(
         )
     finally:
         clear()
-    if as_json or not made.witness:
+    if as_json or made.plan.interrupted or not made.witness:
         show(made, as_json, reporter)
+    if made.plan.interrupted:
+        raise typer.Exit(INTERRUPTED)
     if made.witness:
         raise made.witness.error()
 
@@ -93,6 +95,7 @@ def _emit(
     from graphsim.emit import emit_plan, emit_within
     from graphsim.emit.capture import captured_source
     from graphsim.options import configure
+    from graphsim.recompute.plan import make_plan
     from graphsim.recompute.strategies import STRATEGIES
 
     if emit != "torch":
@@ -110,7 +113,7 @@ def _emit(
     try:
         if strategy != "auto":
             chosen = configure(STRATEGIES[strategy], options)
-            made = emit_plan(captured, chosen(captured.graph, budget=limit))
+            made = emit_plan(captured, make_plan(captured.graph, chosen, limit))
         else:
             made = emit_within(captured, limit or 0, progress())
     finally:

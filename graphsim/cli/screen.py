@@ -13,6 +13,9 @@ import typer
 from graphsim.display import REPORTERS, Answer
 from graphsim.errors import printable
 
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as of a shell: 128 and the number of SIGINT."""
+
 _PLAIN = str.maketrans("█▇▆▅▄▃▂▁▼│┊└─╰·…µ", "#######.v||`-`..u")
 """Stand-ins for a terminal that cannot print bars and lines."""
 

@@ -10,16 +10,16 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from graphsim.core.schedule import Schedule
 from graphsim.core.simulation import op_costs, simulate
 from graphsim.emit.capture import Captured
 from graphsim.emit.modules import Modules
 from graphsim.emit.randomness import draws, with_states
 from graphsim.emit.text import Wrapped, render
 from graphsim.errors import GraphSimError, InfeasibleError, UsageError
-from graphsim.recompute.plan import Plan, judge, memory_bound
+from graphsim.recompute.case import Case
+from graphsim.recompute.plan import Plan
 from graphsim.units import format_bytes
 from graphsim.version import __version__
 
@@ -122,8 +122,8 @@ class _Writer:
         self.budget = budget
         self.progress = progress
         self.modules = Modules(captured.graph, captured.called)
+        self.case = Case(captured.graph)
         self.stored = simulate(captured.graph).peak
-        self.base_time = float(op_costs(captured.graph).sum())
         self.start = time.perf_counter()
 
     def write(self, wrapped: Wrapped, scheduled: int | None = None) -> Emission:
@@ -140,11 +140,19 @@ class _Writer:
             raise UsageError(f"the model does not run with {self.strategy}'s plan applied: {error}") from error
         if self._is_random(wrapped):
             graph = with_states(graph, wrapped)
-        seconds = time.perf_counter() - self.start
-        plan = judge(graph, Schedule.of(graph), strategy=self.strategy, budget=self.budget, seconds=seconds)
-        floor = memory_bound(self.captured.graph)
-        return replace(
-            plan, base_time=self.base_time, time_bound=self.base_time, memory_bound=floor, proved_optimal=False
+        run = simulate(graph)
+        return Plan(
+            schedule=run.schedule,
+            strategy=self.strategy,
+            budget=self.budget,
+            feasible=self.budget is None or run.peak <= self.budget,
+            peak_bytes=run.peak,
+            time=run.time,
+            base_time=self.case.base_time,
+            memory_bound=self.case.memory_bound,
+            proved_optimal=False,
+            seconds=time.perf_counter() - self.start,
+            time_bound=self.case.base_time,
         )
 
     def _text(self, wrapped: Wrapped, facts: Sequence[tuple[str, str]]) -> str:

@@ -1,4 +1,4 @@
-"""What no schedule can do without, as long as the ops first run in program order.
+"""What no schedule can do without: of memory; and of time, as long as the ops first run in program order.
 
 Between two uses of a value, in program order, lies a *gap*. When an op runs for the first time, the values whose
 gaps it lies in and that are not in memory must be made again before their gaps end, and gaps of one value do not
@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphsim.core.index import NOTHING, Floats, Ints
-from graphsim.recompute.evaluation import Evaluation, evaluate
-from graphsim.recompute.problem import Problem
+from graphsim.core.graph import Graph, Op, Tensor
+from graphsim.core.index import NOTHING, Bools, Floats, Ints
+from graphsim.recompute.evaluation import Evaluation
 
 _STEPS, _AIM = 1000, 2.0
 """Subgradient steps, and the bound that they aim at: so many times the best so far."""
@@ -29,16 +29,19 @@ _SAFE = 1 - 1e-9
 """For rounding errors."""
 
 
-def extra_cost(problem: Problem, budget: int) -> float:
-    """Return a lower bound of what recompute costs within *budget*; infinity if no recompute can help."""
-    stored = evaluate(problem, np.arange(problem.ops))
+def extra_cost(stored: Evaluation, budget: int) -> float:
+    """Return a lower bound of what recompute costs within *budget*; infinity if no recompute can help.
+
+    Args:
+        stored: program order.
+        budget: bytes.
+    """
     excess = np.maximum(stored.memory - budget, 0).astype(np.float64)
     gaps = _gaps_of(stored, excess > 0)
     if (gaps.absent(np.ones(len(gaps.size), bool)) < excess).any():
         return float("inf")
-    best = np.zeros(problem.ops)
-    for op in np.flatnonzero(excess).tolist():
-        best = max(best, gaps.prices_at(op, float(excess[op])), key=lambda prices: gaps.bound(prices, excess)[0])
+    singles = [gaps.prices_at(op, float(excess[op])) for op in np.flatnonzero(excess).tolist()]
+    best = max([np.zeros(stored.problem.ops), *singles], key=lambda prices: gaps.bound(prices, excess)[0])
     return gaps.bound(_ascend(gaps, excess, best), excess)[0] * _SAFE
 
 
@@ -58,15 +61,14 @@ class _Gaps:
     cost: Floats
     ops: int
 
-    def absent(self, chosen: np.typing.NDArray[np.bool_]) -> Floats:
+    def absent(self, chosen: Bools) -> Floats:
         """Return the bytes absent at each op if the values of the *chosen* gaps are."""
-        change = np.zeros(self.ops + 1)
-        np.add.at(change, self.begin[chosen] + 1, self.size[chosen])
-        np.subtract.at(change, self.end[chosen], self.size[chosen])
+        size = self.size * chosen
+        change = np.bincount(self.begin + 1, size, self.ops + 1) - np.bincount(self.end, size, self.ops + 1)
         absent: Floats = np.cumsum(change)[: self.ops]
         return absent
 
-    def bound(self, prices: Floats, excess: Floats) -> tuple[float, np.typing.NDArray[np.bool_]]:
+    def bound(self, prices: Floats, excess: Floats) -> tuple[float, Bools]:
         """Return the bound by *prices* of a byte at each op, and the gaps through which keeping a value is dearer."""
         total = np.concatenate([[0.0], np.cumsum(prices)])
         gain = self.size * (total[self.end] - total[self.begin + 1]) - self.cost
@@ -83,7 +85,7 @@ class _Gaps:
         return prices
 
 
-def _gaps_of(stored: Evaluation, matters: np.typing.NDArray[np.bool_]) -> _Gaps:
+def _gaps_of(stored: Evaluation, matters: Bools) -> _Gaps:
     """Return the gaps of values that can be made again, if an op that *matters* lies in them."""
     problem = stored.problem
     maker = problem.maker[stored.value]
@@ -107,21 +109,54 @@ def _gaps_of(stored: Evaluation, matters: np.typing.NDArray[np.bool_]) -> _Gaps:
 
 def _ascend(gaps: _Gaps, excess: Floats, prices: Floats) -> Floats:
     """Return prices with a better bound than *prices*."""
-    best, (highest, dear) = prices, gaps.bound(prices, excess)
+    bound, dear = gaps.bound(prices, excess)
+    best = prices, bound, dear
     length, idle = 1.0, 0
     for _ in range(_STEPS):
         slope = np.where(excess > 0, excess - gaps.absent(dear), 0.0)
         slope[(prices <= 0) & (slope < 0)] = 0.0
         square = float(slope @ slope)
-        bound = gaps.bound(prices, excess)[0]
         if square == 0:
             break
-        prices = np.maximum(prices + slope * (length * (_AIM * highest - bound) / square), 0.0)
+        prices = np.maximum(prices + slope * (length * (_AIM * best[1] - bound) / square), 0.0)
         bound, dear = gaps.bound(prices, excess)
         idle += 1
-        if bound > highest:
-            best, highest, idle = prices, bound, 0
+        if bound > best[1]:
+            best, idle = (prices, bound, dear), 0
         elif idle > _PATIENCE:
-            prices, length, idle = best, _SHORTER * length, 0
-            dear = gaps.bound(prices, excess)[1]
-    return best
+            (prices, bound, dear), length, idle = best, _SHORTER * length, 0
+    return best[0]
+
+
+def memory_bound(graph: Graph) -> int:
+    """Return bytes that every schedule needs: what is resident, and all that one op touches at once."""
+    index = graph.index
+    resident = index.resident & (index.storage == np.arange(index.tensors))
+    op, storage = _touched(graph)
+    together = index.workspace.copy()
+    np.add.at(together, op, index.nbytes[storage])
+    return int(index.nbytes[resident].sum()) + int(together.max(initial=0))
+
+
+def pinning_op(graph: Graph) -> tuple[Op, tuple[Tensor, ...]] | None:
+    """Return the op that sets the lower bound, and the storages it touches that are not resident."""
+    if not graph.ops:
+        return None
+    op, storage = _touched(graph)
+    together = graph.index.workspace.copy()
+    np.add.at(together, op, graph.index.nbytes[storage])
+    first = int(together.argmax())
+    tensors = tuple(graph.tensors.values())
+    return graph.ops[first], tuple(tensors[i] for i in storage[op == first].tolist())
+
+
+def _touched(graph: Graph) -> tuple[Ints, Ints]:
+    """Return pairs of op and storage, each once: what an op reads or writes and is not resident."""
+    index = graph.index
+    resident = index.resident & (index.storage == np.arange(index.tensors))
+    op = np.concatenate([index.input_op, index.output_op])
+    storage = np.concatenate([index.input_storage, index.storage[index.output_tensor]])
+    counts = ~(resident[storage] | index.hold[op])
+    width = max(1, index.tensors)
+    touched = np.unique(op[counts] * width + storage[counts])
+    return touched // width, touched % width

@@ -15,7 +15,7 @@ from graphsim.core.graph import Graph
 from graphsim.core.index import Bools, Ints
 from graphsim.core.schedule import Schedule
 from graphsim.errors import ScheduleError
-from graphsim.recompute.plan import without_releases
+from graphsim.recompute.case import without_releases
 
 
 def schedule_of_matrices(r: npt.ArrayLike, s: npt.ArrayLike | None = None, *, graph: Graph | None = None) -> Schedule:

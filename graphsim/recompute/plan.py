@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import wraps
-from typing import Concatenate, ParamSpec, TypeVar
+import time
+from dataclasses import dataclass
 
 import numpy as np
 
-from graphsim.core.graph import Graph, Op, Tensor
-from graphsim.core.index import Ints
-from graphsim.core.liveness import Policy
+from graphsim.core.graph import Graph
+from graphsim.core.liveness import Policy, live_ranges
 from graphsim.core.schedule import Schedule
-from graphsim.core.simulation import op_costs, simulate
+from graphsim.recompute.case import Case, case_of
+from graphsim.recompute.strategies import STRATEGIES, Proposal, Strategy
 
-S = TypeVar("S")
-Options = ParamSpec("Options")
+_SAFE = 1 + 1e-9
+"""Sums of costs are rounded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +28,11 @@ class Plan:
         peak_bytes: peak live bytes of the schedule.
         time, base_time: cost of the schedule, and of executing every op once (see `op_costs`).
         memory_bound: bytes that no schedule can do without.
-        time_bound: what any schedule within the budget costs, if it first runs the ops in program order.
-        proved_optimal: none of these is cheaper.
-        seconds: time that the search took.
+        time_bound: what any schedule within the budget costs, if it first runs the ops in program order; or any of the
+            strategy's form, where that is known to be more.
+        proved_optimal: none that first runs the ops in program order is cheaper.
+        seconds: time that the strategy took.
+        interrupted: the strategy was told to stop (Ctrl-C): this is its best so far.
     """
 
     schedule: Schedule
@@ -46,6 +46,7 @@ class Plan:
     proved_optimal: bool
     seconds: float
     time_bound: float
+    interrupted: bool = False
 
     @property
     def overhead(self) -> float:
@@ -63,89 +64,111 @@ class Plan:
         return self.time / self.time_bound - 1 if self.time_bound else 0.0
 
 
-def under_names(
-    strategy: Callable[Concatenate[S, Graph, Options], Plan],
-) -> Callable[Concatenate[S, Graph, Options], Plan]:
-    """Let a strategy evict what only names keep: it plans the graph without its ops of kind `release`."""
+def make_plan(
+    graph: Graph | Case, strategy: str | Strategy, budget: int | None = None, *, policy: Policy = "eager"
+) -> Plan:
+    """Return what *strategy* makes of *graph*: its schedule, timed, simulated, priced and bounded.
 
-    @wraps(strategy)
-    def planned(self: S, graph: Graph, /, *args: Options.args, **kwargs: Options.kwargs) -> Plan:
-        bare, ops = without_releases(graph)
-        plan = strategy(self, bare, *args, **kwargs)
-        return plan if bare is graph else replace(plan, schedule=Schedule(ops[plan.schedule.ops]))
+    Ctrl-C ends the strategy, not the program: the plan is its best so far, or the schedule that stores all, and says
+    that it was `interrupted`.
 
-    return planned
+    Args:
+        graph: a graph, or the case of one, of which nothing is then worked out twice.
+        strategy: a name, or whatever is called with a case and a budget and returns a `Schedule` or a `Proposal`.
+        budget: bytes.
+        policy: when storages are released, for the judgement; strategies plan for the eager one.
+
+    Raises:
+        UnknownNameError: there is no such strategy.
+        ScheduleError: its schedule does not respect the graph.
+        UsageError, MissingExtraError: it cannot take this graph, or misses a package.
+    """
+    case, start = case_of(graph), time.perf_counter()
+    proposal = _proposed(case, strategy, budget)
+    seconds = time.perf_counter() - start
+    return judge(case, proposal, strategy=name_of(strategy), budget=budget, seconds=seconds, policy=policy)
 
 
-def without_releases(graph: Graph) -> tuple[Graph, Ints]:
-    """Return *graph* without its ops of kind `release`, and which of its ops are left; itself if there are none."""
-    ops = np.flatnonzero(~graph.index.release)
-    if len(ops) == len(graph.ops):
-        return graph, ops
-    left = [graph.ops[op] for op in ops.tolist()]
-    return Graph(left, graph.tensors.values(), outputs=graph.outputs, name=graph.name, attributes=graph.attributes), ops
+def make_schedule(graph: Graph | Case, strategy: str | Strategy, budget: int | None = None) -> Schedule:
+    """Return the schedule of *graph* that *strategy* chooses, not judged: `make_plan` for who asks no more of it.
+
+    Raises:
+        KeyboardInterrupt: the strategy was told to stop.
+        UnknownNameError, UsageError, MissingExtraError: as `make_plan`.
+    """
+    case = case_of(graph)
+    proposal = _proposed(case, strategy, budget)
+    if proposal.interrupted:
+        raise KeyboardInterrupt
+    return _as_given(case, proposal)
+
+
+def name_of(strategy: str | Strategy) -> str:
+    """Return the name under which *strategy* is known, else that of its function or class."""
+    return strategy if isinstance(strategy, str) else STRATEGIES.name_of(strategy)
 
 
 def judge(
-    graph: Graph,
-    schedule: Schedule,
+    graph: Graph | Case,
+    proposal: Schedule | Proposal,
     *,
     strategy: str,
     budget: int | None,
     seconds: float,
     policy: Policy = "eager",
 ) -> Plan:
-    """Return *schedule* as a plan: simulated, priced, compared with the budget.
+    """Return *proposal* as a plan: simulated, priced, bounded, compared with the budget.
 
     Raises:
         ScheduleError: the schedule does not respect the graph.
     """
-    run, base_time = simulate(graph, schedule, policy=policy), float(op_costs(graph).sum())
-    feasible = budget is None or run.peak <= budget
+    case = case_of(graph)
+    proposal = proposal if isinstance(proposal, Proposal) else Proposal(proposal)
+    schedule = _as_given(case, proposal)
+    peak = live_ranges(case.given, schedule, policy=policy).peak
+    cost = float(case.given_costs[schedule.ops].sum())
+    feasible = budget is None or peak <= budget
+    bound, proved = _bound(case, proposal, cost, budget, feasible)
     return Plan(
         schedule=schedule,
         strategy=strategy,
         budget=budget,
         feasible=feasible,
-        peak_bytes=run.peak,
-        time=run.time,
-        base_time=base_time,
-        memory_bound=memory_bound(graph),
-        proved_optimal=feasible and not schedule.repeats.any(),
+        peak_bytes=peak,
+        time=cost,
+        base_time=case.base_time,
+        memory_bound=case.memory_bound,
+        proved_optimal=proved,
         seconds=seconds,
-        time_bound=base_time,
+        time_bound=bound,
+        interrupted=proposal.interrupted,
     )
 
 
-def memory_bound(graph: Graph) -> int:
-    """Return bytes that every schedule needs: what is resident, and all that one op touches at once."""
-    index = graph.index
-    resident = index.resident & (index.storage == np.arange(index.tensors))
-    op, storage = _touched(graph)
-    together = index.workspace.copy()
-    np.add.at(together, op, index.nbytes[storage])
-    return int(index.nbytes[resident].sum()) + int(together.max(initial=0))
+def _proposed(case: Case, strategy: str | Strategy, budget: int | None) -> Proposal:
+    chosen: Strategy = STRATEGIES.resolve(strategy)
+    try:
+        answer = chosen(case, budget)
+    except KeyboardInterrupt:
+        return Proposal(case.stored.schedule, interrupted=True)
+    return answer if isinstance(answer, Proposal) else Proposal(answer)
 
 
-def pinning_op(graph: Graph) -> tuple[Op, tuple[Tensor, ...]] | None:
-    """Return the op that sets the lower bound, and the storages it touches that are not resident."""
-    if not graph.ops:
-        return None
-    op, storage = _touched(graph)
-    together = graph.index.workspace.copy()
-    np.add.at(together, op, graph.index.nbytes[storage])
-    first = int(together.argmax())
-    tensors = tuple(graph.tensors.values())
-    return graph.ops[first], tuple(tensors[i] for i in storage[op == first].tolist())
+def _as_given(case: Case, proposal: Proposal) -> Schedule:
+    return proposal.schedule if proposal.releases else case.of_given(proposal.schedule)
 
 
-def _touched(graph: Graph) -> tuple[Ints, Ints]:
-    """Return pairs of op and storage, each once: what an op reads or writes and is not resident."""
-    index = graph.index
-    resident = index.resident & (index.storage == np.arange(index.tensors))
-    op = np.concatenate([index.input_op, index.output_op])
-    storage = np.concatenate([index.input_storage, index.storage[index.output_tensor]])
-    counts = ~(resident[storage] | index.hold[op])
-    width = max(1, index.tensors)
-    touched = np.unique(op[counts] * width + storage[counts])
-    return touched // width, touched % width
+def _bound(case: Case, proposal: Proposal, cost: float, budget: int | None, feasible: bool) -> tuple[float, bool]:
+    """Return the bound of the time, and whether the schedule is proved optimal.
+
+    What is known of schedules that first run the ops in program order says nothing of one that does not.
+    """
+    own, first = max(case.base_time, proposal.time_bound), ~proposal.schedule.repeats
+    once = feasible and bool(first.all())
+    if (np.diff(proposal.schedule.ops[first]) < 0).any():
+        return own, once
+    least = case.least_time(budget)
+    if once or (feasible and cost <= least * _SAFE):
+        return cost, True
+    bound = max(own, least)
+    return (min(bound, cost) if feasible else bound), False

@@ -19,6 +19,7 @@ from graphsim.core.graph import Graph, Phase
 from graphsim.core.index import NOTHING, Bools, Floats, Ints, rows
 from graphsim.core.schedule import Schedule
 from graphsim.core.simulation import op_costs
+from graphsim.recompute.units import first_of_units
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,8 +120,8 @@ class Problem:
         return bool(self.since[unit] < before <= self.until[unit])
 
 
-def problem_of(graph: Graph) -> Problem:
-    """Return the problem of *graph* under the eager policy."""
+def problem_of(graph: Graph, costs: Floats | None = None) -> Problem:
+    """Return the problem of *graph* under the eager policy; *costs* of its ops are `op_costs` unless given."""
     units = _Units(graph)
     index, count = graph.index, len(graph.ops)
     lives_throughout = index.resident
@@ -131,7 +132,7 @@ def problem_of(graph: Graph) -> Problem:
     makes = [[number[s] for s in units.made[op]] for op in ops]
     unit_reads = [sorted({number[s] for s in units.unit_reads(op) if s in number}) for op in ops]
     unit_makes = [[number[s] for s in units.unit_made(op)] for op in ops]
-    costs = op_costs(graph)
+    costs = op_costs(graph) if costs is None else costs
     unit_cost = np.array([costs[units.members[op]].sum() for op in ops], dtype=np.float64)
     unit_space = [max((int(index.workspace[member]) for member in units.members[op]), default=0) for op in ops]
     read_start, read_value = _csr(reads + unit_reads)
@@ -183,32 +184,13 @@ class _Units:
             self.reads.append({storage[tensor] for tensor in inputs})
         self.mutators = _by_storage(self.writes)
         self.viewers = _by_storage(self.views)
-        self.readers = _by_storage([set() if hold else read for hold, read in zip(index.hold, self.reads, strict=True)])
-        self.unit = self._join()
+        self.unit: list[int] = first_of_units(index).tolist()
         self.members: list[list[int]] = [[] for _ in self.reads]
         for op, unit in enumerate(self.unit):
             self.members[unit].append(op)
         for unit in {*self.unit}:
             views = {op for value in self.unit_made(unit) for op in self.viewers.get(value, ())}
             self.members[unit] = sorted(views.union(self.members[unit]))
-
-    def _join(self) -> list[int]:
-        """Return the first op of the unit of each op."""
-        unit = list(range(len(self.reads)))
-
-        def find(op: int) -> int:
-            while unit[op] != op:
-                unit[op] = op = unit[unit[op]]
-            return op
-
-        for op, values in enumerate(self.made):
-            for value in values:
-                mutators = self.mutators.get(value, [])
-                before = [reader for reader in self.readers.get(value, ()) if mutators and reader < mutators[-1]]
-                for other in (*mutators, *before):
-                    first, second = sorted((find(op), find(other)))
-                    unit[second] = first
-        return [find(op) for op in range(len(unit))]
 
     def unit_made(self, unit: int) -> list[int]:
         """Return the storages that a unit makes."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Unpack
 
+from graphsim.answers.plan import plans_of
 from graphsim.answers.reservation import chosen_allocator, placed
 from graphsim.answers.setting import Setting, asked, spelled_out
 from graphsim.core.liveness import Policy
 from graphsim.core.simulation import Simulation, simulate
-from graphsim.recompute.strategies import STRATEGIES
-from graphsim.show.reporters.html import allocation_data, compare_plans, html_page
+from graphsim.recompute.plan import make_schedule
+from graphsim.show.reporters.html import allocation_data, html_page
 from graphsim.sources import Source, Steps
 from graphsim.step.training import Training
 from graphsim.units import as_budget
@@ -75,7 +76,7 @@ def report(
     if chosen is not None:
         limited = getattr(chosen, "limit", None) is not None
         allocation = allocation_data(placed(before, run, chosen)[1], allocator, allocator_options, limited=limited)
-    plans = compare_plans(run.graph, STRATEGIES.names(), [None, *limits], policy=policy) if compare else []
+    plans = list(plans_of(run.graph, [None, *limits], policy=policy)) if compare else []
     facts = _facts(run, first, strategy, question.source, question.training)
     return Page(html_page(run, facts=facts, allocation=allocation, plans=plans))
 
@@ -86,7 +87,7 @@ def _scheduled(
     """Return step 1 and the step to show (which may be the same), as *strategy* schedules them."""
 
     def run(step: Any) -> Simulation:
-        schedule = STRATEGIES[strategy]()(step, budget=budget).schedule if strategy else None
+        schedule = make_schedule(step, strategy, budget) if strategy else None
         return simulate(step, schedule, policy=policy)
 
     before = run(steps.first)

@@ -23,7 +23,7 @@ from graphsim.answers.sweep import points as points_module
 from graphsim.answers.sweep.table import RESULTS, columns, to_csv, to_parquet
 from graphsim.core.devices import DEVICES, device_of, op_seconds
 from graphsim.errors import GraphSimError, UnknownNameError, UsageError
-from graphsim.recompute.strategies import STRATEGIES
+from graphsim.recompute.plan import make_plan
 
 HERE = Workers(lambda: ThreadPoolExecutor(1), slots=2)
 """The same, in this process."""
@@ -188,7 +188,7 @@ def test_a_strategy_schedules_the_step_within_its_budget(tmp_path):
     rows = rows_of(points, tmp_path)
     for point, row in zip(points, rows, strict=True):
         budget = stored * 7 // 10 if point.budget == "0.7x" else 2**16
-        plan = STRATEGIES[point.strategy]()(step, budget=budget)
+        plan = make_plan(step, point.strategy, budget)
         assert (row["budget_bytes"], row["peak_bytes"]) == (budget, plan.peak_bytes)
         assert row["feasible"] == (plan.peak_bytes <= budget)
         assert row["overhead"] == pytest.approx(plan.overhead)

@@ -8,13 +8,13 @@ import pytest
 import graphsim as gs
 from graphsim.core.simulation import ROLES
 from graphsim.errors import ScheduleError, UnknownNameError
-from graphsim.recompute.strategies import STRATEGIES
+from graphsim.recompute.plan import make_schedule
 
 
 @pytest.fixture(scope="module", params=["none", "sqrt"])
 def run(request):
     step = gs.training_step(gs.load("lenet5", batch=8), optimizer="adam", target="cpu")
-    return gs.simulate(step, STRATEGIES[request.param]()(step).schedule)
+    return gs.simulate(step, make_schedule(step, request.param))
 
 
 def test_roles_add_up_to_the_timeline(run):

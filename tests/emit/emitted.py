@@ -15,6 +15,7 @@ from graphsim.core.simulation import simulate
 from graphsim.emit import emit_plan, emit_within
 from graphsim.emit.capture import captured_source
 from graphsim.options import configure
+from graphsim.recompute.plan import make_plan
 from graphsim.recompute.strategies import STRATEGIES
 
 
@@ -28,7 +29,7 @@ def emission(model: str, strategy: str, share: float = 0.75):
     source = captured(model)
     if strategy == "auto":
         return emit_within(source, int(share * simulate(source.graph).peak))
-    return emit_plan(source, configure(STRATEGIES[strategy], "")(source.graph, budget=_budget(source, strategy)))
+    return emit_plan(source, make_plan(source.graph, configure(STRATEGIES[strategy], ""), _budget(source, strategy)))
 
 
 def _budget(source, strategy):

@@ -19,6 +19,7 @@ from graphsim.emit import emit_plan, emit_within  # noqa: E402
 from graphsim.emit.capture import captured_source  # noqa: E402
 from graphsim.errors import InfeasibleError, UsageError  # noqa: E402
 from graphsim.options import configure  # noqa: E402
+from graphsim.recompute.plan import make_plan  # noqa: E402
 from graphsim.recompute.strategies import STRATEGIES  # noqa: E402
 
 
@@ -89,7 +90,7 @@ def test_modules_that_overwrite_what_they_are_given_are_left_alone():
 
 def test_plans_that_checkpoints_cannot_express_are_refused_with_what_can_be():
     source = captured("perceptron")
-    plan = configure(STRATEGIES["revolve"], "slots=1")(source.graph)
+    plan = make_plan(source.graph, configure(STRATEGIES["revolve"], "slots=1"))
     with pytest.raises(UsageError, match=r"runs op '.*' \d+ times, and a checkpoint runs it twice"):
         emit_plan(source, plan)
     with pytest.raises(UsageError, match="already recomputes"):

@@ -15,10 +15,11 @@ from graphsim.core.simulation import op_costs, simulate
 from graphsim.errors import ScheduleError, SpecError, UnknownNameError
 from graphsim.recompute.dtr.scores import HEURISTICS
 from graphsim.recompute.matrices import matrices_of_schedule, schedule_of_matrices
+from graphsim.recompute.plan import make_plan
 from graphsim.recompute.strategies import STRATEGIES
 from graphsim.recompute.strategies.auto import Auto
 from graphsim.recompute.strategies.checkmate import Checkmate
-from graphsim.recompute.strategies.dtr import replay
+from graphsim.recompute.strategies.dtr import simulate_log
 
 
 def constant(name: str, nbytes: int) -> list[dict]:
@@ -161,12 +162,12 @@ def chain_log(path: Path, n: int, *, late: bool = False) -> Path:
 def test_a_log_replays_within_a_budget(tmp_path, heuristic):
     graph = gs.load(chain_log(tmp_path, 40), mutations="copy")
     peak = simulate(graph).peak
-    outcome = replay(graph, peak // 2, heuristic)
+    outcome = simulate_log(graph, peak // 2, heuristic)
     assert outcome.finished
     assert outcome.peak <= peak // 2
     assert outcome.overhead > 0
     assert outcome.base_time == 81
-    assert not replay(graph, 20, heuristic).finished
+    assert not simulate_log(graph, 20, heuristic).finished
 
 
 @pytest.mark.parametrize("name", [name for name in STRATEGIES if name != "none"])
@@ -180,17 +181,17 @@ def test_a_plan_evicts_what_only_a_name_keeps(tmp_path, name):
     ]
     graph = gs.load(write(tmp_path, lines, call("f", "b", {"c": (1, -1)}), release("x", "a", "b", "c")))
     assert simulate(graph).peak == 202
-    plan = STRATEGIES[name]()(graph, budget=102)
+    plan = make_plan(graph, name, 102)
     assert plan.feasible
     assert plan.overhead == 0
     assert simulate(graph, plan.schedule).peak == plan.peak_bytes == 101
-    assert replay(graph, 102, "dtr").time == plan.time
+    assert simulate_log(graph, 102, "dtr").time == plan.time
 
 
 def test_a_plan_of_a_log_has_matrices(tmp_path):
     """They have no rows for releases, as plans leave those out."""
     graph = gs.load(chain_log(tmp_path, 10, late=True))
-    plan = Checkmate()(graph, budget=int(0.4 * simulate(graph).peak))
+    plan = make_plan(graph, Checkmate(), int(0.4 * simulate(graph).peak))
     assert plan.feasible
     r, s = matrices_of_schedule(graph, plan.schedule)
     assert len(r) == len(graph.ops) - sum(op.kind == RELEASE for op in graph.ops) < len(graph.ops)
@@ -216,8 +217,8 @@ def test_other_commands_take_a_log(tmp_path):
 def test_auto_needs_no_more_than_the_best_heuristic(tmp_path, late, part):
     log = chain_log(tmp_path, 30, late=late)
     budget = int(part * simulate(gs.load(log)).peak)
-    runs = [replay(gs.load(log, mutations="copy"), budget, heuristic, most=2.0) for heuristic in HEURISTICS]
-    plan = Auto(seconds=2)(gs.load(log), budget=budget)
+    runs = [simulate_log(gs.load(log, mutations="copy"), budget, heuristic, most=2.0) for heuristic in HEURISTICS]
+    plan = make_plan(gs.load(log), Auto(seconds=2), budget)
     assert plan.feasible
     assert plan.overhead <= min(run.overhead for run in runs if run.finished) + 1e-9
 

@@ -21,6 +21,7 @@ from graphsim.core.simulation import Simulation, simulate
 from graphsim.errors import GraphSimError, MissingExtraError, UsageError
 from graphsim.memory.allocators import Allocator
 from graphsim.memory.allocators.torch import TorchCaching
+from graphsim.recompute.plan import make_schedule
 from graphsim.recompute.strategies import STRATEGIES, Strategy
 from graphsim.recompute.strategies.none import StoreAll
 from graphsim.sources import Source, Steps, source_of
@@ -217,7 +218,7 @@ def _found(task: Task) -> Found:
 def _scheduled(run: Simulation, prepared: _Prepared) -> Simulation:
     if isinstance(prepared.strategy, StoreAll):
         return run
-    return replace(run, schedule=prepared.strategy(run.graph, budget=prepared.budget).schedule)
+    return replace(run, schedule=make_schedule(run.graph, prepared.strategy, prepared.budget))
 
 
 def _fits(gpu: str, runs: tuple[Simulation, Simulation]) -> Found:

@@ -8,15 +8,14 @@ is overwritten, or the optimizer, has a part in. A storage goes by the number of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
-import networkx as nx
 import numpy as np
 
 from graphsim.core.graph import Graph, Phase
 from graphsim.core.index import NOTHING, Bools, Floats, Index, Ints, expand
-from graphsim.core.simulation import op_costs
+from graphsim.recompute.units import first_of_units, members_of_units
 
 OPS, READS, OUTPUTS, MADE, TOUCHED, BLOCKED, RELEASED, TENSORS, BEFORE, AFTER = range(10)
 """Ragged lists: of a node, its ops, and the tensors that it reads of others; of an op, its outputs, the evictable
@@ -50,15 +49,17 @@ class Program(NamedTuple):
     kept: Ints
 
 
-def program_of(graph: Graph, *, holds: bool = True) -> Program:
+def program_of(graph: Graph, costs: Floats, *, holds: bool = True) -> Program:
     """Return the program of *graph*.
 
     Args:
+        graph: any graph.
+        costs: of its ops.
         holds: ops of kind `hold` or `release` keep what they name; else they only let go of it.
     """
     index = graph.index
     uses = _Uses(index)
-    units = _Units(graph, uses)
+    units = _Reruns(graph)
     complete, evictable = _evictable(graph, uses, units)
     makes = _unique(index.output_op, index.storage[index.output_tensor], index.tensors)
     made = _where(makes, evictable[makes[1]])
@@ -99,7 +100,7 @@ def program_of(graph: Graph, *, holds: bool = True) -> Program:
                 uses.last,
             ]
         ).astype(np.int64),
-        costs=op_costs(graph),
+        costs=costs,
         kept=index.kept,
     )
 
@@ -169,22 +170,16 @@ class _Uses:
         tensors = np.concatenate([index.input_tensor, index.output_tensor])
         self.op, self.storage = _unique(ops, index.storage[tensors], index.tensors)
         order = np.argsort(self.storage, kind="stable")
-        self._op, storage = self.op[order], self.storage[order]
-        self._start = np.searchsorted(storage, np.arange(index.tensors + 1))
+        op, storage = self.op[order], self.storage[order]
         self.before_hold = np.zeros(len(order), bool)
-        self.before_hold[order[:-1]] = (storage[1:] == storage[:-1]) & index.hold[self._op[1:]]
+        self.before_hold[order[:-1]] = (storage[1:] == storage[:-1]) & index.hold[op[1:]]
         self.last = np.full(index.tensors, NOTHING)
         self.last[self.storage] = self.op
         self.last[index.storage[index.kept]] = index.ops
         self.last[index.resident] = index.ops
 
-    def of(self, storage: int) -> list[int]:
-        """Return the ops that touch *storage*, in order."""
-        found: list[int] = self._op[self._start[storage] : self._start[storage + 1]].tolist()
-        return found
 
-
-class _Units:
+class _Reruns:
     """What must run again together.
 
     Attributes:
@@ -195,32 +190,20 @@ class _Units:
         need: bytes that must be free for each node.
     """
 
-    def __init__(self, graph: Graph, uses: _Uses) -> None:
+    def __init__(self, graph: Graph) -> None:
         index = graph.index
         self._index = index
         self.overwrites = _by_row((index.storage[index.write_tensor], index.write_op))
         self.fixed = np.array([op.phase is Phase.OPTIMIZER or op.kind == "constant" for op in graph.ops], bool)
-        self.first = np.arange(index.ops)
+        self.first = first_of_units(index)
         given = index.maker[self.overwrites[0]] == NOTHING
         self.fixed[self.overwrites[1][given]] = True
-        for members in self._groups(uses):
-            self.first[members] = members[0]
+        for members in members_of_units(self.first):
             self.fixed[members] = self.fixed[members].any() or not self._is_convex(members)
         ops = np.arange(index.ops)
         self.runs = np.concatenate([ops, index.ops + self.first]), np.concatenate([ops, ops])
         self.reads = self._reads()
         self.need = self._need()
-
-    def _groups(self, uses: _Uses) -> Iterable[list[int]]:
-        """Yield the ops that only together give some storage its bytes, with those that read it in between."""
-        joined: nx.Graph[int] = nx.Graph()
-        maker, (storages, ops) = self._index.maker, self.overwrites
-        made = maker[storages] != NOTHING
-        last = dict(zip(storages[made].tolist(), ops[made].tolist(), strict=True))
-        for storage, mutator in last.items():
-            between = (op for op in uses.of(storage) if op <= mutator and not self._index.hold[op])
-            joined.add_edges_from((int(maker[storage]), op) for op in between)
-        return (sorted(members) for members in nx.connected_components(joined))
 
     def _is_convex(self, members: list[int]) -> bool:
         """Whether no op between those of a unit depends on one of them and is read by another."""
@@ -259,7 +242,7 @@ class _Units:
         return np.concatenate([made + index.workspace, again + workspace])
 
 
-def _evictable(graph: Graph, uses: _Uses, units: _Units) -> tuple[Ints, Bools]:
+def _evictable(graph: Graph, uses: _Uses, units: _Reruns) -> tuple[Ints, Bools]:
     """Return the op that completes each storage, and whether it can be made again for as long as it is used."""
     index = graph.index
     owner = index.storage[index.output_tensor]
@@ -279,7 +262,7 @@ def _evictable(graph: Graph, uses: _Uses, units: _Units) -> tuple[Ints, Bools]:
     return complete, evictable
 
 
-def _limits(index: Index, units: _Units, until: Ints) -> list[int]:
+def _limits(index: Index, units: _Reruns, until: Ints) -> list[int]:
     """Lower *until* to what the units allow: what one makes can be made again for as long as what it reads."""
     limits: list[int] = until.tolist()
     unit, may = units.first[index.input_op], ~units.fixed[index.input_op]
@@ -303,7 +286,7 @@ def _limits(index: Index, units: _Units, until: Ints) -> list[int]:
     return limits
 
 
-def _overwritten(index: Index, units: _Units) -> Ints:
+def _overwritten(index: Index, units: _Reruns) -> Ints:
     """Return, for each input, the op that next overwrites it if no op makes it anew; else the end."""
     storage, op = units.overwrites
     keys = storage * (index.ops + 1) + op

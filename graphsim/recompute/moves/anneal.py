@@ -20,14 +20,14 @@ class Annealing(Search):
     cold, chunk = 0.005, 1000
 
     def __init__(self, state: Evaluation, budget: int, seed: tuple[int, ...]) -> None:
-        from graphsim.recompute.moves.compiled import arrays_of
-        from graphsim.recompute.moves.incremental import all_readers, sequence_of
+        from graphsim.recompute.moves.columns import columns_of
+        from graphsim.recompute.moves.sequence import all_readers, sequence_of
 
         super().__init__(state, budget, seed, _WARM)
         ops = np.arange(self.problem.ops)
         stored = int(evaluate(self.problem, ops).excess(budget).sum())
         self._price = 0.1 * float(self.problem.cost[ops].sum()) / max(1, stored)
-        self._arrays = (arrays_of(self.problem), all_readers(self.problem), *sequence_of(state))
+        self._arrays = columns_of(self.problem), all_readers(self.problem), sequence_of(state)
 
     def advance(self, temperature: float) -> None:
         """Take a chunk of steps."""

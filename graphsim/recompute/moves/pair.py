@@ -30,8 +30,8 @@ _TELL = 0.25
 
 def is_compiled() -> bool:
     """Return whether the searches have been compiled before, and are on disk."""
-    from graphsim.recompute.moves.compiled import search
     from graphsim.recompute.moves.incremental import anneal
+    from graphsim.recompute.moves.ruin import search
 
     return is_on_disk(anneal, search)
 
@@ -42,7 +42,7 @@ def compiling_beside(clock: Clock) -> Iterator[None]:
 
     Compiling holds the interpreter lock. Where it cannot be done so, it is done when the search is first used.
     """
-    from graphsim.recompute.moves.compiled import search
+    from graphsim.recompute.moves.ruin import search
 
     if is_compiled() or not is_kept(search) or not sys.executable:
         yield

@@ -2,7 +2,7 @@
 
 Source: Schrimpf, Schneider, Stamm-Wilbrandt, Dueck, "Record Breaking Optimization Results Using the Ruin and
 Recreate Principle", Journal of Computational Physics 159, 2000; what is dearer is accepted as annealing does.
-Where nothing fits yet, less above the budget is better. The loops are in `compiled`.
+Where nothing fits yet, less above the budget is better. The loops are in `ruin`.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ class Rebuilding(Search):
     def __init__(
         self, state: Evaluation, budget: int, seed: tuple[int, ...], others: Sequence[Evaluation] = ()
     ) -> None:
-        from graphsim.recompute.moves.compiled import arrays_of, scratch
+        from graphsim.recompute.moves.columns import columns_of, scratch
 
         super().__init__(state, budget, seed, _CROSSING if others else _WARM)
         self._current, self._crossed = self.best.copy(), _CROSSED if others else 0.0
         self._others = cycle([np.ascontiguousarray(other.nodes) for other in others or [state]])
         self._numbers, self._stamp = self.record.copy(), 1
-        self._arrays = (arrays_of(self.problem), *scratch(self.problem, len(self.best)))
+        self._arrays = (columns_of(self.problem), *scratch(self.problem, len(self.best)))
 
     def advance(self, temperature: float) -> None:
         """Take a chunk of steps."""
-        from graphsim.recompute.moves.compiled import search
+        from graphsim.recompute.moves.ruin import search
 
         self._stamp = search(
             *self._arrays,

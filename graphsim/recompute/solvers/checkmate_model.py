@@ -23,7 +23,7 @@ import numpy as np
 from graphsim.core.index import NOTHING, Bools, Floats, Ints
 from graphsim.recompute.evaluation import evaluate
 from graphsim.recompute.problem import Problem
-from graphsim.recompute.windows import Windows
+from graphsim.recompute.solvers.windows import Windows
 
 _COST, _BYTES = 1e3, 1e4
 """The cost of the step, and the room for bytes, are this many units: tolerances of solvers are absolute."""

@@ -97,7 +97,7 @@ class Cut:
     saved: tuple[int, ...]
 
 
-class Joint:
+class JointGraph:
     """Forward units and what backward reads of them.
 
     Attributes:

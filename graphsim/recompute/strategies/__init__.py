@@ -1,24 +1,55 @@
-"""Strategies: (Graph, budget) becomes a `Plan`. One file each, one line in the table.
+"""Strategies: (case, budget) becomes a schedule. One file each, one line in the table.
 
-A strategy only chooses the order of executions; what that costs in memory follows by liveness, and
-is judged by `plan.judge` alike for all.
+A strategy only chooses the order of executions; what that costs in memory follows by liveness. It is timed, judged
+and bounded by `plan.make_plan`, alike for all: those of other packages, and any function of the user's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
 
-from graphsim.core.graph import Graph
-from graphsim.recompute.plan import Plan
+from graphsim.core.schedule import Schedule
 from graphsim.registry import Registry
+
+if TYPE_CHECKING:
+    from graphsim.recompute.case import Case
+
+Progress = Callable[[str], None]
+"""Told, in words, how far a search is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What a strategy answers that knows more than a schedule.
+
+    Attributes:
+        schedule: of the ops of the case's graph.
+        time_bound: what any schedule of the strategy's form within the budget costs; 0: nothing is known.
+        interrupted: it was told to stop (Ctrl-C): this is its best so far.
+        releases: the schedule is of the graph as given, and keeps what only names keep.
+    """
+
+    schedule: Schedule
+    time_bound: float = 0.0
+    interrupted: bool = False
+    releases: bool = False
 
 
 class Strategy(Protocol):
     """Chooses a schedule; options are fields of the strategy."""
 
-    def __call__(self, graph: Graph, /, *, budget: int | None = None) -> Plan:
-        """Return a plan for *graph*, within *budget* bytes if the strategy can meet one."""
+    def __call__(self, case: Case, budget: int | None = None, /) -> Schedule | Proposal:
+        """Return a schedule of the ops of `case.graph`, within *budget* bytes if the strategy can meet one."""
+
+
+@runtime_checkable
+class Searching(Strategy, Protocol):
+    """A strategy that takes time, and may have something to tell meanwhile."""
+
+    def with_limits(self, *, seconds: float | None = None, progress: Progress | None = None) -> Self:
+        """Return the strategy with so many *seconds*, unless None, and who is told of *progress*."""
 
 
 STRATEGIES: Registry[Callable[..., Strategy]] = Registry(
@@ -42,4 +73,10 @@ STRATEGIES: Registry[Callable[..., Strategy]] = Registry(
     },
 )
 
-__all__ = ["STRATEGIES", "Plan", "Strategy"]
+
+def with_limits(strategy: Strategy, *, seconds: float | None = None, progress: Progress | None = None) -> Strategy:
+    """Return *strategy* with these limits if it is one that searches, else as it is."""
+    return strategy.with_limits(seconds=seconds, progress=progress) if isinstance(strategy, Searching) else strategy
+
+
+__all__ = ["STRATEGIES", "Progress", "Proposal", "Searching", "Strategy", "with_limits"]

@@ -11,17 +11,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from math import inf, isfinite
 
-import numpy as np
-
-from graphsim.core.graph import Graph
 from graphsim.core.schedule import Schedule
 from graphsim.errors import UsageError
-from graphsim.recompute.bounds import extra_cost
+from graphsim.recompute.case import Candidate, Case
 from graphsim.recompute.clock import Clock
 from graphsim.recompute.dtr.scores import HEURISTICS
 from graphsim.recompute.evaluation import Evaluation, evaluate
@@ -31,15 +27,15 @@ from graphsim.recompute.moves.improve import improve
 from graphsim.recompute.moves.pair import Search, compiling_beside, is_compiled, side_by_side
 from graphsim.recompute.moves.rebuild import Rebuilding
 from graphsim.recompute.moves.repair import repair
-from graphsim.recompute.plan import Plan, judge, under_names
-from graphsim.recompute.problem import Problem, problem_of
+from graphsim.recompute.strategies import Progress, Proposal
 from graphsim.recompute.strategies.blocks import Blocks
 from graphsim.recompute.strategies.dtr import Dtr
 from graphsim.recompute.strategies.greedy import Greedy
 from graphsim.recompute.strategies.rotor import Rotor
 from graphsim.recompute.strategies.sqrt import Sqrt
 
-Progress = Callable[[str], None]
+CHEAP = (Blocks(), Sqrt(), Greedy(), Rotor())
+"""Strategies that are asked first."""
 _SMALL, _COMPILING = 150, 30.0
 """Ops up to which plain annealing is nearly as good, and seconds up to which it is: nothing is compiled for less."""
 _STEPS_PER_OP = 60
@@ -85,87 +81,83 @@ class Auto:
         if not self.seconds >= 0:
             raise UsageError(f"seconds must be at least 0, not {self.seconds}")
 
-    @under_names
-    def __call__(self, graph: Graph, /, *, budget: int | None = None) -> Plan:
-        """Return the plan; `time_bound` holds for all that first run the ops in program order."""
-        start = time.perf_counter()
-        stored = judge(graph, Schedule.of(graph), strategy="auto", budget=budget, seconds=0.0)
-        if budget is not None and stored.feasible:
-            return replace(stored, seconds=time.perf_counter() - start)
-        cheap = [stored, *(strategy(graph, budget=budget) for strategy in (Blocks(), Sqrt(), Greedy(), Rotor()))]
-        if budget is None or budget < stored.memory_bound:
-            if budget is not None:
-                with suppress(KeyboardInterrupt):
-                    cheap.append(self._squeezed(graph, budget, stored.memory_bound))
-            best = min(cheap, key=lambda plan: (plan.peak_bytes, plan.time))
-            bound = best.time_bound if budget is None else inf
-            return replace(best, strategy="auto", time_bound=bound, seconds=time.perf_counter() - start)
-        best, bound = self._search(graph, budget, cheap, start)
-        optimal = best.feasible and best.time <= best.base_time + bound * (1 + 1e-9)
-        return replace(
-            best,
-            strategy="auto",
-            time_bound=best.base_time + bound,
-            proved_optimal=optimal,
-            seconds=time.perf_counter() - start,
-        )
+    def __call__(self, case: Case, budget: int | None = None, /) -> Proposal:
+        """Return the best schedule; without a search if nothing needs one, or nothing can fit."""
+        clock, found = Clock(time.perf_counter() + self.seconds), [case.stored]
+        if budget is None or case.stored.peak > budget:
+            try:
+                self._search(case, budget, found, clock)
+            except KeyboardInterrupt:
+                clock.stopped = True
+        best = min(found, key=lambda one: _preference(one, budget))
+        return Proposal(best.schedule, interrupted=clock.stopped)
 
-    def _squeezed(self, graph: Graph, budget: int, least: int) -> Plan:
-        """Return program order, repaired towards *least* bytes."""
-        problem = problem_of(graph)
-        stored = evaluate(problem, np.arange(problem.ops))
-        low = repair(stored, least, until=time.perf_counter() + _SQUEEZING * self.seconds)
-        return judge(graph, problem.schedule(low.nodes), strategy="auto", budget=budget, seconds=0.0)
+    def with_limits(self, *, seconds: float | None = None, progress: Progress | None = None) -> Auto:
+        """Return the strategy with so many *seconds*, unless None, and who is told of *progress*."""
+        return replace(self, seconds=self.seconds if seconds is None else seconds, progress=progress)
 
-    def _search(self, graph: Graph, budget: int, cheap: list[Plan], start: float) -> tuple[Plan, float]:
-        """Return the best plan, and the bound of the extra cost."""
-        problem = problem_of(graph)
-        base = float(problem.cost[: problem.ops].sum())
-        bound = extra_cost(problem, budget)
-        plans = cheap.copy()
+    def _search(self, case: Case, budget: int | None, found: list[Candidate], clock: Clock) -> None:
+        """Add to *found*: what is cheap to find, then what the rounds of search make of it."""
+        for strategy in CHEAP:
+            found.append(case.candidate(strategy(case, budget)))  # noqa: PERF401 - those before Ctrl-C count
+        if budget is None:
+            return
+        if budget < case.memory_bound:  # how near does it get?
+            until = time.perf_counter() + _SQUEEZING * self.seconds
+            low = repair(case.program_order, case.memory_bound, until=until)
+            found.append(case.candidate(case.problem.schedule(low.nodes)))
+            return
+        rounds = _Rounds(case, budget, clock, self.seed, self._teller(case, budget))
+        try:
+            rounds.run(self._starts(case, budget, found))
+        finally:
+            if rounds.best is not None:
+                found.append(case.candidate(case.problem.schedule(rounds.best.nodes)))
 
-        def known() -> Iterator[Schedule]:
-            yield min(cheap, key=_preference).schedule
-            for heuristic in HEURISTICS if self.seconds else ():
-                plans.append(Dtr(heuristic, seconds=_DTR_SHARE * self.seconds)(graph, budget=budget))
-                if plans[-1].feasible:
-                    yield plans[-1].schedule
+    def _starts(self, case: Case, budget: int, found: list[Candidate]) -> Iterator[Schedule]:
+        """Yield the best of *found*, then what DTR makes of the case with each of its heuristics, which is added."""
+        yield min(found, key=lambda one: _preference(one, budget)).schedule
+        for heuristic in HEURISTICS if self.seconds else ():
+            proposal = Dtr(heuristic, seconds=_DTR_SHARE * self.seconds)(case, budget)
+            if proposal.interrupted:
+                raise KeyboardInterrupt
+            found.append(case.candidate(proposal.schedule))
+            if found[-1].peak <= budget:
+                yield proposal.schedule
+
+    def _teller(self, case: Case, budget: int) -> Callable[[float, bool], None]:
+        """Return what tells of a cost, and whether it fits, in words."""
+        base, least = case.base_time, case.least_time(budget)
 
         def tell(cost: float, fits: bool) -> None:
             if self.progress is not None and base:
-                gap = "" if cost <= base + bound else f", at most {cost / (base + bound) - 1:.2%} from optimal"
+                gap = "" if cost <= least else f", at most {cost / least - 1:.2%} from optimal"
                 extra = f"{cost / base - 1:+.3%} compute" if fits else "nothing fits yet"
-                self.progress(f"auto: {extra}; at least {bound / base:+.3%}{gap if fits else ''}")
+                self.progress(f"auto: {extra}; at least {least / base - 1:+.3%}{gap if fits else ''}")
 
-        search = _Rounds(problem, budget, base + bound, Clock(start + self.seconds), self.seed, tell)
-        with suppress(KeyboardInterrupt):
-            search.run(known())
-        if search.best is not None:
-            found = judge(graph, problem.schedule(search.best.nodes), strategy="auto", budget=budget, seconds=0.0)
-            plans.append(found)
-        return min(plans, key=_preference), bound
+        return tell
 
 
-def _preference(plan: Plan) -> tuple[bool, float, int]:
-    return (not plan.feasible, plan.time if plan.feasible else plan.peak_bytes, plan.peak_bytes)
+def _preference(one: Candidate, budget: int | None) -> tuple[bool, float, float]:
+    """Return what to sort by: the cheapest that fits, else the lowest peak; without a budget, the lowest peak."""
+    if budget is None or one.peak > budget:
+        return budget is not None, one.peak, one.time
+    return False, one.time, one.peak
 
 
 class _Rounds:
     """Rounds of search until they bring nothing, the bound is near or the time is up."""
 
-    def __init__(
-        self, problem: Problem, budget: int, bound: float, clock: Clock, seed: int, tell: Callable[[float, bool], None]
-    ) -> None:
-        self.problem, self.budget, self.bound, self.clock, self.seed = problem, budget, bound, clock, seed
-        self.tell = tell
+    def __init__(self, case: Case, budget: int, clock: Clock, seed: int, tell: Callable[[float, bool], None]) -> None:
+        self.stored, self.problem, self.bound = case.program_order, case.problem, case.least_time(budget)
+        self.budget, self.clock, self.seed, self.tell = budget, clock, seed, tell
         self.best: Evaluation | None = None
-        self._worth = _WORTH * float(problem.cost[: problem.ops].sum())
+        self._worth = _WORTH * case.base_time
 
     def run(self, known: Iterable[Schedule]) -> None:
         """Search from a repair of program order and from the *known* schedules; `best` is what it finds."""
         left, ops = max(0.0, self.clock.until - time.perf_counter()), self.problem.ops
-        stored = evaluate(self.problem, np.arange(ops))
-        start = repair(stored, self.budget, until=self.clock.until - 0.6 * left)
+        start = repair(self.stored, self.budget, until=self.clock.until - 0.6 * left)
         self._offer(start)
         for schedule in known:
             self._offer(evaluate(self.problem, self.problem.nodes(schedule)))

@@ -7,16 +7,14 @@ layer path, cut at some depth of nesting.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from itertools import pairwise
 from math import isqrt
 
-from graphsim.core.graph import Graph
 from graphsim.core.schedule import Schedule
 from graphsim.errors import UsageError
-from graphsim.recompute.candidates import Candidate, Search
-from graphsim.recompute.plan import Plan, judge, under_names
+from graphsim.recompute.candidates import chain_candidate, pick
+from graphsim.recompute.case import Candidate, Case
 from graphsim.recompute.spans import ChainPlan, ForwardPass, drop_spans
 
 MAX_DEPTH = 8
@@ -43,28 +41,24 @@ class Blocks:
     def __post_init__(self) -> None:
         check_positive("depth", self.depth)
 
-    @under_names
-    def __call__(self, graph: Graph, /, *, budget: int | None = None) -> Plan:
-        """Return the plan; the budget only decides whether it is feasible."""
-        start = time.perf_counter()
-        schedule = drop_every(graph, 1, self.depth)
-        return judge(graph, schedule, strategy="blocks", budget=budget, seconds=time.perf_counter() - start)
+    def __call__(self, case: Case, budget: int | None = None, /) -> Schedule:
+        """Return the schedule, whatever the budget."""
+        return drop_every(case, 1, self.depth)
 
 
-def drop_every(graph: Graph, k: int, depth: int | None) -> Schedule:
+def drop_every(case: Case, k: int, depth: int | None) -> Schedule:
     """Return the schedule that recomputes every *k*-th block, for the best depth if that is None."""
-    search = Search(graph)
 
     def candidate(level: int) -> Candidate:
         def choose(forward: ForwardPass) -> ChainPlan:
             spans = blocks_of(forward, level)
             return drop_spans(spans, range(0, len(spans) - 1, k))
 
-        return search.evaluate(choose)
+        return chain_candidate(case, choose)
 
-    nested = max((op.layer.count(".") + 1 for op in graph.ops), default=1)
+    nested = max((op.layer.count(".") + 1 for op in case.graph.ops), default=1)
     depths = range(1, min(nested, MAX_DEPTH) + 1) if depth is None else (depth,)
-    return search.pick(map(candidate, depths), None).schedule
+    return pick(case, map(candidate, depths), None).schedule
 
 
 def blocks_of(forward: ForwardPass, depth: int) -> list[range]:

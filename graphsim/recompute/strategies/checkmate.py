@@ -12,26 +12,20 @@ executions, or ops in another order, it is missed.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from graphsim.core.graph import Graph
-from graphsim.core.index import Floats, Ints
-from graphsim.core.schedule import Schedule
+from graphsim.core.index import Floats
 from graphsim.errors import UsageError
-from graphsim.recompute.bounds import extra_cost
+from graphsim.recompute.case import Case
 from graphsim.recompute.evaluation import evaluate
-from graphsim.recompute.moves.improve import prune
+from graphsim.recompute.incumbent import Incumbent
 from graphsim.recompute.moves.repair import repair
-from graphsim.recompute.plan import Plan, judge, under_names
-from graphsim.recompute.problem import Problem, problem_of
+from graphsim.recompute.problem import Problem
 from graphsim.recompute.solvers.checkmate_highs import Solution, solve
 from graphsim.recompute.solvers.checkmate_model import Model, program_size
-from graphsim.recompute.windows import Windows
+from graphsim.recompute.solvers.windows import Windows
+from graphsim.recompute.strategies import Progress, Proposal
 
-Progress = Callable[[str], None]
 VARIABLES = 50_000
 """Of the largest program that is solved unless asked: about 130 ops."""
 _GREEDY = 0.1
@@ -66,41 +60,37 @@ class Checkmate:
         if not (self.seconds >= 0 and self.gap >= 0):
             raise UsageError(f"seconds and gap must be at least 0, not {self.seconds} and {self.gap}")
 
-    @under_names
-    def __call__(self, graph: Graph, /, *, budget: int | None = None) -> Plan:
-        """Return the plan; `time_bound` holds for schedules of the form."""
+    def __call__(self, case: Case, budget: int | None = None, /) -> Proposal:
+        """Return the schedule, and a bound for those of the form."""
         start = time.perf_counter()
-        stored = judge(graph, Schedule.of(graph), strategy="checkmate", budget=budget, seconds=0.0)
-        if budget is None or stored.feasible:
-            return stored
-        if budget < stored.memory_bound:
-            return replace(stored, time_bound=float("inf"))
-        problem = problem_of(graph)
-        model = model_of(problem, budget, self.variables, "checkmate")
-        nodes, bound = self._solve(model, budget, start)
-        return finish(graph, problem, nodes, bound, strategy="checkmate", budget=budget, start=start)
+        if budget is None or case.stored.peak <= budget or budget < case.memory_bound:
+            return Proposal(case.stored.schedule)
+        model = model_of(case.problem, budget, self.variables, "checkmate")
+        best = Incumbent(case, budget)
+        with best.until_interrupted():
+            best.offer(repair(best.state, budget, until=start + _GREEDY * self.seconds))
+            self._solve(model, best, start + self.seconds)
+        return best.proposal()
 
-    def _solve(self, model: Model, budget: int, start: float) -> tuple[Ints, float]:
-        """Return the best sequence, and a bound of the extra cost."""
-        problem, until = model.problem, start + self.seconds
-        best = repair(evaluate(problem, np.arange(problem.ops)), budget, until=start + _GREEDY * self.seconds)
-        bound, limit = 0.0, budget
+    def with_limits(self, *, seconds: float | None = None, progress: Progress | None = None) -> Checkmate:
+        """Return the strategy with so many *seconds*, unless None, and who is told of *progress*."""
+        return replace(self, seconds=self.seconds if seconds is None else seconds, progress=progress)
+
+    def _solve(self, model: Model, best: Incumbent, until: float) -> None:
+        """Offer what the solver finds, with a bound."""
+        limit = best.budget
         for attempt in range(_ROUNDS):
-            known = model.solution(best.nodes) if best.peak <= limit else None
+            known = model.solution(best.state.nodes) if best.state.peak <= limit else None
             answer = self._run(model, limit, until - time.perf_counter(), known)
-            bound = model.cost(answer.bound) if attempt == 0 else bound
+            best.bound = model.cost(answer.bound) if attempt == 0 else best.bound
+            best.interrupted = answer.interrupted
             if answer.x is None:
                 break
-            found = evaluate(problem, model.nodes(answer.x))
-            if found.peak <= budget:
-                best = min([best, found], key=lambda state: (state.peak > budget, state.cost))
+            found = evaluate(model.problem, model.nodes(answer.x))
+            best.offer(found)
+            if found.peak <= best.budget or answer.interrupted:
                 break
-            limit -= found.peak - budget
-            if answer.interrupted:
-                break
-        if best.peak <= budget:
-            best = prune(best, budget)  # recomputes that cost nothing are many, and seldom of use
-        return best.nodes, bound
+            limit -= found.peak - best.budget
 
     def _run(self, model: Model, limit: int, seconds: float, known: Floats | None) -> Solution:
         progress = None
@@ -137,22 +127,3 @@ def model_of(problem: Problem, budget: int, variables: int, strategy: str) -> Mo
             f"more than {variables:,}; use auto or moccasin, or allow it with option variables={size}"
         )
     return Model(problem, windows, budget)
-
-
-def finish(
-    graph: Graph, problem: Problem, nodes: Ints, bound: float, *, strategy: str, budget: int, start: float
-) -> Plan:
-    """Return the plan of *nodes*, or the one that stores all if they do not fit; *bound* of the extra cost."""
-    schedule = problem.schedule(nodes)
-    plan = judge(graph, schedule, strategy=strategy, budget=budget, seconds=0.0)
-    if not plan.feasible:
-        plan = judge(graph, Schedule.of(graph), strategy=strategy, budget=budget, seconds=0.0)
-    if plan.feasible:
-        bound = min(bound, plan.time - plan.base_time)  # a greedy one that is not of the form may cost less
-    proved = extra_cost(problem, budget)
-    return replace(
-        plan,
-        time_bound=plan.base_time + max(bound, proved),
-        proved_optimal=plan.feasible and plan.time <= (plan.base_time + proved) * (1 + 1e-9),  # *proved* needs no form
-        seconds=time.perf_counter() - start,
-    )

@@ -17,19 +17,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from graphsim.core.graph import Graph
 from graphsim.core.index import NOTHING, Bools, Ints
-from graphsim.core.schedule import Schedule
 from graphsim.errors import UsageError
-from graphsim.recompute.evaluation import Evaluation, evaluate
-from graphsim.recompute.moves.improve import prune
+from graphsim.recompute.case import Case
+from graphsim.recompute.evaluation import evaluate
+from graphsim.recompute.incumbent import Incumbent
 from graphsim.recompute.moves.repair import repair
-from graphsim.recompute.plan import Plan, judge, under_names
-from graphsim.recompute.problem import Problem, problem_of
+from graphsim.recompute.problem import Problem
 from graphsim.recompute.solvers.checkmate_highs import solve
 from graphsim.recompute.solvers.checkmate_model import Model
-from graphsim.recompute.strategies.checkmate import VARIABLES, finish, model_of
-from graphsim.recompute.windows import Windows
+from graphsim.recompute.solvers.windows import Windows
+from graphsim.recompute.strategies import Progress, Proposal
+from graphsim.recompute.strategies.checkmate import VARIABLES, model_of
 
 TRIALS = 6
 """Halvings of the range of epsilon."""
@@ -41,7 +40,7 @@ class CheckmateLp:
     """Rounds relaxations; without a budget, or where nothing fits, it stores all.
 
     Attributes:
-        seconds: for the solver and the repair.
+        seconds: for the solver and the repair; Ctrl-C stops it with the best so far.
         variables: of the largest program that it takes.
 
     Raises:
@@ -56,45 +55,44 @@ class CheckmateLp:
         if not self.seconds >= 0:
             raise UsageError(f"seconds must be at least 0, not {self.seconds}")
 
-    @under_names
-    def __call__(self, graph: Graph, /, *, budget: int | None = None) -> Plan:
-        """Return the plan; `time_bound` holds for schedules of Checkmate's form."""
-        start = time.perf_counter()
-        stored = judge(graph, Schedule.of(graph), strategy="checkmate_lp", budget=budget, seconds=0.0)
-        if budget is None or stored.feasible:
-            return stored
-        if budget < stored.memory_bound:
-            return replace(stored, time_bound=float("inf"))
-        problem = problem_of(graph)
-        model = model_of(problem, budget, self.variables, "checkmate_lp")
-        best, bound = _search(model, budget, stored.memory_bound, start + self.seconds)
-        best = repair(best, budget, until=start + self.seconds)
-        best = prune(best, budget) if best.peak <= budget else best
-        return finish(graph, problem, best.nodes, bound, strategy="checkmate_lp", budget=budget, start=start)
+    def __call__(self, case: Case, budget: int | None = None, /) -> Proposal:
+        """Return the schedule, and a bound for those of Checkmate's form."""
+        until = time.perf_counter() + self.seconds
+        if budget is None or case.stored.peak <= budget or budget < case.memory_bound:
+            return Proposal(case.stored.schedule)
+        model = model_of(case.problem, budget, self.variables, "checkmate_lp")
+        best = Incumbent(case, budget)
+        with best.until_interrupted():
+            _search(model, best, until)
+            best.offer(repair(best.state, budget, until=until))
+        return best.proposal()
+
+    def with_limits(self, *, seconds: float | None = None, progress: Progress | None = None) -> CheckmateLp:
+        """Return the strategy with so many *seconds*, unless None; it tells of no progress."""
+        return self if seconds is None else replace(self, seconds=seconds)
 
 
-def _search(model: Model, budget: int, lowest: int, until: float) -> tuple[Evaluation, float]:
-    """Return the best rounded schedule over budgets of the LP, and the bound of the whole budget's."""
-    problem = model.problem
-    seen = [evaluate(problem, np.arange(problem.ops))]
-    low, high, limit, bound = lowest, budget, budget, 0.0
+def _search(model: Model, best: Incumbent, until: float) -> None:
+    """Offer rounded schedules over budgets of the LP, of which the first gives the bound."""
+    problem, budget = model.problem, best.budget
+    low, high, limit = best.case.memory_bound, budget, budget
     for trial in range(TRIALS):
         answer = solve(model.within(limit), integer=False, seconds=until - time.perf_counter())
-        bound = model.cost(answer.bound) if trial == 0 else bound
+        best.bound = model.cost(answer.bound) if trial == 0 else best.bound
         if answer.x is None:
             low = limit
         else:
             stored = model.stored(answer.x)
             rounded = [evaluate(problem, round_stored(problem, model.windows, stored > at)) for at in THRESHOLDS]
-            seen += rounded
+            best.offer(*rounded)
             if rounded[0].peak <= budget:
                 low = limit
             else:
                 high = limit
         limit = (low + high) // 2
+        best.interrupted = answer.interrupted
         if low >= high - 1 or answer.interrupted or time.perf_counter() > until:
             break
-    return min(seen, key=lambda state: (max(budget, state.peak), state.cost)), bound
 
 
 def round_stored(problem: Problem, windows: Windows, keep: Bools) -> Ints:

@@ -1,7 +1,7 @@
 """DTR: evict while the step runs, whenever memory is short, and make again what is missing.
 
 Source: Kirisame, Lyubomirsky, Haan, Brennan, He, Roesch, Chen, Tatlock, "Dynamic Tensor
-Rematerialization", ICLR 2021; the heuristics are in `dtr_scores`. An online method: it knows the past
+Rematerialization", ICLR 2021; the heuristics are in `dtr.scores`. An online method: it knows the past
 only. Storages are evicted one by one, the lowest score first; a released storage is evicted at once
 (the paper's eager eviction); recompute is recursive, and what it reads is locked meanwhile.
 """
@@ -10,21 +10,24 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from graphsim.core.graph import Graph
 from graphsim.core.schedule import Schedule
+from graphsim.core.simulation import op_costs
 from graphsim.errors import ScheduleError, UnknownNameError, UsageError
-from graphsim.recompute.candidates import Candidate, Search
+from graphsim.recompute.candidates import pick
+from graphsim.recompute.case import Candidate, Case
 from graphsim.recompute.dtr import loop as dtr_loop
 from graphsim.recompute.dtr.program import Program, program_of
 from graphsim.recompute.dtr.scores import HEURISTICS
 from graphsim.recompute.dtr.state import EVICTIONS, LENGTH, PEAK, as_lists, beginning
 from graphsim.recompute.machine_code import compiled_functions, is_available, is_on_disk
-from graphsim.recompute.plan import Plan, judge, under_names
+from graphsim.recompute.strategies import Progress, Proposal
 
 TRIALS = 2
 """Internal budgets that are tried: the one asked for, and a larger one if DTR thrashes within that."""
@@ -42,12 +45,13 @@ class Dtr:
 
     DTR counts what it has not evicted, the schedule only what is read again: so where it runs out of
     memory within the budget, it is given more, and the plan with the lowest true peak is returned.
-    Large graphs run as machine code where a `replay` has compiled it.
+    Large graphs run as machine code where a `simulate_log` has compiled it.
 
     Attributes:
         heuristic: 'dtr', 'eqclass', 'local', 'lru', 'size' or 'msps'.
         most: give up when this many times the cost of the step without recompute is spent; the paper's limit is 2.
-        seconds: when to give up at the latest: 'dtr' and 'msps' crawl where a large graph thrashes.
+        seconds: when to give up at the latest: 'dtr' and 'msps' crawl where a large graph thrashes. Ctrl-C stops it,
+            too, with the best so far.
 
     Raises:
         UnknownNameError: there is no such heuristic.
@@ -66,43 +70,50 @@ class Dtr:
         if not self.seconds > 0:
             raise UsageError(f"seconds must be above 0, not {self.seconds}")
 
-    @under_names
-    def __call__(self, graph: Graph, /, *, budget: int | None = None) -> Plan:
-        """Return the plan; it may not fit, as DTR never looks ahead."""
-        start = time.perf_counter()
-        schedule = Schedule.of(graph) if budget is None else self._fit(graph, budget, start + self.seconds)
-        return judge(graph, schedule, strategy="dtr", budget=budget, seconds=time.perf_counter() - start)
+    def __call__(self, case: Case, budget: int | None = None, /) -> Proposal:
+        """Return the schedule; it may not fit, as DTR never looks ahead."""
+        if budget is None or case.stored.peak <= budget:
+            return Proposal(case.stored.schedule)
+        found: list[Candidate] = []
+        interrupted = False
+        try:
+            for candidate in self._runs(case, budget, time.perf_counter() + self.seconds):
+                found.append(candidate)  # noqa: PERF402 - those before Ctrl-C count
+        except KeyboardInterrupt:
+            interrupted = True
+        return Proposal(pick(case, found, budget).schedule, interrupted=interrupted)
 
-    def _fit(self, graph: Graph, budget: int, until: float) -> Schedule:
-        search = Search(graph)
-        if search.stored.peak <= budget:
-            return search.stored.schedule
-        program, found = program_of(graph), []
+    def with_limits(self, *, seconds: float | None = None, progress: Progress | None = None) -> Dtr:
+        """Return the strategy with so many *seconds*, unless None; it tells of no progress."""
+        return self if seconds is None else replace(self, seconds=seconds)
+
+    def _runs(self, case: Case, budget: int, until: float) -> Iterator[Candidate]:
+        """Yield what runs within several internal budgets lead to, until one fits."""
+        program = case.program
         large = len(program.costs) >= _LARGE and is_available()
         machine = large and is_on_disk(compiled_functions(dtr_loop)["advance"])
-        low, high, limit = budget, search.stored.peak, budget
+        low, high, limit = budget, case.stored.peak, budget
         for _ in range(TRIALS):
             outcome = run(program, limit, self.heuristic, most=self.most, until=until, machine=machine)
-            candidate = self._judged(search, outcome) if outcome.finished else None
+            candidate = self._judged(case, outcome) if outcome.finished else None
             if candidate is None:
                 low = limit
             else:
-                found.append(candidate)
+                yield candidate
                 if candidate.peak <= budget:
-                    break
+                    return
                 high = limit
             limit = (low + high) // 2
-        return search.pick(found, budget).schedule
 
-    def _judged(self, search: Search, outcome: Outcome) -> Candidate | None:
+    def _judged(self, case: Case, outcome: OnlineRun) -> Candidate | None:
         """Return the run as a schedule; None if it overwrote something before its turn in program order."""
         try:
-            return search.judge(Schedule(np.array(outcome.order, dtype=np.int64)))
+            return case.candidate(Schedule(np.array(outcome.order, dtype=np.int64)))
         except ScheduleError:
             return None
 
 
-class Outcome(NamedTuple):
+class OnlineRun(NamedTuple):
     """What a run of DTR did.
 
     Attributes:
@@ -127,7 +138,7 @@ class Outcome(NamedTuple):
         return self.time / self.base_time - 1 if self.base_time else 0.0
 
 
-def replay(graph: Graph, budget: int, heuristic: str = "eqclass", *, most: float = 100.0) -> Outcome:
+def simulate_log(graph: Graph, budget: int, heuristic: str = "eqclass", *, most: float = 100.0) -> OnlineRun:
     """Run *graph* as DTR's simulator would: holds release what they name, and hold no bytes themselves.
 
     A log for this is loaded with ``mutations="copy"``, as DTR makes a mutation a copy. One difference is left, which
@@ -139,12 +150,12 @@ def replay(graph: Graph, budget: int, heuristic: str = "eqclass", *, most: float
     """
     if heuristic not in HEURISTICS:
         raise UnknownNameError("heuristic", heuristic, HEURISTICS)
-    return run(program_of(graph, holds=False), budget, heuristic, most=most, machine=is_available())
+    return run(program_of(graph, op_costs(graph), holds=False), budget, heuristic, most=most, machine=is_available())
 
 
 def run(
     program: Program, budget: int, heuristic: str, *, most: float, until: float = math.inf, machine: bool
-) -> Outcome:
+) -> OnlineRun:
     """Run *program* within *budget* bytes, up to the time *until* of `time.perf_counter`.
 
     Args:
@@ -163,7 +174,7 @@ def run(
     while how == dtr_loop.RUNNING and time.perf_counter() < until:
         how = advance(program, state, HEURISTICS[heuristic], budget, limit, longest - len(order), pause)
         order += np.asarray(state.order[: state.counts[LENGTH]], dtype=np.int64).tolist()
-    return Outcome(
+    return OnlineRun(
         finished=how == dtr_loop.FINISHED,
         order=order,
         time=float(state.clock[0]) - 1.0,

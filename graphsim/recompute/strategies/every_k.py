@@ -6,11 +6,10 @@ Recomputation in Large Transformer Models", 2022), spread evenly over the depth 
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
-from graphsim.core.graph import Graph
-from graphsim.recompute.plan import Plan, judge, under_names
+from graphsim.core.schedule import Schedule
+from graphsim.recompute.case import Case
 from graphsim.recompute.strategies.blocks import check_positive, drop_every
 
 
@@ -29,9 +28,6 @@ class EveryK:
         check_positive("k", self.k)
         check_positive("depth", self.depth)
 
-    @under_names
-    def __call__(self, graph: Graph, /, *, budget: int | None = None) -> Plan:
-        """Return the plan; the budget only decides whether it is feasible."""
-        start = time.perf_counter()
-        schedule = drop_every(graph, self.k, self.depth)
-        return judge(graph, schedule, strategy="every_k", budget=budget, seconds=time.perf_counter() - start)
+    def __call__(self, case: Case, budget: int | None = None, /) -> Schedule:
+        """Return the schedule, whatever the budget."""
+        return drop_every(case, self.k, self.depth)

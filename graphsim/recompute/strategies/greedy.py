@@ -6,14 +6,13 @@ Source: Chen, Xu, Zhang, Guestrin, "Training Deep Nets with Sublinear Memory Cos
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import numpy as np
 
-from graphsim.core.graph import Graph
-from graphsim.recompute.candidates import Candidate, Search
-from graphsim.recompute.plan import Plan, judge, under_names
+from graphsim.core.schedule import Schedule
+from graphsim.recompute.candidates import chain_candidate, pick
+from graphsim.recompute.case import Candidate, Case
 from graphsim.recompute.spans import ChainPlan, ForwardPass, drop_spans
 
 TRIALS = 24
@@ -24,23 +23,19 @@ TRIALS = 24
 class Greedy:
     """Spans of about equally many bytes of tape; the cheapest that fits, else the one with the lowest peak."""
 
-    @under_names
-    def __call__(self, graph: Graph, /, *, budget: int | None = None) -> Plan:
-        """Return the plan; without a budget, the one with the lowest peak."""
-        start = time.perf_counter()
-        search = Search(graph)
+    def __call__(self, case: Case, budget: int | None = None, /) -> Schedule:
+        """Return the schedule; without a budget, the one with the lowest peak."""
 
         def candidate(count: int) -> Candidate:
             def choose(forward: ForwardPass) -> ChainPlan:
                 spans = spans_of_bytes(forward, int(tape_bytes(forward).sum()) // count)
                 return drop_spans(spans, range(len(spans) - 1))
 
-            return search.evaluate(choose)
+            return chain_candidate(case, choose)
 
-        most = max((len(forward.ops) for forward in search.passes), default=1)
-        counts = np.unique(np.geomspace(2, max(2, most), TRIALS).astype(int)).tolist() if search.passes else []
-        best = search.pick(map(candidate, counts), budget)
-        return judge(graph, best.schedule, strategy="greedy", budget=budget, seconds=time.perf_counter() - start)
+        most = max((len(forward.ops) for forward in case.passes), default=1)
+        counts = np.unique(np.geomspace(2, max(2, most), TRIALS).astype(int)).tolist() if case.passes else []
+        return pick(case, map(candidate, counts), budget).schedule
 
 
 def tape_bytes(forward: ForwardPass) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

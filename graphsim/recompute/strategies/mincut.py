@@ -20,21 +20,20 @@ cost (see `op_costs`); PyTorch takes its flops by default.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from graphsim.core.graph import Graph, Phase
+from graphsim.core.graph import Phase
 from graphsim.core.index import Floats, Ints
 from graphsim.core.schedule import Schedule
 from graphsim.errors import UsageError
-from graphsim.recompute.candidates import Candidate, Search
-from graphsim.recompute.plan import Plan, judge, under_names
-from graphsim.recompute.problem import Problem, problem_of
-from graphsim.recompute.solvers.mincut_graph import Bans, Cut, Joint
+from graphsim.recompute.candidates import pick
+from graphsim.recompute.case import Candidate, Case
+from graphsim.recompute.problem import Problem
+from graphsim.recompute.solvers.mincut_graph import Bans, Cut, JointGraph
 
 COARSE, FINE = 10, 50
 """Settings that are tried: steps of 1/10, then around the best steps of 1/50."""
@@ -59,45 +58,37 @@ class MinCut:
         if not self.setting <= 1:
             raise UsageError(f"setting must be in 0 ... 1, or below 0 for the best, not {self.setting}")
 
-    @under_names
-    def __call__(self, graph: Graph, /, *, budget: int | None = None) -> Plan:
+    def __call__(self, case: Case, budget: int | None = None, /) -> Schedule:
         """Return the cheapest that fits the budget; without one, the lowest peak of at most one more forward pass."""
-        start = time.perf_counter()
-        schedule = self._choose(graph, budget)
-        return judge(graph, schedule, strategy="mincut", budget=budget, seconds=time.perf_counter() - start)
-
-    def _choose(self, graph: Graph, budget: int | None) -> Schedule:
-        search = Search(graph)
-        if not search.passes:
-            return search.stored.schedule
-        partitioner = Partitioner(graph)
+        if not case.passes:
+            return case.stored.schedule
+        cuts = Cuts(case)
         if self.setting >= 0:
-            return partitioner.schedule(partitioner.choose(self.setting))
+            return cuts.schedule(cuts.choose(self.setting))
         tried: dict[frozenset[int], Candidate] = {}
 
         def judged(setting: float) -> Candidate:
-            cut = partitioner.choose(setting)
+            cut = cuts.choose(setting)
             if cut.again not in tried:
-                tried[cut.again] = search.judge(partitioner.schedule(cut))
+                tried[cut.again] = case.candidate(cuts.schedule(cut))
             return tried[cut.again]
 
         coarse = [(judged(i / COARSE), i / COARSE) for i in range(COARSE + 1)]
-        best = search.pick((candidate for candidate, _ in coarse), budget)
+        best = pick(case, (candidate for candidate, _ in coarse), budget)
         near = next((setting for candidate, setting in coarse if candidate is best), None)
         if near is None:
             return best.schedule
         steps = range(round(FINE * (near - 1 / COARSE)), round(FINE * (near + 1 / COARSE)) + 1)
         fine = [judged(step / FINE) for step in steps if 0 <= step <= FINE]
-        return search.pick([best, *fine], budget).schedule
+        return pick(case, [best, *fine], budget).schedule
 
 
-class Partitioner:
-    """The cuts of one graph; each is worked out once."""
+class Cuts:
+    """The cuts of one case; each is worked out once."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self.problem = problem_of(graph)
-        self.joint = Joint(graph, self.problem)
+    def __init__(self, case: Case) -> None:
+        self.graph, self.problem = case.graph, case.problem
+        self.joint = JointGraph(self.graph, self.problem)
 
     def choose(self, setting: float) -> Cut:
         """Return the cut at *setting* (`choose_saved_values_set`)."""

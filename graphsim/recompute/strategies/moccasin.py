@@ -1,12 +1,12 @@
 """Moccasin: retention intervals in a constraint program, several recomputes of each op.
 
-Source: Bartan et al., ICML 2023; see `solvers.intervals`. CP-SAT (extra `solver`) starts from what a greedy repair
+Source: Bartan et al., ICML 2023; see `solvers.moccasin_cpsat`. CP-SAT (extra `solver`) starts from what a greedy repair
 finds, and solves with one recompute of each unit, then with two, then with more.
 
 The form of its schedules is that of Checkmate: before the first execution of an op of program order, every unit
 may run again once, in order. With as many recomputes as can help, the optimum of that form is found.
 
-The seed decides the plan where one worker solves to the end: on up to `intervals.ALONE` ops, if the time suffices.
+The seed decides the plan where one worker solves to the end: on up to `moccasin_cpsat.ALONE` ops, if the time suffices.
 Larger graphs have several workers. Which of them is first is chance, as is how far they get in time: only the cost
 of an optimum is the same every time.
 """
@@ -18,22 +18,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import inf
 
-import numpy as np
-
-from graphsim.core.graph import Graph
-from graphsim.core.schedule import Schedule
 from graphsim.errors import UsageError
-from graphsim.recompute.bounds import extra_cost
+from graphsim.recompute.case import Case
 from graphsim.recompute.evaluation import Evaluation, evaluate
-from graphsim.recompute.moves.improve import prune
+from graphsim.recompute.incumbent import Incumbent
 from graphsim.recompute.moves.repair import repair
-from graphsim.recompute.plan import Plan, judge, under_names
-from graphsim.recompute.problem import Problem, problem_of
-from graphsim.recompute.solvers.intervals import Answer, solve
-from graphsim.recompute.strategies.checkmate import finish
-from graphsim.recompute.windows import Windows
+from graphsim.recompute.solvers.moccasin_cpsat import Answer, solve
+from graphsim.recompute.solvers.windows import Windows
+from graphsim.recompute.strategies import Progress, Proposal
 
-Progress = Callable[[str], None]
 MOST_OPS = 1500
 """Larger graphs make models that the solver does not even load in reasonable time."""
 _GREEDY = 0.1
@@ -69,60 +62,50 @@ class Moccasin:
         if self.recomputes is not None and self.recomputes < 1:
             raise UsageError(f"recomputes must be at least 1, not {self.recomputes}")
 
-    @under_names
-    def __call__(self, graph: Graph, /, *, budget: int | None = None) -> Plan:
-        """Return the plan; `time_bound` holds for schedules of the form, whatever the number of recomputes."""
+    def __call__(self, case: Case, budget: int | None = None, /) -> Proposal:
+        """Return the schedule, and a bound for those of the form, whatever the number of recomputes."""
         start = time.perf_counter()
-        stored = judge(graph, Schedule.of(graph), strategy="moccasin", budget=budget, seconds=0.0)
-        if budget is None or stored.feasible:
-            return stored
-        if budget < stored.memory_bound:
-            return replace(stored, time_bound=inf)
-        if len(graph.ops) > MOST_OPS:
-            raise UsageError(f"moccasin takes graphs of up to {MOST_OPS:,} ops, not {len(graph.ops):,}")
-        problem = problem_of(graph)
-        search = _Search(self, problem, budget, start)
-        search.run()
-        return finish(graph, problem, search.best.nodes, search.bound, strategy="moccasin", budget=budget, start=start)
+        if budget is None or case.stored.peak <= budget or budget < case.memory_bound:
+            return Proposal(case.stored.schedule)
+        if len(case.graph.ops) > MOST_OPS:
+            raise UsageError(f"moccasin takes graphs of up to {MOST_OPS:,} ops, not {len(case.graph.ops):,}")
+        best = Incumbent(case, budget)
+        with best.until_interrupted():
+            _Deepening(self, best, start).run()
+        return best.proposal()
+
+    def with_limits(self, *, seconds: float | None = None, progress: Progress | None = None) -> Moccasin:
+        """Return the strategy with so many *seconds*, unless None, and who is told of *progress*."""
+        return replace(self, seconds=self.seconds if seconds is None else seconds, progress=progress)
 
 
-class _Search:
-    """The best sequence so far, and the bound of the extra cost of the form."""
+class _Deepening:
+    """The search with more and more recomputes of each unit."""
 
-    def __init__(self, options: Moccasin, problem: Problem, budget: int, start: float) -> None:
-        self.options, self.problem, self.budget, self.start = options, problem, budget, start
-        self.base = float(problem.cost[: problem.ops].sum())
-        self.best = evaluate(problem, np.arange(problem.ops))
-        self.bound = 0.0
+    def __init__(self, options: Moccasin, best: Incumbent, start: float) -> None:
+        self.options, self.best, self.start = options, best, start
+        self.problem, self.budget, self.base = best.case.problem, best.budget, best.case.base_time
 
     def run(self) -> None:
-        """Solve with more and more recomputes, until more do not help, the time is up or Ctrl-C is heard."""
-        try:
-            self._offer(repair(self.best, self.budget, until=self.start + _GREEDY * self.options.seconds))
-            proved = self.base + extra_cost(self.problem, self.budget)
-            for recomputes in self._rounds():
-                if self.base + self.extra <= proved * (1 + 1e-9):
-                    return
-                answer = self._solve(recomputes)
-                if answer.nodes is not None:
-                    self._offer(evaluate(self.problem, answer.nodes))
-                self.bound = answer.bound
-                if answer.enough or not answer.solved or answer.interrupted:
-                    return
-        except KeyboardInterrupt:
-            pass
-
-    @property
-    def extra(self) -> float:
-        """Extra cost of the best; infinity if it does not fit."""
-        return self.best.cost - self.base if self.best.peak <= self.budget else inf
+        """Solve until more recomputes do not help, the time is up or Ctrl-C is heard."""
+        best, options = self.best, self.options
+        self._offer(repair(best.state, self.budget, until=self.start + _GREEDY * options.seconds))
+        for recomputes in self._rounds():
+            if self.base + best.extra <= best.case.least_time(self.budget) * (1 + 1e-9):
+                return
+            answer = self._solve(recomputes)
+            if answer.nodes is not None:
+                self._offer(evaluate(self.problem, answer.nodes))
+            best.bound, best.interrupted = answer.bound, answer.interrupted
+            if answer.enough or not answer.solved or answer.interrupted:
+                return
 
     def _rounds(self) -> Iterator[int]:
         """Yield how often units may run again: few at first, whose optimum limits what more can be of use."""
         limit = self.options.recomputes
         most = self.problem.ops if limit is None else limit
         yield from range(1, min(_FEW, most) + 1)
-        if most > _FEW and (limit or Windows(self.problem, self.extra).enough(self.extra).sum() <= _SMALL):
+        if most > _FEW and (limit or Windows(self.problem, self.best.extra).enough(self.best.extra).sum() <= _SMALL):
             yield most
 
     def _solve(self, recomputes: int) -> Answer:
@@ -131,7 +114,7 @@ class _Search:
             self.budget,
             seconds=self.start + self.options.seconds - time.perf_counter(),
             seed=self.options.seed,
-            hint=self.best.nodes if self.best.peak <= self.budget else None,
+            hint=self.best.state.nodes if self.best.fits else None,
             recomputes=recomputes,
             watch=None if self.options.progress is None else self._watch(self.options.progress, recomputes),
         )
@@ -142,13 +125,12 @@ class _Search:
         base = self.base or 1.0
 
         def watch(extra: float, bound: float) -> None:
-            best = min(self.extra, extra)
-            reached = f"{best / base:+.3%} compute" if best < inf else "no schedule yet"
+            least = min(self.best.extra, extra)
+            reached = f"{least / base:+.3%} compute" if least < inf else "no schedule yet"
             progress(f"moccasin: {reached}; at least {bound / base:+.3%}{limit}")
 
         return watch
 
     def _offer(self, state: Evaluation) -> None:
-        """Take *state* if it is better, without the recomputes that cost nothing and are of no use."""
-        if state.peak <= self.budget and state.cost - self.base < self.extra:
-            self.best = prune(state, self.budget)
+        self.best.offer(state)
+        self.best.prune()

@@ -11,15 +11,14 @@ On a graph, the steps are spans of the forward pass, and the state before one is
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from math import comb
 from typing import Literal, NamedTuple
 
-from graphsim.core.graph import Graph
+from graphsim.core.schedule import Schedule
 from graphsim.errors import UsageError
-from graphsim.recompute.candidates import Candidate, Search
-from graphsim.recompute.plan import Plan, judge, under_names
+from graphsim.recompute.candidates import bisect, chain_candidate
+from graphsim.recompute.case import Candidate, Case
 from graphsim.recompute.spans import ChainPlan, ForwardPass, Sweep
 
 MAX_SPANS = 256
@@ -45,24 +44,19 @@ class Revolve:
         if self.spans < 1 or (self.slots is not None and self.slots < 1):
             raise UsageError(f"slots and spans must be at least 1, not {self.slots} and {self.spans}")
 
-    @under_names
-    def __call__(self, graph: Graph, /, *, budget: int | None = None) -> Plan:
-        """Return the plan; a number of slots that is given is used, whether or not it fits."""
-        start = time.perf_counter()
-        search = Search(graph)
-        spans = {forward.ops: forward.narrow(min(self.spans, len(forward.ops))) for forward in search.passes}
+    def __call__(self, case: Case, budget: int | None = None, /) -> Schedule:
+        """Return the schedule; a number of slots that is given is used, whether or not it fits."""
+        spans = {forward.ops: forward.narrow(min(self.spans, len(forward.ops))) for forward in case.passes}
 
         def candidate(slots: int) -> Candidate:
             def choose(forward: ForwardPass) -> ChainPlan:
                 return chain_plan(spans[forward.ops], slots)
 
-            return search.evaluate(choose)
+            return chain_candidate(case, choose)
 
         if self.slots is not None:
-            best = candidate(self.slots)
-        else:
-            best = search.bisect(candidate, 1, max(map(len, spans.values()), default=0), budget)
-        return judge(graph, best.schedule, strategy="revolve", budget=budget, seconds=time.perf_counter() - start)
+            return candidate(self.slots).schedule
+        return bisect(case, candidate, 1, max(map(len, spans.values()), default=0), budget).schedule
 
 
 class Action(NamedTuple):

@@ -11,18 +11,16 @@ The memory that the program counts with is searched, so that the true peak meets
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from graphsim.core.graph import Graph
 from graphsim.core.index import Floats, Ints
-from graphsim.core.liveness import live_ranges
+from graphsim.core.schedule import Schedule
 from graphsim.errors import UsageError
-from graphsim.recompute.candidates import Candidate, Search
-from graphsim.recompute.plan import Plan, judge, under_names
+from graphsim.recompute.candidates import bisect, chain_candidate
+from graphsim.recompute.case import Candidate, Case
 from graphsim.recompute.spans import ChainPlan, ForwardPass, Sweep
 
 MAX_SPANS = 64
@@ -47,23 +45,19 @@ class Rotor:
         if self.spans < 1:
             raise UsageError(f"spans must be at least 1, not {self.spans}")
 
-    @under_names
-    def __call__(self, graph: Graph, /, *, budget: int | None = None) -> Plan:
+    def __call__(self, case: Case, budget: int | None = None, /) -> Schedule:
         """Return the cheapest that fits the budget; without one, the lowest peak of one more forward pass."""
-        start = time.perf_counter()
-        search = Search(graph)
-        spans = {forward.ops: forward.narrow(min(self.spans, len(forward.ops))) for forward in search.passes}
-        tables = _tables(search, spans)
+        spans = {forward.ops: forward.narrow(min(self.spans, len(forward.ops))) for forward in case.passes}
+        tables = _tables(case, spans)
 
         def candidate(slots: int) -> Candidate:
             def choose(forward: ForwardPass) -> ChainPlan:
                 table = tables[forward.ops]
                 return chain_plan(spans[forward.ops], table.steps(max(slots, table.least)))
 
-            return search.evaluate(choose)
+            return chain_candidate(case, choose)
 
-        best = search.bisect(candidate, 1, SLOTS if tables else 0, budget)
-        return judge(graph, best.schedule, strategy="rotor", budget=budget, seconds=time.perf_counter() - start)
+        return bisect(case, candidate, 1, SLOTS if tables else 0, budget).schedule
 
 
 class Chain(NamedTuple):
@@ -179,10 +173,10 @@ def chain_plan(spans: list[range], steps: list[Step]) -> ChainPlan:
     return ChainPlan(spans, sweeps.pop(len(spans) - 1), sweeps)
 
 
-def measure(forward: ForwardPass, spans: list[range], costs: Floats) -> Chain:
+def measure(case: Case, forward: ForwardPass, spans: list[range]) -> Chain:
     """Return the chain of *spans*: sizes and times of the graph when it stores all."""
-    graph, starts = forward.graph, np.array([span.start for span in spans])
-    nbytes, count = graph.index.nbytes, len(spans)
+    starts = np.array([span.start for span in spans])
+    costs, nbytes, count = case.costs, case.graph.index.nbytes, len(spans)
     tape = np.zeros(count, dtype=np.int64)
     turn = np.full(len(forward.backward), -1)
     for base, made in forward.born.items():
@@ -195,7 +189,7 @@ def measure(forward: ForwardPass, spans: list[range], costs: Floats) -> Chain:
     # An op of backward belongs to the last span that it, or an earlier one, was the last to read.
     turn = np.where(turn < 0, count - 1, turn)
     turn = np.minimum.accumulate(turn)
-    timeline = live_ranges(graph).timeline
+    timeline = case.live_ranges.timeline
     level = int(timeline[forward.ops.start])
     stored = np.cumsum(tape)
     live = timeline - level
@@ -221,12 +215,12 @@ def count_in_slots(chain: Chain, slots: int) -> Chain:
     return Chain(chain.forward, chain.backward, *(-(-column // unit) for column in chain[2:]))
 
 
-def _tables(search: Search, spans: dict[range, list[range]]) -> dict[range, Table]:
+def _tables(case: Case, spans: dict[range, list[range]]) -> dict[range, Table]:
     """Return the table of each forward pass; equal micro-batches share one."""
     known: dict[tuple[bytes, ...], Table] = {}
     tables = {}
-    for forward in search.passes:
-        chain = count_in_slots(measure(forward, spans[forward.ops], search.costs), SLOTS)
+    for forward in case.passes:
+        chain = count_in_slots(measure(case, forward, spans[forward.ops]), SLOTS)
         key = tuple(column.tobytes() for column in chain)
         known[key] = known.get(key) or Table(chain, SLOTS)
         tables[forward.ops] = known[key]

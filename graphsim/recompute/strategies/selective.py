@@ -9,13 +9,13 @@ the plan is then the schedule that stores all.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
-from graphsim.core.graph import Graph, Op
+from graphsim.core.graph import Op
 from graphsim.core.kernels import Kernel, base_kind, kernel_of
-from graphsim.recompute.candidates import Search
-from graphsim.recompute.plan import Plan, judge, under_names
+from graphsim.core.schedule import Schedule
+from graphsim.recompute.candidates import chain_candidate, pick
+from graphsim.recompute.case import Case
 from graphsim.recompute.spans import ChainPlan, ForwardPass, drop_spans
 
 _SOFTMAX = ("softmax", "safe_softmax")
@@ -25,13 +25,9 @@ _SOFTMAX = ("softmax", "safe_softmax")
 class Selective:
     """Recomputes the core of each attention, right before backward first reads from inside it."""
 
-    @under_names
-    def __call__(self, graph: Graph, /, *, budget: int | None = None) -> Plan:
-        """Return the plan; the budget only decides whether it is feasible."""
-        start = time.perf_counter()
-        search = Search(graph)
-        best = search.pick([search.evaluate(_choose)], None)
-        return judge(graph, best.schedule, strategy="selective", budget=budget, seconds=time.perf_counter() - start)
+    def __call__(self, case: Case, budget: int | None = None, /) -> Schedule:
+        """Return the schedule, whatever the budget."""
+        return pick(case, [chain_candidate(case, _choose)], None).schedule
 
 
 def _choose(forward: ForwardPass) -> ChainPlan:

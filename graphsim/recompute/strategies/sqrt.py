@@ -6,14 +6,13 @@ Right before backward first reads a value from inside a span, the span runs agai
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from math import isqrt
 
-from graphsim.core.graph import Graph
+from graphsim.core.schedule import Schedule
 from graphsim.errors import UsageError
-from graphsim.recompute.plan import Plan, judge, under_names
-from graphsim.recompute.spans import ChainPlan, ForwardPass, drop_spans, forward_passes, schedule_passes
+from graphsim.recompute.case import Case
+from graphsim.recompute.spans import ChainPlan, ForwardPass, drop_spans, schedule_passes
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +31,9 @@ class Sqrt:
         if self.spans is not None and self.spans < 1:
             raise UsageError(f"spans must be at least 1, not {self.spans}")
 
-    @under_names
-    def __call__(self, graph: Graph, /, *, budget: int | None = None) -> Plan:
-        """Return the plan; the budget only decides whether it is feasible."""
-        start = time.perf_counter()
-        schedule = schedule_passes(forward_passes(graph), self._choose, len(graph.ops))
-        return judge(graph, schedule, strategy="sqrt", budget=budget, seconds=time.perf_counter() - start)
+    def __call__(self, case: Case, budget: int | None = None, /) -> Schedule:
+        """Return the schedule, whatever the budget."""
+        return schedule_passes(case.passes, self._choose, len(case.graph.ops))
 
     def _choose(self, forward: ForwardPass) -> ChainPlan:
         spans = forward.split(self.spans or isqrt(len(forward.ops)))

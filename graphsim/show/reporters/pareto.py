@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from graphsim.answers.plan import floor, pareto
+from graphsim.answers.plan import pareto
 from graphsim.core.graph import Graph
-from graphsim.recompute.strategies import Plan
+from graphsim.recompute.case import Case, case_of
+from graphsim.recompute.plan import Plan
 from graphsim.show.reporters.plans import dearest
 from graphsim.show.reporters.plot import blank, byte_axis, check, drawn, plain
 from graphsim.units import format_bytes
@@ -42,7 +43,7 @@ class _Place(NamedTuple):
     y: float
 
 
-def plans_picture(graph: Graph, plans: Sequence[Plan], suffix: str) -> bytes:
+def plans_picture(graph: Graph | Case, plans: Sequence[Plan], suffix: str) -> bytes:
     """Return the picture of *plans*, all for *graph*, in the format that *suffix* names.
 
     Raises:
@@ -53,7 +54,7 @@ def plans_picture(graph: Graph, plans: Sequence[Plan], suffix: str) -> bytes:
     return drawn(plans_figure(graph, plans), suffix)
 
 
-def plans_figure(graph: Graph, plans: Sequence[Plan]) -> Figure:
+def plans_figure(graph: Graph | Case, plans: Sequence[Plan]) -> Figure:
     """Return a figure: peak to the right, extra cost upwards; outliers stand at the upper edge."""
     fig = blank(9, 6)
     from matplotlib.ticker import PercentFormatter  # an extra: there is one, or no figure
@@ -64,7 +65,8 @@ def plans_figure(graph: Graph, plans: Sequence[Plan]) -> Figure:
     margin, top = 0.06 * (high - low), dearest(plans)
     axes.set_xlim(min(low, budget or low) - margin, high + margin)
     axes.set_ylim(-0.06 * top, 1.22 * top)
-    _draw_bounds(axes, plans[0], floor(graph, np.linspace(low, high, _SIZES).astype(np.int64).tolist()))
+    case, sizes = case_of(graph), np.linspace(low, high, _SIZES).astype(np.int64).tolist()
+    _draw_bounds(axes, plans[0], [(size, case.least_time(size)) for size in sizes])
     front = _draw_front(axes, plans)
     places = _draw_plans(axes, plans, 1.12 * top)
     axes.grid(axis="y", alpha=0.3)
@@ -73,7 +75,7 @@ def plans_figure(graph: Graph, plans: Sequence[Plan]) -> Figure:
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel("peak")
     axes.set_ylabel("extra compute")
-    title = [plain(graph.name)] * bool(graph.name) + ["peak and extra compute of every strategy"]
+    title = [plain(case.given.name)] * bool(case.given.name) + ["peak and extra compute of every strategy"]
     axes.set_title(": ".join(title), loc="left", fontsize=11)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3, fontsize=8, frameon=False)
     _label(fig, axes, places, [front] if budget is None else [front, [(budget, bound) for bound in axes.get_ylim()]])

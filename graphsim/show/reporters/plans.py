@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from graphsim.answers.plan import pareto
-from graphsim.recompute.strategies import Plan
+from graphsim.recompute.plan import Plan
 from graphsim.units import format_bytes, format_cost
 
 _HEIGHT = 10
@@ -21,13 +21,15 @@ _LEFT = 9
 
 
 def plan_text(plan: Plan, least: float) -> str:
-    """Return a plan that fits in a few lines; *least* bounds the time of any (see `planning.least_time`)."""
+    """Return a plan that fits, or is the best so far, in a few lines; *least* as of `Case.least_time`."""
     within = "" if plan.budget is None else f" within {format_bytes(plan.budget)}"
     lines = [
         f"{plan.strategy}: peak {format_bytes(plan.peak_bytes)} ({plan.peak_bytes:,} bytes){within}, "
         f"{plan.overhead:+.2%} compute"
     ]
-    if plan.budget is not None:
+    if plan.interrupted:
+        lines.append("  interrupted: the best so far" + ("" if plan.feasible else ", which does not fit"))
+    if plan.budget is not None and plan.feasible:
         lines.append(f"  {_optimality(plan, least)}")
     lines.append(
         f"  no schedule needs less than {format_bytes(plan.memory_bound)}; {len(plan.schedule):,} executions; "
@@ -57,7 +59,7 @@ def _as_overhead(plan: Plan, time: float) -> float:
 def comparison_text(plans: Sequence[Plan], unit: str, least: float, width: int) -> str:
     """Return plans side by side, their times in *unit*, and below that each as a letter: memory against time.
 
-    *least* bounds the time of any plan (see `planning.least_time`).
+    *least* bounds the time of any plan (see `Case.least_time`).
     """
     marks = [mark.upper() if best else mark for mark, best in zip(_marks(len(plans)), pareto(plans), strict=True)]
     stream = StringIO()
@@ -104,9 +106,15 @@ def _table(plans: Sequence[Plan], marks: Sequence[str], unit: str) -> Table:
             format_cost(plan.time, unit),
             f"{plan.overhead:+.2%}",
             f"{plan.seconds:.2f} s",
-            "" if plan.budget is None else ("fits" if plan.feasible else "does not fit"),
+            _verdict(plan),
         )
     return table
+
+
+def _verdict(plan: Plan) -> str:
+    """Whether it fits, and whether there was time to look for a better one."""
+    fits = "" if plan.budget is None else ("fits" if plan.feasible else "does not fit")
+    return ", ".join(filter(None, [fits, "interrupted" if plan.interrupted else ""]))
 
 
 def _scatter(plans: Sequence[Plan], marks: Sequence[str], width: int) -> list[str]:

@@ -15,12 +15,12 @@ from graphsim.core.layout import validate
 from graphsim.core.trace import Trace
 from graphsim.errors import OutOfMemoryError, UsageError
 from graphsim.measured.backends.numpy import Numpy
-from graphsim.recompute.strategies import STRATEGIES
+from graphsim.recompute.plan import make_schedule
 
 
 def trace_of(strategy: str) -> Trace:
     step = gs.training_step(gs.load("lenet5", batch=4), optimizer="momentum", target="cpu")
-    return gs.simulate(step, STRATEGIES[strategy]()(step).schedule).trace
+    return gs.simulate(step, make_schedule(step, strategy)).trace
 
 
 @pytest.mark.parametrize("strategy", ["none", "sqrt"])

@@ -8,7 +8,7 @@ import pytest
 import graphsim as gs
 from graphsim.core.kernels import Kernel, kernel_of
 from graphsim.measured.replay.compute import _Arithmetic, measure
-from graphsim.recompute.strategies import STRATEGIES
+from graphsim.recompute.plan import make_schedule
 
 
 class Counting:
@@ -57,5 +57,5 @@ def test_the_time_of_recompute_stands_apart():
     assert set(plain.by_phase) == {"forward", "backward", "optimizer"}
     assert sum(plain.by_phase.values()) == pytest.approx(plain.total)
     assert len(plain.seconds) == len(step.ops)
-    again = measure(gs.simulate(step, STRATEGIES["sqrt"]()(step).schedule), np)
+    again = measure(gs.simulate(step, make_schedule(step, "sqrt")), np)
     assert again.by_phase["recompute"] > 0

@@ -14,7 +14,7 @@ from graphsim.measured.backends.cupy import Cupy
 from graphsim.measured.backends.numpy import Numpy
 from graphsim.measured.backends.torch import Torch
 from graphsim.measured.replay import replay_run
-from graphsim.recompute.strategies import STRATEGIES
+from graphsim.recompute.plan import make_plan
 from graphsim.sources.spec import shipped_specs
 
 FITS = 4 * 2**30
@@ -56,7 +56,7 @@ def test_all_but_the_largest_models_are_measured():
 
 def test_a_schedule_with_recompute_is_replayed_like_any_other():
     step = gs.training_step(gs.load("resnet18", batch=2, size=64), optimizer="adam")
-    plan = STRATEGIES["sqrt"]()(step)
+    plan = make_plan(step, "sqrt")
     result = replay_run(gs.simulate(step, plan.schedule), "numpy")
     assert result.matches
     assert result.measured_peak_bytes == plan.peak_bytes

@@ -13,7 +13,7 @@ from test_remat import small_dag
 from graphsim.core.graph import Graph
 from graphsim.core.simulation import simulate
 from graphsim.recompute.bounds import extra_cost
-from graphsim.recompute.problem import problem_of
+from graphsim.recompute.case import Case
 from graphsim.sources.layered import layered
 
 
@@ -51,12 +51,12 @@ def test_it_is_nearly_the_optimum_of_the_linear_program_and_never_above_it(seed,
     graph = Graph.from_networkx(layered(80, seed))
     budget = int(share * simulate(graph).peak)
     best = program(graph, budget)
-    assert 0.98 * best <= extra_cost(problem_of(graph), budget) <= best * (1 + 1e-9)
+    assert 0.98 * best <= extra_cost(Case(graph).program_order, budget) <= best * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("seed", range(200))
 def test_no_schedule_of_a_small_dag_costs_less(seed):
     graph = small_dag(seed)
     budget = int(0.75 * simulate(graph).peak)
-    least = sum(op.time for op in graph.ops) + extra_cost(problem_of(graph), budget)
+    least = sum(op.time for op in graph.ops) + extra_cost(Case(graph).program_order, budget)
     assert least <= optimum(graph, budget)

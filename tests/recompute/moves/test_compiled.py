@@ -13,19 +13,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphsim.core.graph import Graph
-from graphsim.core.index import Floats, Ints
+from graphsim.core.index import Ints
 from graphsim.core.simulation import simulate
 from graphsim.errors import MissingExtraError
 from graphsim.recompute.clock import Clock
 from graphsim.recompute.evaluation import Evaluation, evaluate
 from graphsim.recompute.machine_code import is_available
-from graphsim.recompute.moves import incremental
 from graphsim.recompute.moves.anneal import Annealing
-from graphsim.recompute.moves.compiled import arrays_of, evaluated, is_needed, scratch, walk
-from graphsim.recompute.moves.incremental import all_readers, sequence_of
+from graphsim.recompute.moves.columns import columns_of, scratch
 from graphsim.recompute.moves.pair import Search, side_by_side
 from graphsim.recompute.moves.rebuild import Rebuilding
 from graphsim.recompute.moves.repair import repair
+from graphsim.recompute.moves.ruin import is_needed
+from graphsim.recompute.moves.sequence import (
+    AT,
+    LENGTH,
+    MEMORY,
+    NODES,
+    Sequence,
+    all_readers,
+    excess,
+    place,
+    sequence_of,
+    take,
+)
+from graphsim.recompute.moves.walk import evaluated, walk
+from graphsim.recompute.plan import make_plan
 from graphsim.recompute.problem import Problem, problem_of
 from graphsim.recompute.strategies.auto import Auto
 from graphsim.recompute.strategies.moccasin import Moccasin
@@ -90,19 +103,19 @@ def test_a_sequence_that_changes_unit_by_unit_is_evaluated_as_a_whole_one(graph,
     problem = problem_of(graph)
     whole = some_sequence(problem, places)
     budget = int(part * whole.peak)
-    g, h = arrays_of(problem), all_readers(problem)
-    s, c, x = sequence_of(evaluate(problem, np.arange(problem.ops)))
+    columns, readers = columns_of(problem), all_readers(problem)
+    sequence = sequence_of(evaluate(problem, np.arange(problem.ops)))
     nodes = list(range(problem.ops))
-    for place, unit in inserts(problem, whole.nodes):
-        incremental.place(g, h, s, c, x, unit, place)
-        nodes.insert(place, problem.ops + unit)
-        assert_same(problem, nodes, s, c, x, budget)
+    for at, unit in inserts(problem, whole.nodes):
+        place(columns, readers, sequence, unit, at)
+        nodes.insert(at, problem.ops + unit)
+        assert_same(problem, nodes, sequence, budget)
     for which in taken:
-        again = [place for place, node in enumerate(nodes) if node >= problem.ops]
+        again = [at for at, node in enumerate(nodes) if node >= problem.ops]
         if again:
-            place = again[int(which * len(again))]
-            assert incremental.take(g, h, s, c, x, place) == nodes.pop(place) - problem.ops
-            assert_same(problem, nodes, s, c, x, budget)
+            at = again[int(which * len(again))]
+            assert take(columns, readers, sequence, at) == nodes.pop(at) - problem.ops
+            assert_same(problem, nodes, sequence, budget)
 
 
 def inserts(problem: Problem, nodes: Ints) -> list[tuple[int, int]]:
@@ -111,14 +124,14 @@ def inserts(problem: Problem, nodes: Ints) -> list[tuple[int, int]]:
     return [(place - before, unit) for before, (place, unit) in reversed(list(enumerate(units)))]
 
 
-def assert_same(problem: Problem, nodes: list[int], s: Ints, c: Ints, x: Floats, budget: int) -> None:
+def assert_same(problem: Problem, nodes: list[int], sequence: Sequence, budget: int) -> None:
     whole = evaluate(problem, np.array(nodes, dtype=np.int64))
-    length = int(c[incremental.LENGTH])
-    assert s[incremental.NODES, :length].tolist() == nodes
-    assert np.array_equal(s[incremental.MEMORY, :length], whole.memory)
-    assert np.array_equal(s[incremental.AT, : problem.ops], np.flatnonzero(whole.nodes < problem.ops))
-    assert incremental.excess(arrays_of(problem), s, c, budget) == whole.excess(budget).sum()
-    assert x[0] == pytest.approx(whole.cost)
+    length = int(sequence.counts[LENGTH])
+    assert sequence.rows[NODES, :length].tolist() == nodes
+    assert np.array_equal(sequence.rows[MEMORY, :length], whole.memory)
+    assert np.array_equal(sequence.rows[AT, : problem.ops], np.flatnonzero(whole.nodes < problem.ops))
+    assert excess(columns_of(problem), sequence, budget) == whole.excess(budget).sum()
+    assert sequence.cost[0] == pytest.approx(whole.cost)
 
 
 @given(graph=training_steps(), places=st.lists(st.tuples(share, share), min_size=1, max_size=9))
@@ -126,11 +139,11 @@ def assert_same(problem: Problem, nodes: list[int], s: Ints, c: Ints, x: Floats,
 def test_without_what_is_plainly_needed_the_rest_does_not_fit(graph, places):
     problem = problem_of(graph)
     state = some_sequence(problem, places)
-    g, budget, length = arrays_of(problem), state.peak, len(state.nodes)
-    r, _, _ = scratch(problem, length)
-    rows, _, _ = walk(g, r, state.nodes, length, budget)
+    columns, budget, length = columns_of(problem), state.peak, len(state.nodes)
+    walked, _ = scratch(problem, length)
+    rows, _, _ = walk(columns, walked, state.nodes, length, budget)
     for at in np.flatnonzero(state.nodes >= problem.ops).tolist():
-        if is_needed(g, r, state.nodes, rows, at, budget):
+        if is_needed(columns, walked, state.nodes, rows, at, budget):
             assert evaluate(problem, np.delete(state.nodes, at)).excess(budget).any()
 
 
@@ -177,7 +190,7 @@ def test_training_steps_keep_their_rules(kind, graph, part):
 @pytest.mark.parametrize("seed", range(3))
 def test_it_meets_the_constraint_programs_optimum(kind, seed):
     state, budget = start_of(40, seed, 0.9)
-    exact = Moccasin(seconds=20)(Graph.from_networkx(layered(40, seed)), budget=budget)
+    exact = make_plan(Graph.from_networkx(layered(40, seed)), Moccasin(seconds=20), budget)
     found = run(kind, state, budget, steps={"anneal": 200_000, "rebuild": 5000}[kind])
     assert found.peak <= budget
     assert found.cost <= exact.time * (1 + 1e-9)
@@ -204,7 +217,7 @@ def test_the_same_seed_finds_the_same(kind):
 def test_auto_takes_it_for_graphs_that_are_not_small_and_finds_the_same_twice():
     graph = Graph.from_networkx(layered(200, 5, 0.4))
     budget = int(0.9 * simulate(graph).peak)
-    first, again = (Auto(seed=4)(graph, budget=budget) for _ in range(2))
+    first, again = (make_plan(graph, Auto(seed=4), budget) for _ in range(2))
     assert first.feasible
     assert np.array_equal(first.schedule.ops, again.schedule.ops)
 
@@ -240,4 +253,4 @@ def test_without_numba_it_names_the_extra_and_auto_does_without(kind, monkeypatc
     with pytest.raises(MissingExtraError, match="solver"):
         searches(kind, state, budget)
     graph = Graph.from_networkx(layered(160, 0, 0.4))
-    assert Auto(seconds=2)(graph, budget=int(0.9 * simulate(graph).peak)).feasible
+    assert make_plan(graph, Auto(seconds=2), int(0.9 * simulate(graph).peak)).feasible

@@ -12,6 +12,7 @@ from reference import interpret
 
 from graphsim.core.graph import Phase
 from graphsim.recompute.dtr.scores import HEURISTICS
+from graphsim.recompute.plan import make_plan
 from graphsim.recompute.strategies import STRATEGIES
 from graphsim.recompute.strategies.dtr import Dtr
 
@@ -24,7 +25,7 @@ SHARES = st.sampled_from([0.0, 0.3, 0.6, 0.8, 0.9, 1.0])
 def test_the_schedule_does_what_program_order_does_and_the_plan_says_what_it_costs(name, graph, share):
     stored = max(interpret(graph, range(len(graph.ops)), "eager").during)
     budget = int(stored * share) if share < 1 else None
-    plan = quick(name)(graph, budget=budget)
+    plan = make_plan(graph, quick(name), budget)
     order = plan.schedule.ops.tolist()
     assume(order)  # there may be nothing but releases
     assert plan.peak_bytes == max(interpret(graph, order, "eager").during)
@@ -43,6 +44,6 @@ def test_the_schedule_does_what_program_order_does_and_the_plan_says_what_it_cos
 @settings(max_examples=150, deadline=None)
 def test_every_heuristic_of_dtr_evicts_only_what_can_come_back(name, graph, share):
     stored = max(interpret(graph, range(len(graph.ops)), "eager").during)
-    plan = Dtr(name)(graph, budget=int(stored * share))
+    plan = make_plan(graph, Dtr(name), int(stored * share))
     assume(len(plan.schedule))
     assert plan.peak_bytes == max(interpret(graph, plan.schedule.ops.tolist(), "eager").during) <= stored

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 import graphsim as gs
 from graphsim.core.graph import HOLD, Graph, Op, Phase, Role, Tensor
-from graphsim.core.simulation import simulate
+from graphsim.core.simulation import op_costs, simulate
 from graphsim.errors import UnknownNameError, UsageError
+from graphsim.recompute.case import Case
 from graphsim.recompute.dtr.program import program_of
 from graphsim.recompute.dtr.scores import HEURISTICS
-from graphsim.recompute.strategies.dtr import Dtr, replay, run
+from graphsim.recompute.plan import make_plan, make_schedule
+from graphsim.recompute.strategies.dtr import Dtr, run, simulate_log
 
 
 @st.composite
@@ -51,7 +53,7 @@ def test_the_fast_run_evicts_what_its_twin_evicts(heuristic, graph, share):
     if not any(op.time for op in graph.ops):
         return  # costs would be counted otherwise
     budget = int(simulate(graph).peak * share)
-    program = program_of(graph, holds=False)
+    program = program_of(graph, op_costs(graph), holds=False)
     outcome = run(program, budget, heuristic, most=100, machine=True)
     assert outcome == run(program, budget, heuristic, most=100, machine=False)
     try:
@@ -71,22 +73,22 @@ def test_a_chain_takes_linear_work_in_the_square_root_of_its_memory(heuristic):
     """Theorem 3.1 of the paper: n ops in about 2 sqrt(n) memory take O(n) ops (h_DTR; not h_size)."""
     n = 256
     graph = chain(n)
-    plan = Dtr(heuristic)(graph, budget=3 * 16 * 1000)
+    plan = make_plan(graph, Dtr(heuristic), 3 * 16 * 1000)
     assert plan.feasible
     assert plan.time - plan.base_time <= 2.5 * n
 
 
 def test_without_pressure_nothing_runs_twice():
     graph = chain(20)
-    assert Dtr()(graph, budget=21_000).overhead == 0
-    assert Dtr()(graph).overhead == 0
+    assert make_plan(graph, Dtr(), 21_000).overhead == 0
+    assert make_plan(graph, Dtr()).overhead == 0
 
 
 @pytest.mark.parametrize("heuristic", HEURISTICS)
 @pytest.mark.parametrize(("share", "finishes"), [(0.8, True), (0.6, False)])
 def test_machine_code_does_what_the_interpreter_does(heuristic, share, finishes):
     step = gs.training_step(gs.load("resnet18", batch=8), optimizer="momentum")  # in place, holds, views
-    program, budget = program_of(step), int(simulate(step).peak * share)
+    program, budget = Case(step).program, int(simulate(step).peak * share)
     outcome = run(program, budget, heuristic, most=2, machine=True)
     assert outcome == run(program, budget, heuristic, most=2, machine=False)
     assert outcome.finished is finishes
@@ -95,8 +97,8 @@ def test_machine_code_does_what_the_interpreter_does(heuristic, share, finishes)
 
 def test_a_plan_is_the_same_with_machine_code(monkeypatch):
     graph = chain(100)
-    interpreted = Dtr()(graph, budget=30_000)
-    replay(graph, 30_000)  # compiles
+    interpreted = make_plan(graph, Dtr(), 30_000)
+    simulate_log(graph, 30_000)  # compiles
     ran = []
 
     def watched(*arguments, **options):
@@ -105,43 +107,43 @@ def test_a_plan_is_the_same_with_machine_code(monkeypatch):
 
     monkeypatch.setattr("graphsim.recompute.strategies.dtr._LARGE", 1)
     monkeypatch.setattr("graphsim.recompute.strategies.dtr.run", watched)
-    assert Dtr()(graph, budget=30_000).schedule.ops.tolist() == interpreted.schedule.ops.tolist()
+    assert make_schedule(graph, Dtr(), 30_000).ops.tolist() == interpreted.schedule.ops.tolist()
     assert ran == [True]
 
 
 def test_without_numba_a_log_is_interpreted(monkeypatch):
     graph = chain(100)
-    expected = replay(graph, 30_000)
+    expected = simulate_log(graph, 30_000)
     assert expected.finished
     monkeypatch.setattr("graphsim.recompute.machine_code.find_spec", lambda name: None)
-    assert replay(graph, 30_000) == expected
+    assert simulate_log(graph, 30_000) == expected
 
 
 def test_pauses_change_nothing(monkeypatch):
-    program = program_of(chain(100))
+    program = Case(chain(100)).program
     expected = run(program, 30_000, "eqclass", most=3, machine=False)
     monkeypatch.setattr("graphsim.recompute.strategies.dtr._PAUSE_INTERPRETED", 1)
     assert run(program, 30_000, "eqclass", most=3, machine=False) == expected
 
 
 def test_it_stops_when_its_time_is_up():
-    outcome = run(program_of(chain(100)), 30_000, "eqclass", most=3, until=0.0, machine=False)
+    outcome = run(Case(chain(100)).program, 30_000, "eqclass", most=3, until=0.0, machine=False)
     assert not outcome.finished
     assert outcome.order == []
 
 
 def test_a_graph_of_little_or_nothing():
-    assert replay(Graph([], []), 0).finished
+    assert simulate_log(Graph([], []), 0).finished
     source = Tensor("x", (5,), "uint8")
-    assert replay(Graph([], [source], outputs=["x"]), 0).peak == 0
-    assert replay(Graph([Op("h", HOLD, ("x",))], [source]), 0).order == [0]
+    assert simulate_log(Graph([], [source], outputs=["x"]), 0).peak == 0
+    assert simulate_log(Graph([Op("h", HOLD, ("x",))], [source]), 0).order == [0]
 
 
 @pytest.mark.parametrize("share", [0.8, 0.6])
 def test_a_real_model_fits_for_little_more_compute(share):
     step = gs.training_step(gs.load("resnet18", batch=64), optimizer="momentum")
     peak = simulate(step).peak
-    plan = Dtr()(step, budget=int(peak * share))
+    plan = make_plan(step, Dtr(), int(peak * share))
     assert plan.feasible
     assert 0 < plan.overhead < 0.25
 
@@ -157,7 +159,7 @@ def test_an_in_place_op_comes_back_with_what_made_its_base():
     ]
     tensors = [Tensor(n, (8,), "uint8") for n in "xyzuv"] + [Tensor("r", (8,), "uint8", storage="x")]
     graph = Graph(ops, tensors)
-    plan = Dtr("local")(graph, budget=24)
+    plan = make_plan(graph, Dtr("local"), 24)
     assert " ".join(graph.ops[i].name for i in plan.schedule.ops) == "f relu_ g h b f relu_ c"
     assert plan.peak_bytes == 24 < simulate(graph).peak == 32
 
@@ -166,7 +168,7 @@ def test_a_wrong_option_is_refused():
     with pytest.raises(UnknownNameError, match="'eqclass'"):
         Dtr("eqclas")
     with pytest.raises(UnknownNameError, match="'lru'"):
-        replay(chain(3), 5000, "lur")
+        simulate_log(chain(3), 5000, "lur")
     with pytest.raises(UsageError, match="above 1"):
         Dtr(most=1.0)
     with pytest.raises(UsageError, match="above 0"):

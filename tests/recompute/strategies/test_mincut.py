@@ -18,9 +18,11 @@ from graphsim.core.graph import Graph, Op, Phase, Role, Tensor
 from graphsim.core.kernels import base_kind
 from graphsim.core.simulation import simulate
 from graphsim.errors import UsageError
+from graphsim.recompute.case import Case
+from graphsim.recompute.plan import make_plan
 from graphsim.recompute.problem import problem_of
-from graphsim.recompute.solvers.mincut_graph import ALLOWED, DECOMPOSED, RANDOM, Bans, Joint, is_intensive
-from graphsim.recompute.strategies.mincut import Knapsack, MinCut, Partitioner
+from graphsim.recompute.solvers.mincut_graph import ALLOWED, DECOMPOSED, RANDOM, Bans, JointGraph, is_intensive
+from graphsim.recompute.strategies.mincut import Cuts, Knapsack, MinCut
 
 SETTINGS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 
@@ -106,11 +108,11 @@ def test_what_is_saved_is_what_pytorchs_partitioner_saves(name):
     model = MODELS[name]()
     joint, info, saved = partition(model, torch.randn(128, next(model.parameters()).shape[1]))
     graph = graph_of(joint, info)
-    partitioner, names = Partitioner(graph), list(graph.tensors)
+    cuts, names = Cuts(Case(graph)), list(graph.tensors)
     sources, different = {node.name for node in info.inputs}, set()
     for setting in SETTINGS:
         theirs = {graph.tensors[node.name].base for node in saved[setting]} - sources
-        ours = {names[tensor] for tensor in storages(graph)[list(partitioner.choose(setting).saved)].tolist()}
+        ours = {names[tensor] for tensor in storages(graph)[list(cuts.choose(setting).saved)].tolist()}
         assert sum(graph.tensors[n].nbytes for n in ours) == sum(graph.tensors[n].nbytes for n in theirs), setting
         assert ours == theirs, setting
         different.add(frozenset(ours))
@@ -186,7 +188,7 @@ def joint_graph(seed: int) -> Graph:
 @pytest.mark.parametrize("seed", range(40))
 def test_no_choice_of_what_runs_again_weighs_less_than_the_cut(seed, bans):
     graph = joint_graph(seed)
-    joint = Joint(graph, problem_of(graph))
+    joint = JointGraph(graph, problem_of(graph))
     banned = joint.banned(bans)
 
     def weight(again: set[int]) -> int:
@@ -206,21 +208,21 @@ def test_no_choice_of_what_runs_again_weighs_less_than_the_cut(seed, bans):
 def test_what_is_banned_elsewhere_and_what_was_cut_before_leave_the_cut_of_an_island_as_it_is(seed):
     graph, chance = joint_graph(seed), random.Random(seed)
     problem = problem_of(graph)
-    joint = Joint(graph, problem)
+    joint = JointGraph(graph, problem)
     for _ in range(20):
         banned = {unit for unit in joint.units if chance.random() < 0.3} | joint.stored
-        assert joint.cut(banned) == Joint(graph, problem).cut(banned)
+        assert joint.cut(banned) == JointGraph(graph, problem).cut(banned)
 
 
 @pytest.mark.parametrize("seed", range(40))
 @pytest.mark.parametrize("setting", [0.0, 0.3, 0.6, 1.0])
 def test_what_is_not_saved_runs_again_once_when_backward_first_needs_it(seed, setting):
     graph = joint_graph(seed)
-    partitioner = Partitioner(graph)
-    cut = partitioner.choose(setting)
-    order = partitioner.schedule(cut).ops.tolist()
+    cuts = Cuts(Case(graph))
+    cut = cuts.choose(setting)
+    order = cuts.schedule(cut).ops.tolist()
     counts = np.bincount(order)
-    assert simulate(graph, partitioner.schedule(cut)).peak > 0, "it would raise if anything were missing"
+    assert simulate(graph, cuts.schedule(cut)).peak > 0, "it would raise if anything were missing"
     again = {int(op) for op in np.flatnonzero(counts > 1)}
     assert again <= cut.again if setting == 0 else again == cut.again
     assert counts.max() <= 2
@@ -257,9 +259,9 @@ def perceptron(layers: int) -> Graph:
 
 def test_less_saved_can_mean_a_higher_peak_as_in_pytorch():
     graph = perceptron(32)
-    partitioner = Partitioner(graph)
-    saved = [partitioner.joint.saved_bytes(partitioner.choose(setting)) for setting in (0.5, 0.3, 0.1)]
-    peaks = [MinCut(setting)(graph).peak_bytes for setting in (0.5, 0.3, 0.1)]
+    cuts = Cuts(Case(graph))
+    saved = [cuts.joint.saved_bytes(cuts.choose(setting)) for setting in (0.5, 0.3, 0.1)]
+    peaks = [make_plan(graph, MinCut(setting)).peak_bytes for setting in (0.5, 0.3, 0.1)]
     assert saved == sorted(saved, reverse=True)
     assert peaks[0] <= peaks[1] <= peaks[2]
     assert saved[0] > saved[2]
@@ -269,8 +271,8 @@ def test_less_saved_can_mean_a_higher_peak_as_in_pytorch():
 def test_the_search_finds_a_setting_whose_true_peak_fits_if_one_of_a_fine_grid_does(share):
     step = gs.training_step(gs.load("gpt2", batch=1, seq=64, layers=4), optimizer="sgd")
     budget = int(share * simulate(step).peak)
-    grid = [MinCut(setting / 50)(step) for setting in range(51)]
-    plan = MinCut()(step, budget=budget)
+    grid = [make_plan(step, MinCut(setting / 50)) for setting in range(51)]
+    plan = make_plan(step, MinCut(), budget)
     fitting = [entry.time for entry in grid if entry.peak_bytes <= budget]
     assert plan.feasible == bool(fitting)
     if fitting:

@@ -20,14 +20,15 @@ from test_remat import small_dag
 from graphsim.core.graph import Graph, Op, Tensor
 from graphsim.core.simulation import simulate
 from graphsim.errors import MissingExtraError, UsageError
+from graphsim.recompute.bounds import memory_bound
 from graphsim.recompute.evaluation import evaluate
-from graphsim.recompute.plan import Plan, memory_bound
+from graphsim.recompute.plan import Plan, make_plan, make_schedule
 from graphsim.recompute.problem import problem_of
-from graphsim.recompute.solvers.intervals import solve
+from graphsim.recompute.solvers.moccasin_cpsat import solve
+from graphsim.recompute.solvers.windows import Windows
 from graphsim.recompute.strategies import moccasin
 from graphsim.recompute.strategies.checkmate import Checkmate
 from graphsim.recompute.strategies.moccasin import MOST_OPS, Moccasin
-from graphsim.recompute.windows import Windows
 from graphsim.sources.layered import layered
 
 SHARES = [0.9, 0.75, 0.6]
@@ -99,7 +100,7 @@ def test_it_is_the_optimum_of_stages_and_so_is_its_bound(make: Callable[[int], G
     for seed in range(30):
         graph = make(seed)
         budget = int(share * simulate(graph).peak)
-        plan, best = Moccasin(seconds=60)(graph, budget=budget), staged_optimum(graph, budget)
+        plan, best = make_plan(graph, Moccasin(seconds=60), budget), staged_optimum(graph, budget)
         assert cost_within(graph, budget, len(graph.ops)) == (pytest.approx(best), pytest.approx(best), False), seed
         assert cost_of(plan) == pytest.approx(best) or optimum(graph, budget) <= cost_of(plan) < best, seed
         assert plan.time_bound == pytest.approx(cost_of(plan)), seed
@@ -123,7 +124,7 @@ def test_fewer_recomputes_may_cost_more_and_their_bound_is_not_taken_for_that_of
             assert bound <= best * (1 + 1e-9)
             assert more or cost == pytest.approx(best)
             dearer[recomputes] += cost > best + 1e-9
-            plan = Moccasin(seconds=60, recomputes=recomputes)(graph, budget=budget)
+            plan = make_plan(graph, Moccasin(seconds=60, recomputes=recomputes), budget)
             assert plan.time_bound <= best * (1 + 1e-9) or plan.time_bound == cost_of(plan)
             assert not plan.proved_optimal or plan.time == pytest.approx(true)
     assert dearer[1] > dearer[2] > 0
@@ -132,7 +133,7 @@ def test_fewer_recomputes_may_cost_more_and_their_bound_is_not_taken_for_that_of
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_an_op_runs_again_after_every_peak(count: int):
     graph, budget = peaks(count)
-    plan = Moccasin(seconds=60)(graph, budget=budget)
+    plan = make_plan(graph, Moccasin(seconds=60), budget)
     assert plan.feasible
     assert np.bincount(plan.schedule.ops).max() == count + 1
     if count > 1:
@@ -145,7 +146,7 @@ def test_no_unit_of_an_optimum_runs_again_more_often_than_is_enough():
     """A plan without needless recomputes, and windows that know nothing of its cost."""
     for seed in range(20):
         graph = peaky_dag(seed)
-        plan = Moccasin(seconds=60)(graph, budget=int(0.8 * simulate(graph).peak))
+        plan = make_plan(graph, Moccasin(seconds=60), int(0.8 * simulate(graph).peak))
         windows = Windows(problem_of(graph))
         again = np.bincount(plan.schedule.ops, minlength=len(graph.ops)) - 1
         assert (again <= windows.enough()).all()
@@ -161,21 +162,21 @@ def test_what_is_about_to_lose_its_input_runs_again_for_a_reader_far_behind():
         Op("read", "node", ("a",), ("c",), time=1.0),
     ]
     tensors = [Tensor(name, (size,), "uint8") for name, size in (("source", 0), ("a", 1), ("b", 1), ("c", 0))]
-    plan = Moccasin()(Graph(ops, tensors, outputs=("c",)), budget=1)
+    plan = make_plan(Graph(ops, tensors, outputs=("c",)), Moccasin(), 1)
     assert plan.schedule.ops.tolist() == [0, 1, 0, 2, 3]
 
 
 def test_a_source_that_nothing_reads_takes_no_room():
     ops = [Op(name, "node", (), (name,), time=1.0) for name in "ab"] + [Op("end", "node", ("a",), ("c",), time=1.0)]
     tensors = [Tensor(name, (size,), "uint8") for name, size in (("a", 1), ("b", 1), ("c", 0), ("idle", 9))]
-    assert Moccasin()(Graph(ops, tensors, outputs=("c",)), budget=1).schedule.ops.tolist() == [0, 1, 0, 2]
+    assert make_schedule(Graph(ops, tensors, outputs=("c",)), Moccasin(), 1).ops.tolist() == [0, 1, 0, 2]
 
 
 @given(graph=st.one_of(graphs(max_ops=14), training_steps()), share=st.sampled_from([0.5, 0.7, 0.8, 0.9, 0.95]))
 @settings(max_examples=100, deadline=None)
 def test_with_mutations_views_workspace_and_holds_it_costs_what_checkmates_program_does(graph: Graph, share: float):
     budget = int(share * simulate(graph).peak)
-    plan, exact = Moccasin(seconds=20)(graph, budget=budget), Checkmate(seconds=20, gap=0)(graph, budget=budget)
+    plan, exact = make_plan(graph, Moccasin(seconds=20), budget), make_plan(graph, Checkmate(seconds=20, gap=0), budget)
     assert cost_of(plan) == pytest.approx(cost_of(exact))
     assert plan.feasible == (simulate(graph, plan.schedule).peak <= budget)  # it raises if a value is stale or missing
     assert plan.time_bound <= cost_of(plan) * (1 + 1e-9)
@@ -186,7 +187,7 @@ def test_with_mutations_views_workspace_and_holds_it_costs_what_checkmates_progr
 def test_networks_of_seventy_ops_are_solved_in_a_moment(name: str, share: float):
     graph = Graph.from_networkx(NETWORKS[name]())
     budget = int(share * simulate(graph).peak)
-    plan = Moccasin(seconds=60)(graph, budget=budget)
+    plan = make_plan(graph, Moccasin(seconds=60), budget)
     assert plan.seconds < 10
     assert plan.feasible or budget < memory_bound(graph)
     assert plan.time_bound <= cost_of(plan) * (1 + 1e-9)
@@ -195,7 +196,7 @@ def test_networks_of_seventy_ops_are_solved_in_a_moment(name: str, share: float)
 def test_more_recomputes_prove_that_two_are_enough():
     graph = Graph.from_networkx(NETWORKS["segnet"]())
     budget = int(0.8 * simulate(graph).peak)
-    plan, proved = (Moccasin(seconds=60, recomputes=most)(graph, budget=budget) for most in (2, 1000))
+    plan, proved = (make_plan(graph, Moccasin(seconds=60, recomputes=most), budget) for most in (2, 1000))
     assert plan.time_bound < plan.time == proved.time
     assert proved.time_bound == pytest.approx(proved.time, rel=1e-7)
     assert not proved.proved_optimal, "of the form, not of all"
@@ -204,13 +205,13 @@ def test_more_recomputes_prove_that_two_are_enough():
 def test_the_seed_decides_where_one_worker_solves_to_the_end():
     graph = Graph.from_networkx(NETWORKS["unet"]())
     budget = int(0.7 * simulate(graph).peak)
-    one, other = (Moccasin(seed=3, seconds=60)(graph, budget=budget) for _ in range(2))
+    one, other = (make_plan(graph, Moccasin(seed=3, seconds=60), budget) for _ in range(2))
     assert np.array_equal(one.schedule.ops, other.schedule.ops)
 
 
 def test_less_than_one_op_touches_is_proved_impossible_at_once(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(moccasin, "solve", None)
-    plan = Moccasin()(chain(5), budget=2999)
+    plan = make_plan(chain(5), Moccasin(), 2999)
     assert (plan.feasible, plan.memory_bound, plan.time_bound) == (False, 3000, float("inf"))
 
 
@@ -219,12 +220,12 @@ HARD = Graph.from_networkx(layered(60, 1, 0.3))
 
 def test_progress_has_the_best_the_bound_and_its_limit_in_words():
     told: list[str] = []
-    Moccasin(seconds=1.5, progress=told.append)(HARD, budget=int(0.8 * simulate(HARD).peak))
+    make_plan(HARD, Moccasin(seconds=1.5, progress=told.append), int(0.8 * simulate(HARD).peak))
     assert told
     assert all(text.startswith("moccasin: +") for text in told), "the greedy start is the first"
     assert all("compute; at least +" in text and "with 1 recompute of each op" in text for text in told)
     told.clear()
-    Moccasin(seconds=60, progress=told.append)(peaks(3)[0], budget=30)
+    make_plan(peaks(3)[0], Moccasin(seconds=60, progress=told.append), 30)
     assert told[-1].startswith("moccasin: +")
     assert "with" not in told[-1]
 
@@ -235,9 +236,10 @@ def test_ctrl_c_leaves_the_best_so_far():
         signal.raise_signal(signal.SIGINT)
 
     budget = int(0.8 * simulate(HARD).peak)
-    plan = Moccasin(seconds=60, progress=watch)(HARD, budget=budget)
+    plan = make_plan(HARD, Moccasin(seconds=60, progress=watch), budget)
     assert plan.seconds < 30
     assert plan.feasible
+    assert plan.interrupted
     assert plan.time_bound <= plan.time
 
 
@@ -246,7 +248,9 @@ def test_ctrl_c_between_two_solves_leaves_the_greedy_start(monkeypatch: pytest.M
         raise KeyboardInterrupt
 
     monkeypatch.setattr(moccasin, "solve", solve_no_more)
-    assert Moccasin()(HARD, budget=int(0.8 * simulate(HARD).peak)).feasible
+    plan = make_plan(HARD, Moccasin(), int(0.8 * simulate(HARD).peak))
+    assert plan.feasible
+    assert plan.interrupted
 
 
 def test_what_progress_raises_ends_the_search():
@@ -254,14 +258,14 @@ def test_what_progress_raises_ends_the_search():
         raise RuntimeError(text)
 
     with pytest.raises(RuntimeError, match="moccasin"):
-        Moccasin(seconds=200, progress=watch)(HARD, budget=int(0.8 * simulate(HARD).peak))
+        make_plan(HARD, Moccasin(seconds=200, progress=watch), int(0.8 * simulate(HARD).peak))
 
 
 def test_recomputes_that_cost_nothing_are_proved_optimal_without_a_solver(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(moccasin, "solve", None)
     graph, budget = peaks(2)
     ops = [replace(op, time=float(op.name != "o0")) for op in graph.ops]
-    plan = Moccasin()(Graph(ops, graph.tensors.values(), outputs=graph.outputs), budget=budget)
+    plan = make_plan(Graph(ops, graph.tensors.values(), outputs=graph.outputs), Moccasin(), budget)
     assert plan.feasible
     assert plan.time == plan.base_time == plan.time_bound
     assert plan.proved_optimal
@@ -269,13 +273,13 @@ def test_recomputes_that_cost_nothing_are_proved_optimal_without_a_solver(monkey
 
 def test_a_graph_that_is_too_large_is_refused():
     with pytest.raises(UsageError, match="up to 1,500 ops"):
-        Moccasin()(chain(MOST_OPS // 2 + 1), budget=300_000)
+        make_plan(chain(MOST_OPS // 2 + 1), Moccasin(), 300_000)
 
 
 def test_without_or_tools_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "ortools.sat.python", None)
     with pytest.raises(MissingExtraError, match="solver"):
-        Moccasin()(HARD, budget=int(0.8 * simulate(HARD).peak))
+        make_plan(HARD, Moccasin(), int(0.8 * simulate(HARD).peak))
 
 
 @pytest.mark.parametrize("options", [{"seconds": -1}, {"recomputes": 0}])

@@ -8,6 +8,7 @@ import pytest
 from generators import chain
 
 from graphsim.errors import UsageError
+from graphsim.recompute.plan import make_plan
 from graphsim.recompute.strategies.none import StoreAll
 from graphsim.recompute.strategies.revolve import Revolve, forward_steps, schedule
 
@@ -69,17 +70,17 @@ def test_published_values():
 @pytest.mark.parametrize("length", [12, 40])
 def test_on_a_chain_it_needs_a_slot_each_and_no_more_steps_than_the_closed_form(length, slots):
     graph = chain(length)
-    plan = Revolve(slots=slots)(graph)
+    plan = make_plan(graph, Revolve(slots=slots))
     assert plan.peak_bytes <= (slots + 4) * 1000
     assert plan.time - plan.base_time <= forward_steps(length, slots)
-    assert StoreAll()(graph).peak_bytes == (length + 1) * 1000
+    assert make_plan(graph, StoreAll()).peak_bytes == (length + 1) * 1000
 
 
 def test_more_budget_never_costs_more_on_a_chain():
     graph = chain(100)
-    times = [Revolve()(graph, budget=budget * 1000).time for budget in range(8, 102)]
+    times = [make_plan(graph, Revolve(), budget * 1000).time for budget in range(8, 102)]
     assert times == sorted(times, reverse=True)
-    assert Revolve()(graph, budget=8000).feasible
+    assert make_plan(graph, Revolve(), 8000).feasible
 
 
 @pytest.mark.parametrize("options", [{"slots": 0}, {"spans": 0}])

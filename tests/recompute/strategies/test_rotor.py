@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import graphsim as gs
 from graphsim.core.simulation import simulate
 from graphsim.errors import UsageError
+from graphsim.recompute.plan import make_plan
 from graphsim.recompute.strategies.greedy import Greedy
 from graphsim.recompute.strategies.rotor import Chain, Rotor, Step, Table
 
@@ -128,7 +129,7 @@ def test_its_steps_take_the_time_and_the_memory_that_it_says(chain, memory):
 
 def test_on_an_equal_chain_it_is_as_good_as_the_square_root_and_monotone():
     graph = chain(60)
-    plans = [Rotor()(graph, budget=budget * 1000) for budget in range(10, 63)]
+    plans = [make_plan(graph, Rotor(), budget * 1000) for budget in range(10, 63)]
     assert all(plan.feasible for plan in plans)
     times = [plan.time for plan in plans]
     assert times == sorted(times, reverse=True)
@@ -140,7 +141,7 @@ def test_within_a_budget_it_costs_no_more_than_chens_greedy_on_real_models(model
     step = gs.training_step(gs.load(model, batch=batch), optimizer="sgd")
     stored = simulate(step).peak
     for share in (0.9, 0.8, 0.7):
-        rotor, greedy = (strategy()(step, budget=int(stored * share)) for strategy in (Rotor, Greedy))
+        rotor, greedy = (make_plan(step, strategy(), int(stored * share)) for strategy in (Rotor, Greedy))
         assert rotor.feasible
         assert rotor.time <= greedy.time or not greedy.feasible
 

@@ -12,6 +12,7 @@ import graphsim as gs
 from graphsim.core.graph import Graph, Op, Phase, Tensor
 from graphsim.core.simulation import simulate
 from graphsim.errors import UsageError
+from graphsim.recompute.plan import make_plan
 from graphsim.recompute.strategies.blocks import Blocks
 from graphsim.recompute.strategies.every_k import EveryK
 from graphsim.recompute.strategies.greedy import Greedy
@@ -32,7 +33,7 @@ def recomputed_blocks(graph: Graph, plan) -> list[str]:
 
 
 def test_every_block_runs_again_once_and_leaves_only_what_passes_on(gpt2):
-    plan = Blocks(depth=2)(gpt2)
+    plan = make_plan(gpt2, Blocks(depth=2))
     assert set(recomputed_blocks(gpt2, plan)) >= {f"h.{i}" for i in range(6)}
     assert np.bincount(plan.schedule.ops).max() == 2
     turn = next(i for i, op in enumerate(gpt2.ops) if op.phase is Phase.BACKWARD)
@@ -44,7 +45,7 @@ def test_every_block_runs_again_once_and_leaves_only_what_passes_on(gpt2):
 
 
 def test_every_other_block_costs_about_half(gpt2):
-    every, other = Blocks(depth=2)(gpt2), EveryK(k=2, depth=2)(gpt2)
+    every, other = make_plan(gpt2, Blocks(depth=2)), make_plan(gpt2, EveryK(k=2, depth=2))
     assert other.overhead == pytest.approx(every.overhead / 2, rel=0.25)
     assert every.peak_bytes < other.peak_bytes < simulate(gpt2).peak
     blocks = [b for b in recomputed_blocks(gpt2, other) if b.startswith("h.")]
@@ -52,7 +53,7 @@ def test_every_other_block_costs_about_half(gpt2):
 
 
 def test_selective_recompute_runs_attention_cores_only(gpt2):
-    plan = Selective()(gpt2)
+    plan = make_plan(gpt2, Selective())
     again = np.flatnonzero(np.bincount(plan.schedule.ops) > 1)
     kinds = {gpt2.ops[i].kind for i in again}
     assert {"bmm", "softmax", "dropout"} <= kinds
@@ -65,7 +66,7 @@ def test_selective_recompute_runs_attention_cores_only(gpt2):
 
 def test_fused_attention_leaves_selective_recompute_nothing_to_save():
     step = gs.training_step(gs.load("gpt2", batch=2, seq=64, layers=2), optimizer="sgd")
-    plan = Selective()(step)
+    plan = make_plan(step, Selective())
     assert (plan.peak_bytes, plan.overhead) == (simulate(step).peak, 0.0)
 
 
@@ -79,7 +80,7 @@ def test_greedy_makes_spans_of_bytes_not_of_ops():
     ]
     tensors = [Tensor(f"{kind}{i}", (size,), "uint8") for kind in "fb" for i, size in enumerate(sizes)]
     graph = Graph(ops, tensors)
-    plan = Greedy()(graph)
+    plan = make_plan(graph, Greedy())
     assert simulate(graph).peak > 11_000
     assert plan.peak_bytes <= 7_000
     assert plan.overhead < 0.5
@@ -87,7 +88,7 @@ def test_greedy_makes_spans_of_bytes_not_of_ops():
 
 def test_greedy_takes_the_cheapest_that_fits():
     graph = chain(64)
-    tight, loose = Greedy()(graph, budget=20_000), Greedy()(graph, budget=40_000)
+    tight, loose = make_plan(graph, Greedy(), 20_000), make_plan(graph, Greedy(), 40_000)
     assert tight.feasible
     assert loose.feasible
     assert loose.time < tight.time

@@ -14,6 +14,7 @@ from reference import interpret
 import graphsim as gs
 from graphsim.core.graph import HOLD, Graph, Op, Phase, Role, Tensor
 from graphsim.errors import UsageError
+from graphsim.recompute.plan import make_plan, make_schedule
 from graphsim.recompute.strategies.none import StoreAll
 from graphsim.recompute.strategies.sqrt import Sqrt
 
@@ -21,7 +22,7 @@ from graphsim.recompute.strategies.sqrt import Sqrt
 @given(graph=training_steps(), spans=st.sampled_from([None, 1, 2, 3, 50]))
 @settings(max_examples=1000)
 def test_on_any_graph_the_schedule_is_valid_and_only_forward_ops_run_again(graph, spans):
-    plan = Sqrt(spans)(graph)
+    plan = make_plan(graph, Sqrt(spans))
     order = plan.schedule.ops.tolist()
     assume(order)  # there may be nothing but releases
     assert plan.peak_bytes == max(interpret(graph, order, "eager").during)
@@ -36,7 +37,7 @@ def test_on_any_graph_the_schedule_is_valid_and_only_forward_ops_run_again(graph
 
 def executed(ops: list[Op], tensors: list[Tensor], spans: int, **options) -> str:
     graph = Graph(ops, tensors, **options)
-    return " ".join(graph.ops[i].name for i in Sqrt(spans)(graph).schedule.ops)
+    return " ".join(graph.ops[i].name for i in make_schedule(graph, Sqrt(spans)).ops)
 
 
 def forward(name: str, inputs: str, outputs: str, mutates: tuple[str, ...] = ()) -> Op:
@@ -126,7 +127,7 @@ def test_a_kept_output_is_stored():
 def test_every_micro_batch_of_a_real_model_is_recomputed_for_less_memory(micro_batches):
     graph = gs.load("resnet18", batch=64, size=224)
     step = gs.training_step(graph, optimizer="sgd", target="cpu", accumulation=micro_batches)
-    plan, stored = Sqrt()(step), StoreAll()(step)
+    plan, stored = make_plan(step, Sqrt()), make_plan(step, StoreAll())
     assert plan.peak_bytes < 0.8 * stored.peak_bytes
     assert 0 < plan.overhead < 1 / 3  # backward costs about twice what forward costs
     assert not plan.proved_optimal

@@ -8,10 +8,11 @@ from html.parser import HTMLParser
 from typing import Any
 
 import graphsim as gs
+from graphsim.answers.plan import plans_of
 from graphsim.core.graph import Graph, Op, Phase, Role, Tensor
 from graphsim.core.simulation import Simulation
-from graphsim.recompute.strategies import STRATEGIES
-from graphsim.show.reporters.html import allocation_data, compare_plans, html_page
+from graphsim.recompute.plan import make_schedule
+from graphsim.show.reporters.html import allocation_data, html_page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
@@ -67,9 +68,9 @@ def step(name: str, **params: Any) -> Graph:
 
 
 def rematerialized(graph: Graph) -> Simulation:
-    return gs.simulate(graph, STRATEGIES["sqrt"]()(graph).schedule)
+    return gs.simulate(graph, make_schedule(graph, "sqrt"))
 
 
 def full_page(run: Simulation, allocator: str = "torch", *, compare: bool = True) -> str:
-    plans = compare_plans(run.graph, STRATEGIES.names()) if compare else []
+    plans = list(plans_of(run.graph)) if compare else []
     return html_page(run, facts={"batch": "2"}, allocation=allocation_data(run, allocator), plans=plans)

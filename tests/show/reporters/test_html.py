@@ -12,13 +12,16 @@ import pytest
 from pages import HOSTILE, Elements, full_page, hostile_graph, island, rematerialized, step
 
 import graphsim as gs
+from graphsim.answers.plan import plans_of
 from graphsim.core.index import NOTHING
 from graphsim.core.simulation import ROLES, Simulation
 from graphsim.errors import InfeasibleError, UnknownNameError
 from graphsim.memory.allocators.torch import TorchCaching, TorchPool
+from graphsim.recompute.plan import make_schedule
 from graphsim.recompute.strategies import STRATEGIES
-from graphsim.show.reporters.html import allocation_data, compare_plans, html_page
+from graphsim.show.reporters.html import allocation_data, html_page
 from graphsim.show.reporters.html.allocation import moments
+from graphsim.show.reporters.html.plans import plan_row
 
 
 @pytest.fixture(scope="module", params=["in order", "recomputed", "micro-batches"])
@@ -158,24 +161,25 @@ def test_an_unknown_allocator_is_an_error_with_the_known_ones():
 def test_plans_are_judged_under_the_policy_of_the_page():
     graph = step("lenet5", batch=8)
     for policy in ("eager", "liveness"):
-        points = {point.strategy: point for point in compare_plans(graph, ["none", "sqrt"], policy=policy)}
-        assert points["none"].peak == gs.simulate(graph, policy=policy).peak
-        assert points["none"].overhead == 0
-        schedule = STRATEGIES["sqrt"]()(graph).schedule
-        assert points["sqrt"].peak == gs.simulate(graph, schedule, policy=policy).peak
-    tight, wide = compare_plans(graph, ["none"], [1, 2**40])
+        plans = {plan.strategy: plan for plan in plans_of(graph, strategies=["none", "sqrt"], policy=policy)}
+        assert plans["none"].peak_bytes == gs.simulate(graph, policy=policy).peak
+        assert plans["none"].overhead == 0
+        schedule = make_schedule(graph, "sqrt")
+        assert plans["sqrt"].peak_bytes == gs.simulate(graph, schedule, policy=policy).peak
+    tight, wide = plans_of(graph, [1, 2**40], ["none"])
     assert (tight.feasible, wide.feasible) == (False, True)
 
 
 def test_a_strategy_that_fails_is_a_row_with_its_reason(monkeypatch):
     class Broken:
-        def __call__(self, graph, *, budget=None):
+        def __call__(self, case, budget):
             raise InfeasibleError("no room\nat all", budget=1, memory_bound=2)
 
     monkeypatch.setitem(STRATEGIES._table, "none", "tests:none")
     monkeypatch.setattr(type(STRATEGIES), "__getitem__", lambda self, name: Broken)
-    (point,) = compare_plans(hostile_graph(), ["none"])
-    assert (point.peak, point.overhead, point.feasible, point.problem) == (None, None, False, "no room at all")
+    (row,) = map(plan_row, plans_of(hostile_graph(), strategies=["none"]))
+    shown = {"peak": None, "overhead": None, "feasible": False, "problem": "no room at all"}
+    assert row == {"strategy": "none", "budget": None, "seconds": 0.0, **shown}
 
 
 def test_gpt2_with_everything_is_under_3_mb():

@@ -11,14 +11,14 @@ from generators import chain
 from pages import step
 from quick import quick
 
-from graphsim.answers.plan import floor
 from graphsim.core.graph import Graph
 from graphsim.core.simulation import simulate
 from graphsim.errors import UsageError
-from graphsim.recompute.strategies import Plan
+from graphsim.recompute.case import Case
 from graphsim.units import format_bytes
 
 pytest.importorskip("matplotlib")
+from graphsim.recompute.plan import Plan, make_plan
 from graphsim.show.reporters.pareto import plans_figure, plans_picture
 
 NAMES = ("none", "sqrt", "greedy", "blocks", "rotor", "dtr", "mincut", "selective", "every_k")
@@ -27,7 +27,7 @@ NAMES = ("none", "sqrt", "greedy", "blocks", "rotor", "dtr", "mincut", "selectiv
 def comparison(budget: float | None) -> tuple[Graph, list[Plan]]:
     graph = step("resnet18", batch=4)
     limit = int(budget * simulate(graph).peak) if budget else None
-    return graph, [quick(name)(graph, budget=limit) for name in NAMES]
+    return graph, [make_plan(graph, quick(name), limit) for name in NAMES]
 
 
 @pytest.fixture(scope="module", params=[None, 0.6, 0.1])
@@ -85,14 +85,16 @@ def test_the_budget_and_the_bounds_are_drawn_where_they_are(drawn):
     corners = axes.collections[0].get_paths()[0].vertices
     sizes = sorted({int(x) for x in corners[:, 0]})
     assert (sizes[0], sizes[-1]) == (plans[0].memory_bound, plans[0].peak_bytes)
-    for size, least in floor(graph, sizes):
+    case = Case(graph)
+    for size in sizes:
+        least = case.least_time(size)
         extra = min(least / plans[0].base_time - 1, axes.get_ylim()[1])
         assert np.isclose(corners[corners[:, 0] == size, 1], extra, atol=1e-9).any()
 
 
 def test_an_outlier_stands_at_the_edge_and_says_how_far_it_is():
     graph = chain(12)
-    plans = [quick(name)(graph, budget=None) for name in ("none", "sqrt", "greedy")]
+    plans = [make_plan(graph, quick(name)) for name in ("none", "sqrt", "greedy")]
     far = replace(plans[1], strategy="f$ar$", time=plans[1].base_time * 9)
     axes = plans_figure(graph, [*plans, far]).axes[0]
     (edge,) = [line for line in axes.lines if line.get_marker() == "^"]

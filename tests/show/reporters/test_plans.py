@@ -9,8 +9,7 @@ from generators import chain
 
 from graphsim.core.graph import Graph
 from graphsim.core.schedule import Schedule
-from graphsim.recompute.plan import judge
-from graphsim.recompute.strategies import STRATEGIES, Plan
+from graphsim.recompute.plan import Plan, judge, make_plan
 from graphsim.show.reporters.plans import comparison_text, dearest, plan_text
 
 
@@ -35,7 +34,7 @@ PLANS = [("none", 4096, 0.0), ("good", 2048, 0.1), ("bad", 3072, 0.2), ("worse",
     ],
 )
 def test_a_bound_says_of_which_plans_it_holds(bound, words):
-    plan = replace(STRATEGIES["sqrt"]()(chain(10), budget=10**6), strategy="mine")
+    plan = replace(make_plan(chain(10), "sqrt", 10**6), strategy="mine")
     base = plan.base_time
     told = replace(plan, time=base * 1.2, time_bound=base * bound)
     assert f"  {words}\n" in plan_text(told, base * 1.1)

@@ -15,17 +15,18 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
+from graphsim.answers.plan import Refusal
 from graphsim.core.simulation import Simulation
 from graphsim.display import words
+from graphsim.recompute.plan import Plan
 from graphsim.show.reporters.html.allocation import allocation_data
 from graphsim.show.reporters.html.data import page_data
-from graphsim.show.reporters.html.plans import PlanPoint, compare_plans
 from graphsim.units import format_bytes
 
 SCRIPTS = ("core.js", "chart.js", "timeline.js", "moment.js", "tables.js", "layers.js", "allocator.js", "plans.js")
 """Parts of the page's one script, in order."""
 
-__all__ = ["PlanPoint", "allocation_data", "compare_plans", "html_page", "page_data"]
+__all__ = ["allocation_data", "html_page", "page_data"]
 
 
 def html_page(
@@ -33,7 +34,7 @@ def html_page(
     *,
     facts: Mapping[str, str] | None = None,
     allocation: Mapping[str, Any] | None = None,
-    plans: Sequence[PlanPoint] = (),
+    plans: Sequence[Plan | Refusal] = (),
 ) -> str:
     """Return the page of *run*.
 
@@ -41,7 +42,7 @@ def html_page(
         run: the step and its schedule.
         facts: labels and texts for the head of the page: batch, optimizer and so on.
         allocation: what `allocation_data` returned for the same run.
-        plans: what `compare_plans` returned.
+        plans: what `answers.plan.plans_of` yields.
     """
     data = page_data(run, facts=facts or {}, allocation=allocation, plans=plans)
     library, style = _asset("uPlot.iife.min.js"), _asset("uPlot.min.css") + _asset("page.css")

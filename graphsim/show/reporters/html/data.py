@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from graphsim.answers.plan import Refusal
 from graphsim.core.graph import Phase
 from graphsim.core.simulation import Simulation
 from graphsim.display import PHASE_COLORS, ROLE_COLORS
-from graphsim.show.reporters.html.plans import PlanPoint
+from graphsim.recompute.plan import Plan
+from graphsim.show.reporters.html.plans import plan_row
 from graphsim.version import __version__
 
 SCHEMA = "graphsim-page/1"
@@ -23,7 +25,7 @@ def page_data(
     *,
     facts: Mapping[str, str],
     allocation: Mapping[str, Any] | None = None,
-    plans: Sequence[PlanPoint] = (),
+    plans: Sequence[Plan | Refusal] = (),
 ) -> dict[str, Any]:
     """Return what the page shows, as JSON can hold it. Bytes are integers; ranges are half-open.
 
@@ -55,7 +57,7 @@ def page_data(
         "layers": layers.names,
         "kinds": kinds.names,
         "allocation": allocation,
-        "plans": [plan._asdict() for plan in plans],
+        "plans": [plan_row(plan) for plan in plans],
     }
 
 

@@ -20,7 +20,7 @@ from graphsim.core.cpsat import Watch, minimise, new_model
 from graphsim.core.index import NOTHING, Floats, Ints
 from graphsim.recompute.evaluation import evaluate
 from graphsim.recompute.problem import Problem
-from graphsim.recompute.windows import Windows
+from graphsim.recompute.solvers.windows import Windows
 
 if TYPE_CHECKING:
     from ortools.sat.python.cp_model import CpModel

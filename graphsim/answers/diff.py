@@ -147,7 +147,8 @@ def diff(
     if "device" in options:
         options["gpu"] = options.pop("device")
     both: dict[str, Any] = dict(setting)
-    for_b = {**both, **options, "params": {**dict(both.get("params") or {}), **params}}
+    inherited = {name: value for name, value in dict(both.get("params") or {}).items() if name not in options}
+    for_b = {**both, **options, "params": {**inherited, **params}}
     changes = [f"{name}={value}" for name, value in (only_b or {}).items()]
     names = (_side_name(a), " ".join([_side_name(b), *changes]))
     return changed(_side(a, policy, both), _side(b, policy_b, for_b), names=names)

@@ -56,7 +56,6 @@ class Setting(TypedDict, total=False):
     training: Training | None
 
 
-_SIZES = ("batch", "seq", "params")
 _OF_MODULES = ("loss", "step")
 _DEFAULTS: dict[str, Any] = {
     **dict.fromkeys(Setting.__annotations__),
@@ -89,9 +88,13 @@ def asked(what: Any, inputs: Any, setting: Setting) -> Asked:
         what = _module(what, inputs, said)
     elif any(said.get(name) is not None for name in _OF_MODULES):
         raise UsageError("loss and step are for a module with its inputs")
-    params = {name: said.pop(name, None) for name in ("batch", "seq")}
-    source = source_of(what, **{**dict(said.pop("params", None) or {}), **params})
-    return Asked(source, _training(said))
+    params = dict(said.pop("params", None) or {})
+    for name in ("batch", "seq"):
+        if (size := said.pop(name, None)) is not None:
+            if name in params:
+                raise UsageError(f"'{name}' is set twice: as an option, and among the params")
+            params[name] = size
+    return Asked(source_of(what, **params), _training(said))
 
 
 def _module(model: Any, inputs: Any, said: dict[str, Any]) -> Any:

@@ -7,111 +7,19 @@ form in which people inspect and exchange it, `Graph.index` (numpy) the form in 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import cached_property
-from math import prod
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from graphsim.core.index import Index, compile_index
+from graphsim.core.interchange import from_json, from_networkx, to_json, to_networkx
+from graphsim.core.op import HOLD, KEEPS, MAX_BYTES, RELEASE, RESIDENT, Op, Phase, Role, Tensor
 from graphsim.errors import GraphError
-from graphsim.units import itemsize
 
 if TYPE_CHECKING:
     import networkx as nx
 
-MAX_BYTES = 2**62
-"""Sums of bytes fit the 64-bit integers of the simulation."""
-
-HOLD = "hold"
-"""Kind of the zero-cost op by which a framework keeps tensors beyond their last use in data."""
-
-RELEASE = "release"
-"""Kind of such an op in the log of a runtime that may evict what only a name keeps: a schedule may leave it out, and
-plans do."""
-
-KEEPS = frozenset({HOLD, RELEASE})
-
-
-class Phase(StrEnum):
-    """The part of a training step in which an op runs."""
-
-    FORWARD = "forward"
-    BACKWARD = "backward"
-    RECOMPUTE = "recompute"
-    OPTIMIZER = "optimizer"
-
-
-class Role(StrEnum):
-    """What the bytes of a tensor are for."""
-
-    PARAMETER = "parameters"
-    GRADIENT = "gradients"
-    OPTIMIZER_STATE = "optimizer_state"
-    ACTIVATION = "activations"
-    INPUT = "inputs"
-    BUFFER = "buffers"
-    TEMPORARY = "temporaries"
-    LIBRARY = "libraries"
-
-
-RESIDENT = frozenset({Role.PARAMETER, Role.OPTIMIZER_STATE, Role.INPUT, Role.BUFFER, Role.LIBRARY})
-"""Roles of a source tensor that live for the whole step."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """An array of *shape* (elements) and *dtype*, over its own storage or another tensor's.
-
-    ``storage`` names the tensor that owns the bytes; empty means this one does. A view or an
-    in-place result names its base and is free.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str = "float32"
-    role: Role = Role.ACTIVATION
-    storage: str = ""
-
-    @property
-    def base(self) -> str:
-        """Name of the tensor that owns the bytes."""
-        return self.storage or self.name
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the elements (the bytes of the storage, for a tensor that owns it)."""
-        return prod(self.shape) * itemsize(self.dtype)
-
-
-@dataclass(frozen=True, slots=True)
-class Op:
-    """One operation: reads *inputs*, writes *outputs*, overwrites the bytes of *mutates*.
-
-    ``workspace`` is scratch memory in bytes that lives while the op runs; ``flops`` and ``moved``
-    (bytes read and written) are its work; ``time`` is a cost in any unit, if one is known.
-    ``forward_of`` of a backward op names the forward op that it differentiates.
-    """
-
-    name: str
-    kind: str
-    inputs: tuple[str, ...] = ()
-    outputs: tuple[str, ...] = ()
-    phase: Phase = Phase.FORWARD
-    layer: str = ""
-    workspace: int = 0
-    flops: int = 0
-    moved: int = 0
-    time: float = 0.0
-    mutates: tuple[str, ...] = ()
-    forward_of: str = ""
-    attributes: Mapping[str, Any] = field(default_factory=dict)
+__all__ = ["HOLD", "KEEPS", "MAX_BYTES", "RELEASE", "RESIDENT", "Graph", "Op", "Phase", "Role", "Tensor"]
 
 
 class Graph:
@@ -174,22 +82,16 @@ class Graph:
         ``bytes`` (their size), ``order`` (True if the edge only orders a mutation
         after the readers of the old value).
         """
-        from graphsim.core.interchange import to_networkx
-
         return to_networkx(self)
 
     def to_json(self) -> str:
         """Return the graph as networkx node-link JSON."""
-        from graphsim.core.interchange import to_json
-
         return to_json(self)
 
     @staticmethod
     def from_json(text: str) -> Graph:
         """Return the graph that `to_json` wrote, or any node-link DAG with ``bytes`` per node."""
-        from graphsim.core.interchange import from_json
-
-        return from_json(text)
+        return Graph(**from_json(text)._asdict())
 
     @staticmethod
     def from_networkx(dag: nx.DiGraph, *, size: str = "bytes", time: str = "time") -> Graph:
@@ -198,9 +100,7 @@ class Graph:
         This is the one-output-per-node model of the rematerialization literature; ``node[time]``
         is the op's cost. Program order is ``dag.graph['order']`` or a topological order.
         """
-        from graphsim.core.interchange import from_networkx
-
-        return from_networkx(dag, size=size, time=time)
+        return Graph(**from_networkx(dag, size=size, time=time)._asdict())
 
 
 def _check(graph: Graph) -> None:

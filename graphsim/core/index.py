@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from graphsim.core.op import KEEPS, RELEASE, RESIDENT
+
 if TYPE_CHECKING:
     from graphsim.core.graph import Graph
 
@@ -116,7 +118,6 @@ class Index:
 
 def compile_index(graph: Graph) -> Index:
     """Return the columns of *graph* in one pass over its ops."""
-    from graphsim.core.graph import KEEPS, RELEASE, RESIDENT
 
     number = {name: i for i, name in enumerate(graph.tensors)}
     tensors = list(graph.tensors.values())

@@ -7,14 +7,17 @@ import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
-
-import networkx as nx
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from graphsim.core.files import parse_json
-from graphsim.core.graph import MAX_BYTES, Graph, Op, Phase, Role, Tensor
+from graphsim.core.op import MAX_BYTES, Op, Phase, Role, Tensor
 from graphsim.errors import GraphError
 from graphsim.units import ITEMSIZE
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+    from graphsim.core.graph import Graph
 
 FORMAT = "graphsim/1"
 """Version of the JSON form; a reader refuses others."""
@@ -23,8 +26,20 @@ MAX_DIMENSIONS = 64
 """As many as numpy and PyTorch know."""
 
 
+class Parts(NamedTuple):
+    """What a `Graph` is made of."""
+
+    ops: list[Op]
+    tensors: list[Tensor]
+    outputs: tuple[str, ...] = ()
+    name: str = ""
+    attributes: Mapping[str, Any] = {}
+
+
 def to_networkx(graph: Graph) -> nx.DiGraph:
     """Return the DAG of ops; see `Graph.dag`."""
+    import networkx as nx
+
     dag = nx.DiGraph(name=graph.name)
     for op in graph.ops:
         dag.add_node(op.name, **{f.name: getattr(op, f.name) for f in fields(Op) if f.name != "name"})
@@ -89,8 +104,8 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{value!r} cannot stand in a graph file")
 
 
-def from_json(text: str) -> Graph:
-    """Return the graph of node-link JSON, ours or a plain one with ``bytes`` per node.
+def from_json(text: str) -> Parts:
+    """Return the parts of the graph of node-link JSON, ours or a plain one with ``bytes`` per node.
 
     Raises:
         GraphError: the text is not such a document.
@@ -103,7 +118,7 @@ def from_json(text: str) -> Graph:
         raise GraphError(f"not JSON: {error}") from None
 
 
-def _graph(data: Any) -> Graph:
+def _graph(data: Any) -> Parts:
     if not isinstance(data, dict) or not isinstance(data.get("nodes"), list):
         raise GraphError("not a node-link graph: an object with 'nodes' and 'edges' is needed")
     head = data.get("graph")
@@ -112,7 +127,7 @@ def _graph(data: Any) -> Graph:
     if head["format"] != FORMAT:
         raise GraphError(f"format '{head['format']}' is not one this version reads ({FORMAT})")
     try:
-        return Graph(
+        return Parts(
             [_op(node) for node in data["nodes"]],
             [_tensor(entry) for entry in head["tensors"]],
             outputs=_names(head["outputs"], "outputs"),
@@ -195,6 +210,8 @@ def _table(value: Any, key: str) -> dict[str, Any]:
 
 
 def _plain_dag(data: Mapping[str, Any]) -> nx.DiGraph:
+    import networkx as nx
+
     edges = "links" if "links" in data and "edges" not in data else "edges"
     try:
         _table(data.get("graph", {}), "graph")
@@ -223,12 +240,14 @@ def _name(value: Any) -> Any:
     return tuple(map(_name, value)) if isinstance(value, list) else value
 
 
-def from_networkx(dag: nx.DiGraph, *, size: str = "bytes", time: str = "time") -> Graph:
-    """Return one op per node with one output tensor; see `Graph.from_networkx`.
+def from_networkx(dag: nx.DiGraph, *, size: str = "bytes", time: str = "time") -> Parts:
+    """Return the parts of one op per node with one output tensor; see `Graph.from_networkx`.
 
     Raises:
         GraphError: the graph is not a DAG, or a node has no integer *size*.
     """
+    import networkx as nx
+
     if not dag.is_directed() or not nx.is_directed_acyclic_graph(dag):
         raise GraphError("the graph is not a directed acyclic graph")
     order = dag.graph.get("order") or list(nx.topological_sort(dag))
@@ -245,7 +264,7 @@ def from_networkx(dag: nx.DiGraph, *, size: str = "bytes", time: str = "time") -
         inputs = tuple(str(before) for before in dag.predecessors(node))
         ops.append(Op(name=str(node), kind="node", inputs=inputs, outputs=(str(node),), time=float(cost)))
         tensors.append(Tensor(str(node), (nbytes,), "uint8"))
-    return Graph(ops, tensors, name=str(dag.graph.get("name", "")))
+    return Parts(ops, tensors, name=str(dag.graph.get("name", "")))
 
 
 def _same_members(order: list[Any], dag: nx.DiGraph) -> bool:

@@ -15,7 +15,6 @@ from typing import Any
 import networkx as nx
 
 from graphsim.core.graph import Graph
-from graphsim.core.interchange import from_networkx
 from graphsim.errors import UsageError, suggest
 
 PREFIX = "layered:"
@@ -46,7 +45,7 @@ def load_layered(source: str, **parameters: Any) -> Graph:
     for name in parameters:
         if name not in PARAMS:
             raise UsageError(f"{source} has no param '{name[:60]}' to set; {suggest(name, PARAMS)}")
-    return from_networkx(layered(int(text), **parameters))
+    return Graph.from_networkx(layered(int(text), **parameters))
 
 
 def layered(nodes: int, seed: int = 0, width: float | None = None) -> nx.DiGraph:

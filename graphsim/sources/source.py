@@ -136,7 +136,7 @@ FRONTENDS: Registry[Frontend] = Registry(
             takes="graphsim.sources.layered:takes",
             files="layered:250, a random graph of so many nodes",
         ),
-        "networkx": Frontend(kind="graph", load="graphsim.core.interchange:from_networkx", files="a networkx DAG"),
+        "networkx": Frontend(kind="graph", load=Graph.from_networkx, files="a networkx DAG"),
         "graph": GRAPHS,
         "steps": PAIRS,
     },
@@ -333,6 +333,8 @@ def _frontend_of(what: Any) -> Frontend:
 
 def _named(text: str) -> Frontend:
     """Return the frontend whose prefix or suffix *text* has: ours first; a spec where there is none."""
+    if not text.strip():
+        raise UsageError("no such file or spec: the source has no name")
     suffix = PurePath(text).suffix.lower()
 
     def reads(frontend: Frontend) -> bool:

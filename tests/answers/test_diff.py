@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from test_cli import graphsim
 
 import graphsim as gs
-from graphsim.answers.diff import Diff, diff, is_report, load_report
+from graphsim.answers.diff import Diff, changed, is_report, load_report
 from graphsim.errors import SpecError, UsageError
 
 
@@ -27,7 +27,7 @@ def of(name: str, **options) -> dict:
 @given(graph=training_steps())
 @settings(max_examples=50)
 def test_a_step_does_not_differ_from_itself(graph):
-    found = diff(report(graph), report(graph))
+    found = changed(report(graph), report(graph))
     assert found.same
     assert found.grown == 0
     assert found.tensors == ()
@@ -37,7 +37,7 @@ def test_a_step_does_not_differ_from_itself(graph):
 @given(a=training_steps(), b=training_steps())
 @settings(max_examples=100)
 def test_differences_add_up_to_that_of_the_peaks(a, b):
-    found = diff(report(a), report(b))
+    found = changed(report(a), report(b))
     change = gs.simulate(b).peak - gs.simulate(a).peak
     assert found.steady.bytes == change
     assert sum(role.bytes for role in found.roles) == change
@@ -49,13 +49,13 @@ def test_differences_add_up_to_that_of_the_peaks(a, b):
 @given(a=training_steps(), b=training_steps())
 @settings(max_examples=50)
 def test_the_other_way_round_every_change_has_the_other_sign(a, b):
-    there, back = diff(report(a), report(b)), diff(report(b), report(a))
+    there, back = changed(report(a), report(b)), changed(report(b), report(a))
     assert there.steady.bytes == -back.steady.bytes
     assert {t.name: t.bytes for t in there.tensors} == {t.name: -t.bytes for t in back.tensors}
 
 
 def test_what_a_tensor_is_called_is_enough_to_find_it_again():
-    found = diff(of("gpt2", layers=2, seq=64, batch=64), of("gpt2", layers=2, seq=64, batch=128))
+    found = changed(of("gpt2", layers=2, seq=64, batch=64), of("gpt2", layers=2, seq=64, batch=128))
     doubled = [t for t in found.tensors if t.a is not None and t.b is not None and t.role == "saved_activations"]
     assert doubled
     assert all(t.b == 2 * t.a for t in doubled if t.a > 1000)
@@ -63,7 +63,7 @@ def test_what_a_tensor_is_called_is_enough_to_find_it_again():
 
 
 def test_without_dropout_its_masks_are_gone():
-    found = diff(of("gpt2", layers=2, seq=64, batch=64), of("gpt2", layers=2, seq=64, batch=64, dropout=0.0))
+    found = changed(of("gpt2", layers=2, seq=64, batch=64), of("gpt2", layers=2, seq=64, batch=64, dropout=0.0))
     gone = [t for t in found.tensors if t.b is None and "dropout" in t.name]
     assert gone
     assert found.steady.bytes < 0
@@ -72,7 +72,7 @@ def test_without_dropout_its_masks_are_gone():
 def test_growth_is_that_of_the_worse_of_both_steps():
     a, b = of("lenet5", optimizer="sgd"), of("lenet5", optimizer="sgd")
     b["first"]["peak_bytes"] += 100
-    found = diff(a, b)
+    found = changed(a, b)
     assert (found.steady.bytes, found.grown) == (0, 100)
     assert found.exceeds()
     assert found.exceeds("99")
@@ -84,7 +84,7 @@ def test_growth_is_that_of_the_worse_of_both_steps():
 
 @pytest.mark.parametrize("text", ["lots", "-1", "1%%", "%"])
 def test_a_tolerance_is_bytes_or_a_share(text):
-    same: Diff = diff(of("lenet5"), of("lenet5"))
+    same: Diff = changed(of("lenet5"), of("lenet5"))
     with pytest.raises(UsageError):
         same.exceeds(text)
 
@@ -105,7 +105,7 @@ def test_a_saved_result_stands_for_the_run(tmp_path):
 def test_what_a_short_list_leaves_out_is_said(tmp_path):
     saved = tmp_path / "memory.json"
     saved.write_text(graphsim("peak", "lenet5", "--json", "--largest", "2").stdout)
-    found = diff(load_report(str(saved)), of("lenet5"))
+    found = changed(load_report(str(saved)), of("lenet5"))
     assert found.unlisted[0] > 0
     assert found.unlisted[1] == 0
     assert "--largest 0" in graphsim("diff", str(saved), "lenet5").stdout

@@ -187,7 +187,7 @@ def test_help_has_examples_and_version_prints_the_version():
         (("peak", "lenet5", "--optimizer-impl", "fast"), "forloop"),
         (("peak", "lenet5", "--precision", "fp23"), "'fp32'"),
         (("peak", "lenet5", "--target", "gpu"), "'cpu'"),
-        (("peak", "lenet5", "--device", "a100"), "a100-80g"),
+        (("peak", "lenet5", "--device", "a1000"), "a100"),
         (("peak", "lenet5", "--policy", "lazy"), "eager"),
         (("peak", "lenet5", "--mode", "trian"), "'train'"),
         (("peak", "lenet5", "--allocator", "tourch"), "'torch'"),

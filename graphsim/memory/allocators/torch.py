@@ -15,6 +15,7 @@ from graphsim.core.layout import Layout
 from graphsim.core.trace import Trace
 from graphsim.errors import UsageError
 from graphsim.memory.allocators.online import PoolFull, drive
+from graphsim.memory.allocators.rounding import INTERVALS, divisions_of
 
 MIB = 2**20
 MIN_BLOCK = 512
@@ -24,8 +25,6 @@ SMALL_SEGMENT = 2 * MIB
 MIN_LARGE_SEGMENT = 10 * MIB
 """Larger requests get a segment of their own size, rounded up to `ROUND_LARGE`."""
 ROUND_LARGE = 2 * MIB
-_INTERVALS = 16
-"""Sizes from 1 MiB to 64 GiB, by powers of two, may each have divisions of their own."""
 _SHIFT = 62
 _ADDRESS = (1 << _SHIFT) - 1
 """Addresses, as many as a graph may have bytes."""
@@ -65,7 +64,7 @@ class TorchCaching:
     large_segment_size_mb: int = 20
 
     def __post_init__(self) -> None:
-        _divisions(self.roundup_power2_divisions)
+        divisions_of(self.roundup_power2_divisions)
         _require(
             self.max_split_size_mb is None or self.max_split_size_mb >= 20, "max_split_size_mb must be at least 20"
         )
@@ -135,7 +134,7 @@ class TorchPool:
         self.by_pool = {"allocated": [0, 0], "reserved": [0, 0], "inactive_split": [0, 0]}
         self.history: list[tuple[str, int, int]] = []
         """(action, address, bytes) of what was taken from the device and given back, as in a memory snapshot."""
-        self._divisions = _divisions(options.roundup_power2_divisions)
+        self._divisions = divisions_of(options.roundup_power2_divisions)
         self._max_split = 2**62 if options.max_split_size_mb is None else options.max_split_size_mb * MIB
         self._rounding = options.max_non_split_rounding_mb * MIB
         self._large_segment = options.large_segment_size_mb * MIB
@@ -177,7 +176,7 @@ class TorchPool:
         """Return the size of the block that a request of *nbytes* asks for."""
         if nbytes < MIN_BLOCK:
             return MIN_BLOCK
-        divisions = self._divisions[min(max(nbytes.bit_length() - 21, 0), _INTERVALS - 1)]
+        divisions = self._divisions[min(max(nbytes.bit_length() - 21, 0), INTERVALS - 1)]
         if divisions > 1 and nbytes > MIN_BLOCK * divisions:
             floor = 1 << nbytes.bit_length() - 1
             step = max(1, floor // divisions)
@@ -419,37 +418,6 @@ class TorchPool:
             high.next.before = low
         del self.blocks[high.address]
         return low
-
-
-def _divisions(text: str) -> list[int]:
-    """Return the divisions by interval of size, as AcceleratorAllocatorConfig::parseRoundUpPower2Divisions does."""
-    divisions = [0] * _INTERVALS
-    try:
-        if not text.startswith("["):
-            return [_power_of_two(text)] * _INTERVALS
-        last, entries = 0, text.strip("[]").split(",")
-        for entry in entries:
-            boundary, _, value = entry.partition(":")
-            if boundary.strip() == ">":
-                divisions[last + 1 :] = [_power_of_two(value)] * (_INTERVALS - last - 1)
-                continue
-            index = min(_power_of_two(boundary).bit_length() - 1, _INTERVALS - 1)
-            if entry is entries[0]:
-                divisions[:index] = [_power_of_two(value)] * index
-            divisions[index] = _power_of_two(value)
-            last = index
-    except ValueError:
-        raise UsageError(
-            f"roundup_power2_divisions: {text[:60]!r} is not a power of 2 nor a list such as [256:1,512:2,>:8]"
-        ) from None
-    return divisions
-
-
-def _power_of_two(text: str) -> int:
-    number = int(text)
-    if number < 0 or number & number - 1:
-        raise ValueError(text)
-    return number
 
 
 def _require(condition: bool, message: str) -> None:

@@ -19,7 +19,7 @@ def nothing_compiled(monkeypatch):
 
 
 def test_what_a_process_of_its_own_compiles_is_what_the_search_uses():
-    from graphsim.recompute.moves.compiled import search
+    from graphsim.recompute.moves.ruin import search
 
     warm_up()
     compiled: Any = search  # numba's dispatcher

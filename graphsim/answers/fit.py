@@ -14,7 +14,7 @@ from graphsim.core.devices import device_of
 from graphsim.core.simulation import in_succession, simulate
 from graphsim.core.trace import Trace
 from graphsim.display import Answer
-from graphsim.errors import GraphSimError, UsageError
+from graphsim.errors import CaptureError, SpecError, UsageError
 from graphsim.sources import Source
 from graphsim.step.training import Training
 from graphsim.units import as_budget, format_bytes
@@ -123,8 +123,8 @@ def fit_of(
     Raises:
         GraphSimError: the source cannot be read or trained.
     """
-    question = _Question(source, training, strategy, memory - context[1], {})
     step = source.steps(training).steady
+    question = _Question(source, training, strategy, memory - context[1], {})
     batch, simulations, notes = question.largest_batch(int(step.attributes.get("batch") or 1))
     sequence = question.largest_sequence()
     need = question.need(source)  # last, as now most schedules are known
@@ -170,22 +170,31 @@ class _Question:
         guess, looks = self._guess(start) if source.kind == "capture" and not self.strategy else (start, 0)
         if guess is None:
             return None, looks, ("the largest batch is unknown: a larger 'batch' takes no more memory",)
-        found, simulations = self._search("batch", guess)
-        return found, looks + simulations, ()
+        refused: list[str] = []
+        found, simulations = self._search("batch", guess, start, refused)
+        notes = (f"it may be larger: of larger batches no step can be made ({refused[-1]})",) if refused else ()
+        return found, looks + simulations, notes
 
     def largest_sequence(self) -> int | None:
         """Return the longest sequence that fits, if the model has one."""
         sequence = self.source.get("seq")
-        return self._search("seq", sequence)[0] if isinstance(sequence, int) else None
+        return self._search("seq", sequence, sequence, [])[0] if isinstance(sequence, int) else None
 
-    def _search(self, name: str, start: int) -> tuple[int, int]:
+    def _search(self, name: str, start: int, sure: int, refused: list[str]) -> tuple[int, int]:
+        """Return the largest size that fits, and the looks.
+
+        Of sizes up to *sure* there is a step; *refused* gets why there is none of a larger one, which the model's
+        positions may not allow.
+        """
+
         def held(size: int, plan: bool = True) -> int:
             try:
                 return self.need(self.source.with_params(**{name: size}), plan)
-            except GraphSimError:
-                if name == "seq" and size > start:  # longer than the model's positions
-                    return self.room + 1
-                raise
+            except (CaptureError, SpecError) as error:
+                if size <= sure:
+                    raise
+                refused.append(str(error))
+                return self.room + 1
 
         found, simulations = largest(held, start=start, room=self.room)
         if self.strategy and found:

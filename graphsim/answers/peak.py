@@ -48,6 +48,7 @@ class StepReport:
         fragmentation: share of that reservation that no block ever needed.
         out_of_memory: op at which the allocator runs out of its limit ('before the step' if what is
             resident does not fit, 'in step 1' if that does not); empty if it does not.
+        out_of_memory_bytes: bytes that this op asks for beyond the limit.
     """
 
     peak_bytes: int
@@ -65,6 +66,7 @@ class StepReport:
     reserved_peak_bytes: int | None = None
     fragmentation: float | None = None
     out_of_memory: str = ""
+    out_of_memory_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -284,6 +286,7 @@ def _step_report(run: Simulation, held: Held, largest: int | None) -> StepReport
         reserved_peak_bytes=held.reserved,
         fragmentation=held.fragmentation,
         out_of_memory=held.out_of_memory,
+        out_of_memory_bytes=held.short,
     )
 
 

@@ -27,11 +27,13 @@ class Held:
         reserved: held from the device at most (``max_memory_reserved``).
         out_of_memory: the op at which it passes its limit: that which asks; 'before the step' if what is there
             before does not fit, 'in step 1' if that does not; empty if all fits.
+        short: bytes that this op asks for beyond the limit.
     """
 
     allocated: int | None = None
     reserved: int | None = None
     out_of_memory: str = ""
+    short: int | None = None
 
     @property
     def fragmentation(self) -> float | None:
@@ -61,12 +63,13 @@ class Stretch:
     layout: Layout | None
     begin: int = 0
     out_of_memory: str = ""
+    short: int | None = None
 
     @property
     def held(self) -> Held:
         """What is held in this step at most."""
         if self.layout is None:
-            return Held(out_of_memory=self.out_of_memory)
+            return Held(out_of_memory=self.out_of_memory, short=self.short)
         used, reserved = self.layout.used[self.begin :], self.layout.reserved[self.begin :]
         return Held(int(used.max(initial=0)), int(reserved.max(initial=0)))
 
@@ -83,10 +86,10 @@ def placed(first: Simulation, later: Simulation, allocator: Allocator) -> tuple[
         return alone, Stretch(later, stream, allocator(stream.trace), begin)
     except OutOfMemoryError as error:
         if error.event < begin:
-            return alone, Stretch(later, stream, None, begin, "in step 1")
+            return alone, Stretch(later, stream, None, begin, "in step 1", _short(error))
         execution = stream.trace.execution_of(error.event) - len(first.schedule)
         where = later.op_at(execution).name if execution >= 0 else "before the step"
-        return alone, Stretch(later, stream, None, begin, where)
+        return alone, Stretch(later, stream, None, begin, where, _short(error))
 
 
 def reservations(first: Simulation, later: Simulation, allocator: Allocator | None) -> tuple[Held, Held]:
@@ -104,4 +107,8 @@ def _alone(run: Simulation, allocator: Allocator) -> Stretch:
     except OutOfMemoryError as error:
         execution = run.trace.execution_of(error.event)
         where = "before the step" if execution == NOTHING else run.op_at(execution).name
-        return Stretch(run, stream, None, 0, where)
+        return Stretch(run, stream, None, 0, where, _short(error))
+
+
+def _short(error: OutOfMemoryError) -> int | None:
+    return None if error.limit is None else error.reserved + error.requested - error.limit

@@ -26,6 +26,9 @@ class Schedule:
     def __len__(self) -> int:
         return len(self.ops)
 
+    def __repr__(self) -> str:
+        return f"<Schedule of {len(self.ops):,} executions>"
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Schedule) and np.array_equal(self.ops, other.ops)
 

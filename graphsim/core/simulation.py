@@ -59,6 +59,9 @@ class Simulation:
     schedule: Schedule
     policy: Policy = "eager"
 
+    def __repr__(self) -> str:
+        return f"<Simulation of {self.graph!r}, {self.policy} release: peak {self.peak:,} bytes>"
+
     @cached_property
     def live_ranges(self) -> LiveRanges:
         """When each storage is live."""

@@ -48,6 +48,10 @@ class Plan:
     time_bound: float
     interrupted: bool = False
 
+    def __repr__(self) -> str:
+        fits = "" if self.feasible else ", does not fit"
+        return f"<Plan of {self.strategy}: peak {self.peak_bytes:,} bytes, {self.overhead:+.2%} compute{fits}>"
+
     @property
     def overhead(self) -> float:
         """Extra cost over executing every op once: time / base_time - 1."""

@@ -80,6 +80,14 @@ def _setting(report: Report) -> list[str]:
     return [word for word in said if word]
 
 
+def _where(out_of_memory: str) -> str:
+    return out_of_memory if out_of_memory in ("before the step", "in step 1") else f"at {out_of_memory}"
+
+
+def _by(short: int | None) -> str:
+    return "" if short is None else f", which asks for {format_bytes(short)} ({short:,} bytes) too much"
+
+
 def _headline(report: Report) -> RenderableType:
     step = report.steady
     lines = Styled(" · ".join(_setting(report)), "dim")
@@ -95,7 +103,7 @@ def _headline(report: Report) -> RenderableType:
     if step.out_of_memory:
         lines.append(
             f"  does not fit: the {report.allocator} allocator ({report.allocator_options}) "
-            f"runs out of memory {'at ' if step.out_of_memory != 'before the step' else ''}{step.out_of_memory}\n",
+            f"runs out of memory {_where(step.out_of_memory)}{_by(step.out_of_memory_bytes)}\n",
             "bold red",
         )
     if step.reserved_peak_bytes is not None:

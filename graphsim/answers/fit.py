@@ -161,12 +161,9 @@ class _Question:
         """Return the largest batch that fits, the settings that were simulated for it, and what is to be said of it."""
         source = self.source
         if not source.takes("batch"):
-            remedy = {
-                "capture": "let the factory take a parameter 'batch'",
-                "model": "it has no param 'batch'",
-                "step": "it is a step as it stands",
-            }[source.kind]
-            return None, 0, (f"the largest batch is unknown: {remedy}",)
+            factory = "let the factory take a parameter 'batch'" if source.frontend.takes else "the inputs are as given"
+            why = {"capture": factory, "model": "it has no param 'batch'", "step": "it is a step as it stands"}
+            return None, 0, (f"the largest batch is unknown: {why[source.kind]}",)
         guess, looks = self._guess(start) if source.kind == "capture" and not self.strategy else (start, 0)
         if guess is None:
             return None, looks, ("the largest batch is unknown: a larger 'batch' takes no more memory",)

@@ -8,7 +8,7 @@ from pathlib import Path
 from graphsim.answers.sweep.points import Settings, grid
 from graphsim.answers.sweep.run import Summary
 from graphsim.answers.sweep.run import sweep as run_sweep
-from graphsim.answers.sweep.workers import dask_cluster, local_processes
+from graphsim.answers.sweep.workers import dask_cluster, local_processes, this_process
 from graphsim.sources.spec.expression import Value
 
 
@@ -30,7 +30,7 @@ def sweep(
     target: Sequence[str] = (),
     policy: Sequence[str] = (),
     allocator: Sequence[str] = (),
-    jobs: int = 0,
+    jobs: int = 1,
     scheduler: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> Summary:
@@ -43,7 +43,8 @@ def sweep(
         precision, optimizer, optimizer_impl, accumulation, mode, target, policy, allocator: values, see `peak`.
         strategy, budget: who schedules the step, and within what (``8GiB`` or ``0.8x``).
         gpu: cards: does it fit there, how long is a step.
-        jobs: processes; 0: one per core. *scheduler*: of a Dask cluster instead, ``tcp://host:8786``.
+        jobs: 1: in this process; more: so many processes, which import the calling script anew, so that it must begin
+            behind ``if __name__ == "__main__":``. *scheduler*: of a Dask cluster instead, ``tcp://host:8786``.
         progress: is told how many points of how many are done.
 
     Raises:
@@ -68,5 +69,6 @@ def sweep(
         "accumulation": accumulation,
     }
     axes: list[list[Settings]] = [[{name: value} for value in values] for name, values in lists.items() if values]
-    workers = dask_cluster(scheduler) if scheduler else local_processes(jobs)
+    processes = this_process() if jobs == 1 else local_processes(jobs)
+    workers = dask_cluster(scheduler) if scheduler else processes
     return run_sweep(grid(axes), Path(output), workers, progress=progress)

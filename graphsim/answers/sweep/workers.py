@@ -8,7 +8,15 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -108,6 +116,11 @@ def _submit(executor: Executor, task: Task) -> Future[Outcome]:
         return executor.submit(evaluate, task)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def this_process() -> Workers:
+    """Return a worker that is a thread of this process: nothing is started anew, so that any script may sweep."""
+    return Workers(partial(ThreadPoolExecutor, 1), slots=2)
 
 
 def local_processes(jobs: int = 0) -> Workers:

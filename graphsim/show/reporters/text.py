@@ -36,7 +36,8 @@ class Text:
             case Replay():
                 return replay_text(answer)
             case Planned():
-                return plan_text(answer.plan, answer.least)
+                refused = f"{answer.headline}\n  {answer.witness.error()}\n" if answer.witness else ""
+                return refused or plan_text(answer.plan, answer.least)
             case Comparison():
                 return comparison_text(answer.plans, answer.unit, answer.least, self.width)
             case Diff():

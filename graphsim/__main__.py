@@ -23,7 +23,7 @@ def main() -> None:
     except GraphSimError as error:
         _leave(NO if isinstance(error, InfeasibleError) else WRONG_INPUT, str(error))
     except BrokenPipeError:  # the reader of a pipe has left: nothing to say to it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(NO)
     except KeyboardInterrupt:
         _leave(INTERRUPTED, "interrupted")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, NoReturn, TextIO
 
 import typer
 
 from graphsim.display import REPORTERS, Answer
-from graphsim.errors import printable
+from graphsim.errors import UsageError, printable
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as of a shell: 128 and the number of SIGINT."""
@@ -22,12 +23,33 @@ _PLAIN = str.maketrans("█▇▆▅▄▃▂▁▼│┊└─╰·…µ", "###
 
 def say(text: str) -> None:
     """Write *text* to standard output, without escapes but colours, in ASCII where its encoding cannot hold it."""
-    stream, text = sys.stdout, printable(text, colors=color())
+    stream = _standard_output()
+    text = printable(text, colors=color())
     try:
         text.encode(stream.encoding or "utf-8")
     except UnicodeEncodeError:
         text = text.translate(_PLAIN).encode(stream.encoding, "replace").decode(stream.encoding)
-    stream.write(text)
+    with _reported():
+        stream.write(text)
+        stream.flush()
+
+
+def _standard_output() -> TextIO:
+    if sys.stdout is None:
+        raise UsageError("standard output is closed: there is nowhere to write the answer")
+    return sys.stdout
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """Say in one line why standard output cannot be written, and write no more to it."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise UsageError(f"standard output: {error.strerror}") from None
 
 
 def tell(text: str) -> None:
@@ -45,8 +67,11 @@ def show(answer: Answer, as_json: bool, reporter: str = "") -> None:
     name = reporter or ("json" if as_json else "text")
     rendered = REPORTERS[name](**({"width": width(), "color": color()} if name == "text" else {}))(answer)
     if isinstance(rendered, bytes):
-        sys.stdout.flush()
-        sys.stdout.buffer.write(rendered)
+        stream = _standard_output()
+        with _reported():
+            stream.flush()
+            stream.buffer.write(rendered)
+            stream.buffer.flush()
     else:
         say(rendered)
 

@@ -22,4 +22,11 @@ def load_json(source: str | Path) -> Graph:
     try:
         return Graph.from_json(text)
     except GraphError as error:
-        raise GraphError(f"{source}: {error}") from None
+        raise GraphError(f"{source}: {error}{_hint(text, source)}") from None
+
+
+def _hint(text: str, source: str | Path) -> str:
+    """Return what a file that is no graph may be instead."""
+    if '"model_type"' in text:
+        return f"; a transformers config? write hf:{source}"
+    return "; a saved report? graphsim diff reads it" if '"graphsim-report/' in text[:200] else ""

@@ -43,6 +43,9 @@ def read_config(path: str) -> dict[str, Any]:
         raise SpecError(f"{error.strerror or error}; 'hf:' takes a local config.json or its folder", path) from None
     if not isinstance(data, dict):
         raise SpecError("not a config: a JSON object is expected", path)
+    names = data.get("architectures")
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise SpecError("'architectures' is a list of class names", path)
     return data
 
 

@@ -44,7 +44,7 @@ def read_config(path: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise SpecError("not a config: a JSON object is expected", path)
     names = data.get("architectures")
-    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+    if not isinstance(names, str | None) and not (isinstance(names, list) and all(isinstance(n, str) for n in names)):
         raise SpecError("'architectures' is a list of class names", path)
     return data
 

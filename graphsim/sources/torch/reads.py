@@ -30,7 +30,7 @@ VALID = str(Path(torch.__file__).parent / "distributions")
 def guarded(values: Values) -> Iterator[None]:
     """Keep Python from reading memory that is not there, where PyTorch does so without dispatching an op."""
     reader = _Reader(values)
-    methods = {
+    methods: dict[str, Any] = {
         "item": reader.item,
         "tolist": reader.listed,
         "numpy": reader.array,

@@ -78,6 +78,39 @@ class _Generator(torch.Generator):
         return super().__new__(cls)
 
 
+_COMMANDS = (
+    "_lazy_init",
+    "init",
+    "synchronize",
+    "empty_cache",
+    "ipc_collect",
+    "set_device",
+    "set_stream",
+    "reset_peak_memory_stats",
+    "reset_max_memory_allocated",
+    "reset_max_memory_cached",
+    "reset_accumulated_memory_stats",
+    "set_rng_state",
+    "set_rng_state_all",
+    "manual_seed",
+    "manual_seed_all",
+    "seed",
+    "seed_all",
+    "set_per_process_memory_fraction",
+)
+"""Functions that return nothing: there is nothing to do."""
+
+_COUNTERS = (
+    "memory_allocated",
+    "max_memory_allocated",
+    "memory_reserved",
+    "max_memory_reserved",
+    "memory_cached",
+    "max_memory_cached",
+)
+"""Functions that return bytes: the capture says them, not the allocator."""
+
+
 def _answers(device: Device) -> dict[str, Any]:
     capability, nothing = device.capability, lambda *_, **__: None
     stream = Stream()
@@ -117,36 +150,8 @@ def _answers(device: Device) -> dict[str, Any]:
         "stream": lambda *_, **__: nullcontext(),
         "device": lambda *_, **__: nullcontext(),
     }
-    for name in [
-        "_lazy_init",
-        "init",
-        "synchronize",
-        "empty_cache",
-        "ipc_collect",
-        "set_device",
-        "set_stream",
-        "reset_peak_memory_stats",
-        "reset_max_memory_allocated",
-        "reset_max_memory_cached",
-        "reset_accumulated_memory_stats",
-        "set_rng_state",
-        "set_rng_state_all",
-        "manual_seed",
-        "manual_seed_all",
-        "seed",
-        "seed_all",
-        "set_per_process_memory_fraction",
-    ]:
-        answers[name] = nothing
-    for name in [
-        "memory_allocated",
-        "max_memory_allocated",
-        "memory_reserved",
-        "max_memory_reserved",
-        "memory_cached",
-        "max_memory_cached",
-    ]:
-        answers[name] = lambda *_, **__: 0
+    answers |= dict.fromkeys(_COMMANDS, nothing)
+    answers |= dict.fromkeys(_COUNTERS, lambda *_, **__: 0)
     return answers
 
 

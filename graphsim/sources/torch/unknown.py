@@ -38,7 +38,7 @@ FRAMEWORK = (
 """How the paths of code begin that is PyTorch's, NumPy's or ours."""
 
 LOGGING = frozenset(
-    [
+    (
         "print",
         "log",
         "log_dict",
@@ -54,7 +54,7 @@ LOGGING = frozenset(
         "add_scalars",
         "set_postfix",
         "set_description",
-    ]
+    )
 )
 """Names of functions that take numbers and decide nothing by them."""
 

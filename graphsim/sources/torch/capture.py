@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from graphsim.core.devices import Device, device_of
 from graphsim.core.graph import Graph, Role
 from graphsim.errors import CaptureError, UsageError
-from graphsim.sources.torch import cuda
+from graphsim.sources.torch import cuda, zeros
 from graphsim.sources.torch.build import build_graph
 from graphsim.sources.torch.checks import check_model
 from graphsim.sources.torch.lazy import hollow_copy, initialize, lazy_modules
@@ -65,6 +65,7 @@ def capture(
 
     *made_step* returns the step once the model is made, where the same function makes both.
     """
+    zeros.give_back()
     policy = Policy(assume)
     values = Values(FakeTensorMode(allow_non_fake_inputs=True), cuda.CUDA if device else None, policy)
     with ExitStack() as stack:

@@ -105,11 +105,12 @@ SHAPED: dict[Any, Callable[[Any, Content], Any]] = {
 
 CHECKS: dict[Any, Callable[[Any], bool | None]] = {
     aten.isnan.default: lambda args: False,
+    aten.isinf.default: lambda args: False,
     aten.eq.Scalar: lambda args: False if isinstance(args[1], float) and math.isinf(args[1]) else None,
     aten.ne.Scalar: lambda args: True if isinstance(args[1], float) and math.isinf(args[1]) else None,
     aten.eq.Tensor: lambda args: True if args[0] is args[1] else None,
 }
-"""Ops of unknown numbers that are answered as for finite ones. ``isfinite`` and ``isinf`` are made of these."""
+"""Ops of unknown numbers that are answered as for finite ones. ``isfinite`` is made of these."""
 
 MAX_CHECKED = 2**26
 """Elements of a tensor of such answers that are kept."""

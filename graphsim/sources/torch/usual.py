@@ -55,9 +55,9 @@ def _arity(function: Callable[..., Any]) -> int:
 
 def _plain_loss(output: Any) -> torch.Tensor:
     """Return the output's loss; else the output if it is a scalar; else the mean of its first floating tensor."""
-    named = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    named: torch.Tensor | None = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
     if named is not None:
-        return named  # type: ignore[no-any-return]
+        return named
     tensor = next(leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point())
     return tensor if tensor.dim() == 0 else tensor.mean()
 

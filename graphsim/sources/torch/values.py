@@ -379,7 +379,7 @@ class Values:
         return tree_map_only(torch.Tensor, one, result)
 
 
-class Evaluating(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Evaluating(TorchDispatchMode):
     """Hollow tensors, and values of the small ones, while a model or a batch is made."""
 
     def __init__(self, values: Values) -> None:

@@ -3,7 +3,24 @@
 The step runs twice on hollow tensors (shapes, strides and storages without memory; PyTorch's fake tensors
 say what each op returns) while an observer records every dispatched op, what it allocates, aliases and
 overwrites, and when each storage dies. The second run is the steady state; the first one creates the
-optimizer's states.
+optimizer's states. A run ends with the call of the user's step in which an optimizer stepped.
+
+What it stands on, and why:
+
+- *Plain tensors, not subclasses* (`hollow`): autograd treats a subclass in its own way, and the step would be
+  another one. Optimizers, hooks and copies know tensors by identity, so the user's own are exchanged *in
+  place*, as ``Module.to`` does (`prepare.Exchange`), and are as before afterwards.
+- *The real device's dispatch keys and autograd* (`cuda`): autocast, dropout, attention and the choice of
+  kernels follow from them. PyTorch asks C++ tables which device there is; these, and ``torch.cuda``, answer
+  alike on the CPU build and on the CUDA build, with a GPU or without (`hooks`, `torch_cuda`): no driver is
+  called, no context made. A backend of our own (PrivateUse1) would have other keys, and another step.
+- *Zeros under every hollow storage* (`zeros`): what PyTorch reads below its dispatcher cannot end the
+  interpreter, and is noticed, since a zero that nobody computed is a wrong value.
+- *Known, unknown, checked* (`values`, `unknown`, `reads`): small values that follow from the batch are known;
+  others stay unknown through arithmetic; checks pass; what code decides by them is an error with its line.
+- *Versions* (`versions`): all this reaches into PyTorch where it promises nothing, so a version that is not
+  among the tested ones is refused before anything is changed. What a capture cannot follow (several
+  processes, compiled modules, cuDNN's recurrent networks, sparse gradients) is refused too (`checks`).
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from graphsim.errors import UnknownNameError, UsageError
 from graphsim.sources.torch.prepare import Exchange
@@ -71,6 +72,10 @@ class Optimizers:
         if optimizer is None or id(optimizer) in self.seen:
             return
         self.seen[id(optimizer)] = optimizer
+        with _disable_current_modes():
+            self._exchange(optimizer)
+
+    def _exchange(self, optimizer: Any) -> None:
         groups = getattr(optimizer, "param_groups", [])
         state = getattr(optimizer, "state", {})
         kept = {key: dict(entry) if isinstance(entry, dict) else entry for key, entry in state.items()}
@@ -78,10 +83,10 @@ class Optimizers:
         for group in groups:
             for parameter in group["params"]:
                 self.exchange.tensor(parameter)
+        values = self.exchange.values
         for entry in state.values():
             for key, value in entry.items() if isinstance(entry, dict) else ():
                 if isinstance(value, torch.Tensor):
-                    values = self.exchange.values
                     entry[key] = values.move(value) if value.dim() else values.adopt(value)
 
     def undo(self) -> None:

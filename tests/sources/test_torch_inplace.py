@@ -65,7 +65,7 @@ def test_optimizers_that_the_user_made_step(made, target):
     late = lambda model, batch, _: lazily(model)(model, batch, None)  # noqa: E731
     made_late = gs.from_torch(Pair(), [torch.randn(8, 16)], optimizer=None, step=late, target=target)
     assert gs.simulate(graph).peak == gs.simulate(made_late).peak
-    assert graph.attributes["optimizers"] == ("Adam", "Adam")
+    assert graph.attributes["optimizers"] == ["Adam", "Adam"]
     states = [t for t in graph.tensors.values() if t.role is gs.Role.OPTIMIZER_STATE and not t.storage]
     assert len(states) == 3 * 8
 
@@ -171,7 +171,7 @@ class Lightning(nn.Module):
 def test_a_lightning_module_runs_by_its_own_step_and_optimizer():
     batch = torch.randn(8, 16), torch.randint(0, 10, (8,))
     graph = gs.from_torch(Lightning(), batch)
-    assert graph.attributes["optimizers"] == ("SGD",)
+    assert graph.attributes["optimizers"] == ["SGD"]
     momentum = lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9)  # noqa: E731
 
     def by_hand(model, batch, optimizer):
@@ -219,9 +219,9 @@ def test_the_graph_says_what_the_step_did():
 
     attributes = gs.from_torch(net().double(), torch.randn(8, 16).double(), optimizer=torch.optim.NAdam, step=step)
     attributes = attributes.attributes
-    assert attributes["optimizers"] == ("NAdam",)
-    assert attributes["dtypes"] == ("float64",)
-    assert attributes["autocast"] == ("bfloat16",)
+    assert attributes["optimizers"] == ["NAdam"]
+    assert attributes["dtypes"] == ["float64"]
+    assert attributes["autocast"] == ["bfloat16"]
 
 
 # -- refused in one line -----------------------------------------------------------------------------

@@ -111,10 +111,10 @@ def capture(
             "captured": f"torch {torch.__version__}",
             "training": training,
             "batch": _batch_size(batch),
-            "optimizers": optimizers.names(),
-            "dtypes": tuple(sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()})),
-            "autocast": tuple(casts),
-            "warnings": tuple(policy.notes),
+            "optimizers": list(optimizers.names()),
+            "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()}),
+            "autocast": list(casts),
+            "warnings": list(policy.notes),
         }
     return Capture(observer.recording, name or type(model).__name__, attributes)
 

@@ -73,10 +73,10 @@ def from_torch(
         assume: values of numbers on which code decides and that are not known without running the model, by
             the place that reads them: ``{"train.py:31": 0.5}``.
 
-    Beside the usual ones, the graph's attributes say what the step did, each a list of strings: ``optimizers`` (the classes of those
-    that stepped), ``dtypes`` (of the parameters), ``autocast`` (the dtypes to which it was on) and
-    ``warnings``, sentences on what may make the graph another than that of the real step. Model, batch
-    and optimizers are used in place, and afterwards are as before.
+    Beside the usual ones, the graph's attributes say what the step did, each a list of strings:
+    ``optimizers`` (the classes of those that stepped), ``dtypes`` (of the parameters), ``autocast`` (the dtypes
+    to which it was on) and ``warnings``, sentences on what may make the graph another than that of the real
+    step. Model, batch and optimizers are used in place, and afterwards are as before.
 
     Raises:
         MissingExtraError: PyTorch is not installed.

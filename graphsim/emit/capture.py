@@ -7,8 +7,9 @@ from typing import Any, Protocol
 
 from graphsim.core.graph import Graph, Phase
 from graphsim.core.simulation import with_costs
-from graphsim.errors import MissingExtraError, UsageError
+from graphsim.errors import UsageError
 from graphsim.sources import Source
+from graphsim.sources.torch.versions import need_torch
 from graphsim.step.training import Training
 
 
@@ -62,10 +63,7 @@ def captured_source(source: Source, training: Training, *, costs: str = "") -> C
         SpecError, UsageError, CaptureError: as `load_torch`.
     """
     source.check(training)
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        raise MissingExtraError("torch", "torch") from None
+    need_torch()
     from graphsim.sources.torch.capture import gpu
     from graphsim.sources.torch.optimizers import named
     from graphsim.sources.torch.source import PREFIX, capture_source

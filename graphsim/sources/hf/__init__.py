@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from graphsim.core.graph import Graph
 from graphsim.errors import MissingExtraError
 from graphsim.sources.spec.expression import Value
+from graphsim.sources.torch.versions import need_torch
 
 if TYPE_CHECKING:
     from graphsim.sources.torch.capture import Capture
@@ -92,6 +93,7 @@ def _capture(source: str, optimizer: Any, target: str, device: str, parameters: 
 
 
 def _need_transformers() -> None:
+    need_torch()
     try:
         import transformers  # noqa: F401
     except ImportError:

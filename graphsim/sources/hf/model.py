@@ -36,6 +36,8 @@ def capture_config(
         known_type(data, set(configuration_auto.CONFIG_MAPPING.keys()), path)
     ]
     sizes, changes = sizes_of(parameters, path)
+    if data.get("quantization_config") is not None:
+        raise SpecError("'quantization_config' is not modelled: remove it to train the model in its own dtype", path)
     with _apart():
         config = _made(path, lambda: _config(kind_of_config, plain_fields(data), changes, path))
         kind = _model_class(config, path)

@@ -3,16 +3,33 @@
 The step runs twice on hollow tensors (shapes, strides and storages without memory; PyTorch's fake tensors
 say what each op returns) while an observer records every dispatched op, what it allocates, aliases and
 overwrites, and when each storage dies. The second run is the steady state; the first one creates the
-optimizer's states.
+optimizer's states. A run ends with the call of the user's step in which an optimizer stepped.
+
+What it stands on, and why:
+
+- *Plain tensors, not subclasses* (`hollow`): autograd treats a subclass in its own way, and the step would be
+  another one. Optimizers, hooks and copies know tensors by identity, so the user's own are exchanged *in
+  place*, as ``Module.to`` does (`prepare.Exchange`), and are as before afterwards.
+- *The real device's dispatch keys and autograd* (`cuda`): autocast, dropout, attention and the choice of
+  kernels follow from them. PyTorch asks C++ tables which device there is; these, and ``torch.cuda``, answer
+  alike on the CPU build and on the CUDA build, with a GPU or without (`hooks`, `torch_cuda`): no driver is
+  called, no context made. A backend of our own (PrivateUse1) would have other keys, and another step.
+- *Zeros under every hollow storage* (`zeros`): what PyTorch reads below its dispatcher cannot end the
+  interpreter, and is noticed, since a zero that nobody computed is a wrong value.
+- *Known, unknown, checked* (`values`, `unknown`, `reads`): small values that follow from the batch are known;
+  others stay unknown through arithmetic; checks pass; what code decides by them is an error with its line.
+- *Versions* (`versions`): all this reaches into PyTorch where it promises nothing, so a version that is not
+  among the tested ones is refused before anything is changed. What a capture cannot follow (several
+  processes, compiled modules, cuDNN's recurrent networks, sparse gradients) is refused too (`checks`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from graphsim.core.graph import Graph
-from graphsim.errors import MissingExtraError
+from graphsim.sources.torch.versions import need_torch
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +50,7 @@ def from_torch(
     lines: bool = False,
     target: str = "",
     device: str = "",
+    assume: Mapping[str, Any] | None = None,
 ) -> Graph:
     """Return the graph of one training step of *module*.
 
@@ -52,13 +70,20 @@ def from_torch(
         target: 'cuda' to capture the step as it would run on a GPU, on any machine: model and inputs are
             moved there first; 'cpu'; empty: where the model is.
         device: the GPU of the catalogue, where a rule depends on it; default: a100-80g.
+        assume: values of numbers on which code decides and that are not known without running the model, by
+            the place that reads them: ``{"train.py:31": 0.5}``.
+
+    Beside the usual ones, the graph's attributes say what the step did, each a list of strings:
+    ``optimizers`` (the classes of those that stepped), ``dtypes`` (of the parameters), ``autocast`` (the dtypes
+    to which it was on) and ``warnings``, sentences on what may make the graph another than that of the real
+    step. Model, batch and optimizers are used in place, and afterwards are as before.
 
     Raises:
         MissingExtraError: PyTorch is not installed.
         UsageError, UnknownNameError: there is no such target, device or optimizer.
         CaptureError: the step cannot run without data; the message names module and line.
     """
-    _need_torch()
+    need_torch()
     from graphsim.sources.torch.capture import capture, gpu
 
     return capture(
@@ -70,11 +95,19 @@ def from_torch(
         name=name,
         lines=lines,
         device=gpu(target, device, module),
+        assume=assume,
     ).graph(first=first)
 
 
 def load_torch(
-    source: str, *, first: bool = False, optimizer: Any = "adamw", target: str = "", device: str = "", **parameters: Any
+    source: str,
+    *,
+    first: bool = False,
+    optimizer: Any = "adamw",
+    target: str = "",
+    device: str = "",
+    assume: Mapping[str, Any] | None = None,
+    **parameters: Any,
 ) -> Graph:
     """Return the step graph of ``torch:package.module:factory``; see `capture_source` and `from_torch`.
 
@@ -82,16 +115,24 @@ def load_torch(
         MissingExtraError: PyTorch is not installed.
         SpecError, UsageError, CaptureError: the source is wrong, or cannot run without data.
     """
-    _need_torch()
+    need_torch()
     from graphsim.sources.torch.capture import gpu
     from graphsim.sources.torch.source import capture_source
 
     on = gpu(target, device)
-    return capture_source(source, optimizer=optimizer, device=on, parameters=parameters).graph(first=first)
+    captured = capture_source(source, optimizer=optimizer, device=on, parameters=parameters, assume=assume)
+    return captured.graph(first=first)
 
 
 def load_steps(
-    source: str, *, optimizer: str, implementation: str = "", target: str = "", device: str = "", **parameters: Any
+    source: str,
+    *,
+    optimizer: str,
+    implementation: str = "",
+    target: str = "",
+    device: str = "",
+    assume: Mapping[str, Any] | None = None,
+    **parameters: Any,
 ) -> tuple[Graph, Graph]:
     """Return step 1 and the steady step of ``torch:package.module:factory``, captured once.
 
@@ -99,18 +140,12 @@ def load_steps(
         MissingExtraError: PyTorch is not installed.
         SpecError, UsageError, UnknownNameError, CaptureError: as `load_torch`.
     """
-    _need_torch()
+    need_torch()
     from graphsim.sources.torch.capture import gpu
     from graphsim.sources.torch.optimizers import named
     from graphsim.sources.torch.source import capture_source
 
     optimizers = named(optimizer, implementation)
-    captured = capture_source(source, optimizer=optimizers, device=gpu(target, device), parameters=parameters)
+    on = gpu(target, device)
+    captured = capture_source(source, optimizer=optimizers, device=on, parameters=parameters, assume=assume)
     return captured.graph(first=True), captured.graph()
-
-
-def _need_torch() -> None:
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        raise MissingExtraError("torch", "torch") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -12,21 +11,25 @@ from typing import Any
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._pytree import tree_leaves
 
 from graphsim.core.devices import Device, device_of
 from graphsim.core.graph import Graph, Role
-from graphsim.errors import UsageError
-from graphsim.sources.torch import cuda
+from graphsim.errors import CaptureError, UsageError
+from graphsim.sources.torch import cuda, zeros
 from graphsim.sources.torch.build import build_graph
+from graphsim.sources.torch.checks import check_model
 from graphsim.sources.torch.lazy import hollow_copy, initialize, lazy_modules
 from graphsim.sources.torch.libraries import Libraries
+from graphsim.sources.torch.notes import note_leftovers, noted_chance, observed_casts
 from graphsim.sources.torch.observe import Observer
-from graphsim.sources.torch.optimizers import describe, make_optimizer, states
+from graphsim.sources.torch.optimizers import Optimizers, describe, make_optimizer, states
 from graphsim.sources.torch.place import located
-from graphsim.sources.torch.prepare import build, guarded, hollow_tensors, hollowed
+from graphsim.sources.torch.prepare import build, exchanged, named_tensors
+from graphsim.sources.torch.reads import guarded
 from graphsim.sources.torch.record import Recording
 from graphsim.sources.torch.scope import Scope
+from graphsim.sources.torch.unknown import Policy
+from graphsim.sources.torch.usual import call, configured, default_step, is_lightning, lightning_step
 from graphsim.sources.torch.values import Values
 from graphsim.step.ops.tape import TARGETS
 
@@ -55,42 +58,73 @@ def capture(
     name: str = "",
     lines: bool = False,
     device: Device | None = None,
+    assume: Mapping[str, Any] | None = None,
+    made_step: Callable[[], Any] | None = None,
 ) -> Capture:
-    """Run two steps under observation, on a *device* of the catalogue or where the model is; see `from_torch`."""
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
-    values = Values(fake, cuda.CUDA if device else None)
+    """Run two steps under observation, on a *device* of the catalogue or where the model is; see `from_torch`.
+
+    *made_step* returns the step once the model is made, where the same function makes both.
+    """
+    zeros.give_back()
+    policy = Policy(assume)
+    values = Values(FakeTensorMode(allow_non_fake_inputs=True), cuda.CUDA if device else None, policy)
     with ExitStack() as stack:
         if device:
             stack.enter_context(cuda.pretended(device))
-        model = module if isinstance(module, nn.Module) else build(module, values)
-        batch = hollow_tensors(build(inputs, values) if callable(inputs) else inputs, values)
+        exchange = stack.enter_context(exchanged(values))
+        model, batch = _made(module, inputs, values)
+        step = made_step() if made_step else step
+        check_model(model, on_gpu=bool(device))
         if lazy_modules(model):
             model = hollow_copy(model, values)
             with located(model):
-                initialize(model, lambda: _call(model, batch), values)
-        fakes = stack.enter_context(hollowed(model, values))
-        optimize = make_optimizer(optimizer, model, fakes, values)
+                exchange.batch(batch)
+                initialize(model, lambda: call(model, batch), values)
+        exchange.module(model)
+        exchange.batch(batch)
+        if step is None and loss is None and is_lightning(model):
+            step, optimizer = lightning_step, build(lambda: configured(model), values)
+        optimizers = Optimizers(exchange)
+        stack.callback(optimizers.undo)
+        optimize = make_optimizer(optimizer, model, exchange)
+        optimizers.see(optimize)
         parameters = {id(p): path for path, p in model.named_parameters(remove_duplicate=False)}
-        scope = Scope(model, parameters, values)
-        values.layer = scope.layer
+        scope = Scope(model, parameters, values, optimizers)
+        policy.layer = scope.layer
         libraries = Libraries(device.capability) if device else None
         observer = Observer(scope, values, lines=lines, libraries=libraries)
         _declare(observer, model, batch, optimize)
-        run = step or default_step(loss)
+        casts = stack.enter_context(observed_casts())
         stack.enter_context(guarded(values))
         stack.enter_context(scope.observed())
         stack.enter_context(_quiet_collector())
         with located(model), observer:
-            for _ in range(2):
-                _run_step(observer, run, model, batch, optimize)
+            _run_steps(observer, step or default_step(loss), model, batch, optimize)
         observer.seal()
-    training = {
-        "target": "cuda" if device else "cpu",
-        "device": device.name if device else "",
-        **describe(optimize, on_gpu=bool(device)),
-    }
-    attributes = {"captured": f"torch {torch.__version__}", "training": training, "batch": _batch_size(batch)}
+        note_leftovers(model, optimizers, policy)
+        training = {
+            "target": "cuda" if device else "cpu",
+            "device": device.name if device else "",
+            **describe(optimize, on_gpu=bool(device)),
+        }
+        attributes = {
+            "captured": f"torch {torch.__version__}",
+            "training": training,
+            "batch": _batch_size(batch),
+            "optimizers": list(optimizers.names()),
+            "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()}),
+            "autocast": list(casts),
+            "warnings": list(policy.notes),
+        }
     return Capture(observer.recording, name or type(model).__name__, attributes)
+
+
+def _made(module: Any, inputs: Any, values: Values) -> tuple[nn.Module, Any]:
+    """Return the model and the batch, made if they are functions."""
+    with located():
+        model = module if isinstance(module, nn.Module) else build(module, values)
+        batch = build(inputs, values) if callable(inputs) and not isinstance(inputs, Mapping) else inputs
+    return model, batch
 
 
 def gpu(target: str, name: str = "", module: Any = None) -> Device | None:
@@ -110,16 +144,36 @@ def gpu(target: str, name: str = "", module: Any = None) -> Device | None:
     return None
 
 
-def _run_step(observer: Observer, run: Any, model: nn.Module, batch: Any, optimizer: Any) -> None:
-    begin = len(observer.recording.ops)
-    observer.scope.begin_step()
-    run(model, batch, optimizer)
-    observer.end_step(begin)
-    for tensor, label, owner in states(optimizer, model):
-        storage = observer.find(tensor)
-        if storage is not None and storage.role is None:
-            storage.label, storage.role, storage.owner = label, Role.OPTIMIZER_STATE, owner
-    gc.collect()
+CALLS = 64
+"""Calls of the user's step in which an optimizer must have stepped twice."""
+
+
+def _run_steps(observer: Observer, run: Any, model: nn.Module, batch: Any, optimizer: Any) -> None:
+    """Call the step until two steps of training are recorded.
+
+    A step of training ends with the call in which an optimizer stepped: gradients may be accumulated over
+    several calls. Where none steps, each call is one.
+    """
+    scope = observer.scope
+    begin, updates, calls = 0, 0, 0
+    states_of = scope.optimizers.seen
+    while len(observer.recording.bounds) < 2:
+        scope.begin_step()
+        with noted_chance(observer.values):
+            run(model, batch, optimizer)
+        calls += 1
+        ends = scope.updates > updates or optimizer is None or not scope.after_backward
+        if ends or calls >= CALLS:
+            observer.end_step(begin)
+            begin, updates = len(observer.recording.ops), scope.updates
+        if calls >= CALLS and not updates:
+            raise CaptureError(f"no optimizer steps in {CALLS} calls of the step: pass optimizer=None if that is meant")
+        for used in states_of.values():
+            for tensor, label, owner in states(used, model):
+                storage = observer.find(tensor)
+                if storage is not None and storage.role is None:
+                    storage.label, storage.role, storage.owner = label, Role.OPTIMIZER_STATE, owner
+        gc.collect()
 
 
 def _declare(observer: Observer, model: nn.Module, batch: Any, optimizer: Any) -> None:
@@ -127,10 +181,8 @@ def _declare(observer: Observer, model: nn.Module, batch: Any, optimizer: Any) -
         observer.declare(parameter, path, Role.PARAMETER, path.rpartition(".")[0])
     for path, buffer in model.named_buffers():
         observer.declare(buffer, path, Role.BUFFER, path.rpartition(".")[0])
-    named = batch.items() if isinstance(batch, Mapping) else [("", batch)]
-    tensors = [(key, leaf) for key, value in named for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
-    for number, (key, tensor) in enumerate(tensors):
-        observer.declare(tensor, str(key) if key else f"input.{number}", Role.INPUT)
+    for number, (key, tensor) in enumerate(named_tensors(batch)):
+        observer.declare(tensor, key or f"input.{number}", Role.INPUT)
     for tensor, label, owner in states(optimizer, model):
         observer.declare(tensor, label, Role.OPTIMIZER_STATE, owner)
     for path, parameter in model.named_parameters():
@@ -138,56 +190,8 @@ def _declare(observer: Observer, model: nn.Module, batch: Any, optimizer: Any) -
             observer.declare(parameter.grad, f"{path}.grad", Role.GRADIENT, path.rpartition(".")[0])
 
 
-def default_step(loss: Callable[..., Any] | None) -> Any:
-    """Return the usual step. The model's output goes when the loss is known; the loss stays to the end."""
-    arity = 1 if loss is None else _arity(loss)
-
-    def forward(model: Any, batch: Any) -> Any:
-        output = _call(model, batch)
-        return _plain_loss(output) if loss is None else loss(output) if arity == 1 else loss(output, batch)
-
-    def run(model: Any, batch: Any, optimizer: Any) -> None:
-        if optimizer is not None:
-            optimizer.zero_grad(set_to_none=True)
-        else:
-            model.zero_grad(set_to_none=True)
-        value = forward(model, batch)
-        value.backward()
-        if optimizer is not None:
-            optimizer.step()
-
-    return run
-
-
-def _call(model: Any, batch: Any) -> Any:
-    if isinstance(batch, Mapping):
-        return model(**batch)
-    return model(*batch) if isinstance(batch, list | tuple) else model(batch)
-
-
-def _arity(function: Callable[..., Any]) -> int:
-    """Return how many operands a loss function wants: the output, or output and batch."""
-    if isinstance(function, nn.Module):
-        return 2
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    try:
-        wanted = inspect.signature(function).parameters.values()
-    except ValueError:  # a function written in C, such as torch.sum
-        return 1
-    return min(2, sum(p.kind in kinds and p.default is p.empty for p in wanted)) or 1
-
-
-def _plain_loss(output: Any) -> torch.Tensor:
-    """Return the output's loss; else the output if it is a scalar; else the mean of its first floating tensor."""
-    named: torch.Tensor | None = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
-    if named is not None:
-        return named
-    tensor = next(leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point())
-    return tensor if tensor.dim() == 0 else tensor.mean()
-
-
 def _batch_size(batch: Any) -> int:
-    tensors = [leaf for leaf in tree_leaves(batch) if isinstance(leaf, torch.Tensor) and leaf.dim()]
+    tensors = [tensor for _, tensor in named_tensors(batch) if tensor.dim()]
     return int(tensors[0].shape[0]) if tensors else 1
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -22,6 +21,8 @@ from torch._subclasses import fake_tensor
 
 from graphsim.core.devices import Device
 from graphsim.sources.torch.attention import CudaAttention
+from graphsim.sources.torch.hooks import pretended_tables
+from graphsim.sources.torch.torch_cuda import pretended_module
 
 CUDA = torch.device("cuda", 0)
 
@@ -29,28 +30,8 @@ _CPU = torch.device("cpu")
 _DLPACK_CUDA = 2
 """``kDLCUDA`` in dlpack.h."""
 
-_GUARDS = "_ZN3c104impl26device_guard_impl_registryE"
-"""``c10::impl::device_guard_impl_registry``: an array of pointers by device type (c10/core/DeviceType.h)."""
-
-_CUDA_TYPE, _PYTHON_TYPE, _TYPES = 1, 20, 21
-
 KERNELS = ("silu_backward", "mish_backward", "_fused_rms_norm")
 """Ops with a kernel for CUDA and one that is composed of other ops (native_functions.yaml)."""
-
-_HOOKS = "_ZN2at6detail12getCUDAHooksEv"
-_SLOTS, _IS_BUILT, _HAS_CONTEXT = 64, 2, 4
-_Answer = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p)
-_YES, _NO = _Answer(lambda _: True), _Answer(lambda _: False)
-
-
-class _Guard(torch._C._acc.DeviceGuard):
-    """A device guard that does nothing: one device, one stream, events that have always happened."""
-
-    def type_(self) -> Any:
-        return torch._C._autograd.DeviceType.CUDA
-
-
-_guard = _Guard()
 
 _seeds: dict[torch.dtype, torch.Tensor] = {}
 
@@ -89,27 +70,12 @@ def pretended(device: Device) -> Iterator[None]:
 
     Backward runs in the calling thread: the dispatch mode and the device's worker thread do not meet.
     """
-    capability = device.capability
-    answers: dict[str, Any] = {
-        "is_available": lambda: True,
-        "is_initialized": lambda: True,
-        "_lazy_init": lambda: None,
-        "device_count": lambda: 1,
-        "current_device": lambda: 0,
-        "get_device_capability": lambda *_: capability,
-        "get_device_name": lambda *_: device.name,
-        "is_bf16_supported": lambda including_emulation=True: including_emulation or capability >= (8, 0),
-        "synchronize": lambda *_: None,
-        "empty_cache": lambda: None,
-    }
     with ExitStack() as stack:
-        for name, answer in answers.items():
-            stack.enter_context(patch.object(torch.cuda, name, answer))
+        stack.enter_context(pretended_tables())
+        stack.enter_context(pretended_module(device))
         stack.enter_context(patch.object(fake_tensor, "init_gpu_context", lambda _: None))
-        stack.enter_context(_guarded())
-        stack.enter_context(_built())
         stack.enter_context(torch.autograd.set_multithreading_enabled(False))
-        stack.enter_context(attention := CudaAttention(capability))
+        stack.enter_context(attention := CudaAttention(device.capability))
         stack.enter_context(attention.in_backward())
         stack.enter_context(_lifting_on_the_host())
         stack.enter_context(_with_kernels())
@@ -142,46 +108,3 @@ def _lifting_on_the_host() -> Iterator[None]:
         yield
     finally:
         torch._C._set_only_lift_cpu_tensors(before)
-
-
-@contextmanager
-def _guarded() -> Iterator[None]:
-    """Supply the device guard that autograd asks for, where PyTorch has none for CUDA."""
-    guards = (ctypes.c_void_p * _TYPES).in_dll(_library("c10"), _GUARDS)
-    original = guards[_CUDA_TYPE]
-    if not original:
-        before = guards[_PYTHON_TYPE]
-        torch._C._acc.register_python_privateuseone_device_guard(_guard)
-        guards[_CUDA_TYPE], guards[_PYTHON_TYPE] = guards[_PYTHON_TYPE], before
-    try:
-        yield
-    finally:
-        guards[_CUDA_TYPE] = original
-
-
-@contextmanager
-def _built() -> Iterator[None]:
-    """Let the engine find that CUDA is the accelerator (at::accelerator::getAccelerator), as a CUDA build does.
-
-    It asks a virtual function of the CUDA hooks, which no Python name reaches: inside, their table is a
-    copy in which the first function after the destructors (AcceleratorHooksInterface::isBuilt) says yes.
-    """
-    if torch._C._accelerator_getAccelerator() is not None:
-        yield
-        return
-    find = getattr(_library("torch_cpu"), _HOOKS)
-    find.restype = ctypes.c_void_p
-    table = ctypes.c_void_p.from_address(find())
-    original = table.value or 0
-    copy = (ctypes.c_void_p * _SLOTS).from_buffer_copy((ctypes.c_void_p * _SLOTS).from_address(original))
-    copy[_IS_BUILT] = ctypes.cast(_YES, ctypes.c_void_p)
-    copy[_HAS_CONTEXT] = ctypes.cast(_NO, ctypes.c_void_p)
-    table.value = ctypes.addressof(copy)
-    try:
-        yield
-    finally:
-        table.value = original
-
-
-def _library(name: str) -> ctypes.CDLL:
-    return ctypes.CDLL(str(next((Path(torch.__file__).parent / "lib").glob(f"*{name}.*"))))

@@ -16,10 +16,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._mode_utils import no_dispatch
 
-from graphsim.sources.torch import cuda
-
-_ADDRESS = 4096
-"""Of every hollow storage. Nothing is mapped there: what reads it ends at once instead of going on with rubbish."""
+from graphsim.sources.torch import cuda, zeros
 
 _TWIN = "_graphsim_twin"
 
@@ -59,7 +56,7 @@ class Hollows:
         actual = twin.untyped_storage()
         storage = self._storages.get(actual._cdata)
         if storage is None or storage.nbytes() != actual.nbytes():
-            storage = torch._C._construct_storage_from_data_pointer(_ADDRESS, twin.device, actual.nbytes())
+            storage = torch._C._construct_storage_from_data_pointer(zeros.ADDRESS, twin.device, actual.nbytes())
             setattr(storage, _TWIN, twin)
             self._storages[actual._cdata] = storage
         return storage
@@ -84,6 +81,19 @@ class Hollows:
             known.set_(base.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
         setattr(tensor, _TWIN, _Twin(known))
         return known
+
+    def become(self, tensor: torch.Tensor, hollow: torch.Tensor) -> None:
+        """Give *tensor* what *hollow* has, in place: whoever holds it holds a hollow tensor from now on."""
+        with no_dispatch(), torch.no_grad():
+            tensor.data = hollow
+        setattr(tensor, _TWIN, _Twin(self.twin(hollow)))
+
+    def restore(self, tensor: torch.Tensor, data: torch.Tensor) -> None:
+        """Give *tensor* back what it had before `become`."""
+        with no_dispatch(), torch.no_grad():
+            tensor.data = data
+        if hasattr(tensor, _TWIN):
+            delattr(tensor, _TWIN)
 
     def call(self, run: Callable[..., Any], func: Any, args: Any, kwargs: Any) -> Any:
         """Return the hollow result of ``run(func, args, kwargs)`` on the twins of the operands."""

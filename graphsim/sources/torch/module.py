@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from graphsim.errors import MissingExtraError
+from graphsim.sources.torch.versions import need_torch
 
 if TYPE_CHECKING:
     from graphsim.core.graph import Graph
@@ -43,7 +43,7 @@ def load_steps(
     module: Module, *, optimizer: str, implementation: str = "", target: str = "", device: str = ""
 ) -> tuple[Graph, Graph]:
     """Return step 1 and the steady step of *module*, captured once; see `from_torch`."""
-    _need_torch()
+    need_torch()
     from graphsim.sources.torch.optimizers import named
 
     captured = _captured(module, named(optimizer, implementation), target, device)
@@ -51,7 +51,7 @@ def load_steps(
 
 
 def _captured(module: Module, optimizer: Any, target: str, device: str) -> Capture:
-    _need_torch()
+    need_torch()
     from graphsim.sources.torch.capture import capture, gpu
 
     return capture(
@@ -62,10 +62,3 @@ def _captured(module: Module, optimizer: Any, target: str, device: str) -> Captu
         step=module.step,
         device=gpu(target, device, module.model),
     )
-
-
-def _need_torch() -> None:
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        raise MissingExtraError("torch", "torch") from None

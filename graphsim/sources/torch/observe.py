@@ -15,7 +15,8 @@ from graphsim.sources.torch.kernels import WORKSPACE
 from graphsim.sources.torch.libraries import Libraries
 from graphsim.sources.torch.record import BEFORE, Executed, Geometry, Operand, Recording, Reference, Storage
 from graphsim.sources.torch.scope import Scope
-from graphsim.sources.torch.values import Values, python_line
+from graphsim.sources.torch.unknown import python_line
+from graphsim.sources.torch.values import Values
 
 aten = torch.ops.aten
 
@@ -97,6 +98,7 @@ class Observer(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        self.values.check_unread()
         if func is not aten.lift_fresh.default:
             args, kwargs = self._adopt(args), {name: self._adopt_one(value) for name, value in kwargs.items()}
         position = len(self.recording.ops)
@@ -197,16 +199,27 @@ class Observer(TorchDispatchMode):
             hollow = self.values.adopt(value)
             if self.find(hollow) is None:
                 self._constants += 1
+                self._note_elsewhere(value)
                 self.declare(hollow, f"constant.{self._constants}", Role.BUFFER)
             return hollow
         if isinstance(value, list):
             return [self._adopt_one(entry) for entry in value]
         return value
 
+    def _note_elsewhere(self, value: torch.Tensor) -> None:
+        if value.dim() and value.device.type != self.device:
+            what = f"a tensor of {value.numel() * value.itemsize} bytes"
+            self.values.policy.note(f"{python_line()}: {what} that is no part of the model stays on the CPU")
+
     # -- steps ---------------------------------------------------------------------------------
 
     def end_step(self, begin: int) -> None:
-        """Close the step that began when *begin* ops had been dispatched."""
+        """Close the step that began when *begin* ops had been dispatched.
+
+        Raises:
+            CaptureError: memory was read that is not there.
+        """
+        self.values.check_unread(widely=True)
         self.recording.bounds.append((begin, len(self.recording.ops)))
 
     def seal(self) -> None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import copy
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._python_dispatch import _disable_current_modes
 
 from graphsim.errors import UnknownNameError, UsageError
-from graphsim.sources.torch.prepare import guarded
-from graphsim.sources.torch.values import Evaluating, Values
+from graphsim.sources.torch.prepare import Exchange
+from graphsim.sources.torch.reads import guarded
+from graphsim.sources.torch.values import Evaluating
 
 IMPLEMENTATIONS: dict[str, dict[str, Any]] = {
     "": {},
@@ -37,7 +36,7 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {
 }
 
 
-def make_optimizer(optimizer: Any, model: nn.Module, fakes: Mapping[int, torch.Tensor], values: Values) -> Any:
+def make_optimizer(optimizer: Any, model: nn.Module, exchange: Exchange) -> Any:
     """Return an optimizer of the hollow parameters of *model*.
 
     Raises:
@@ -49,29 +48,69 @@ def make_optimizer(optimizer: Any, model: nn.Module, fakes: Mapping[int, torch.T
     if isinstance(optimizer, str):
         optimizer = named(optimizer)
     if isinstance(optimizer, torch.optim.Optimizer):
-        return _over_fakes(optimizer, fakes, values)
+        return optimizer
     if not callable(optimizer):
         raise UsageError(
             f"optimizer must be a name, a function of the parameters or an optimizer, not {optimizer!r:.60}"
         )
     trained = [p for p in model.parameters() if p.requires_grad]
-    with Evaluating(values), guarded(values):
+    with Evaluating(exchange.values), guarded(exchange.values):
         return optimizer(trained if trained else list(model.parameters()))
 
 
-def _over_fakes(optimizer: Any, fakes: Mapping[int, torch.Tensor], values: Values) -> Any:
-    """Return a copy of a user's optimizer over the hollow ones of its parameters; the user's own is left alone."""
+class Optimizers:
+    """The optimizers that step, whoever made them; what they hold is hollow for a while and then as before."""
 
-    def one(tensor: torch.Tensor) -> torch.Tensor:
-        return fakes[id(tensor)] if id(tensor) in fakes else values.move(tensor)
+    def __init__(self, exchange: Exchange) -> None:
+        self.exchange = exchange
+        self.seen: dict[int, Any] = {}
+        self._stepped: dict[int, None] = {}
+        self._before: list[tuple[Any, Any, Any]] = []
 
-    twin = copy.copy(optimizer)
-    twin.param_groups = tree_map_only(torch.Tensor, one, optimizer.param_groups)
-    twin.state = defaultdict(dict)
-    for parameter, state in optimizer.state.items():
-        key = one(parameter) if isinstance(parameter, torch.Tensor) else parameter
-        twin.state[key] = tree_map_only(torch.Tensor, lambda t: values.move(t) if t.dim() else values.adopt(t), state)
-    return twin
+    def see(self, optimizer: Any) -> None:
+        """Exchange the states of an optimizer that is about to be used for the first time."""
+        if optimizer is None or id(optimizer) in self.seen:
+            return
+        self.seen[id(optimizer)] = optimizer
+        with _disable_current_modes():
+            self._exchange(optimizer)
+
+    def _exchange(self, optimizer: Any) -> None:
+        groups = getattr(optimizer, "param_groups", [])
+        state = getattr(optimizer, "state", {})
+        kept = {key: dict(entry) if isinstance(entry, dict) else entry for key, entry in state.items()}
+        self._before.append((optimizer, kept, [dict(group) for group in groups]))
+        for group in groups:
+            for parameter in group["params"]:
+                self.exchange.tensor(parameter)
+        values = self.exchange.values
+        for entry in state.values():
+            for key, value in entry.items() if isinstance(entry, dict) else ():
+                if isinstance(value, torch.Tensor):
+                    entry[key] = values.move(value) if value.dim() else values.adopt(value)
+
+    def undo(self) -> None:
+        """Give every optimizer its states and options back."""
+        while self._before:
+            optimizer, state, groups = self._before.pop()
+            optimizer.state.clear()
+            optimizer.state.update(state)
+            for group, before in zip(optimizer.param_groups, groups, strict=False):
+                group.clear()
+                group.update(before)
+
+    def stepped(self, optimizer: Any) -> None:
+        """Note that an optimizer, which was seen, steps."""
+        self._stepped.setdefault(id(optimizer))
+
+    def names(self) -> tuple[str, ...]:
+        """Return the classes of all that stepped, in the order of their first step."""
+        return tuple(type(self.seen[key]).__name__ for key in self._stepped)
+
+    def parameters(self) -> set[int]:
+        """Return the ids of the parameters of all that stepped."""
+        used = [self.seen[key] for key in self._stepped]
+        return {id(p) for optimizer in used for group in optimizer.param_groups for p in group["params"]}
 
 
 def named(name: str, implementation: str = "") -> Callable[..., Any]:

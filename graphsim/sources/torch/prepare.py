@@ -1,18 +1,19 @@
-"""Models and batches without bytes: made of hollow tensors, or real ones whose tensors are exchanged for them."""
+"""Models and batches without bytes: made of hollow tensors, or real ones that are hollow for a while."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
-from torch.storage import _StorageBase
-from torch.utils._pytree import tree_map_only
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from graphsim.errors import CaptureError
-from graphsim.sources.torch.values import NEEDS_DATA, Evaluating, Unknown, Values, python_line
+from graphsim.sources.torch.checks import only_plain_wrappers
+from graphsim.sources.torch.reads import guarded
+from graphsim.sources.torch.values import Evaluating, Values
 
 
 @contextmanager
@@ -36,78 +37,91 @@ def without_initialization() -> Iterator[None]:
 
 def build(factory: Callable[..., Any], values: Values, **parameters: Any) -> Any:
     """Return what *factory* makes, its tensors hollow."""
-    with Evaluating(values), guarded(values), without_initialization():
+    with Evaluating(values), guarded(values), without_initialization(), only_plain_wrappers():
         return factory(**parameters)
 
 
-def hollow_tensors(given: Any, values: Values) -> Any:
-    """Return *given* (nested lists, tuples, dicts) with every tensor replaced by a hollow one on the device."""
-    return tree_map_only(torch.Tensor, values.move, given)
-
-
 @contextmanager
-def hollowed(module: nn.Module, values: Values) -> Iterator[dict[int, torch.Tensor]]:
-    """Exchange the tensors of *module* for hollow ones on the device; yield these by the id of what they replace.
+def exchanged(values: Values) -> Iterator[Exchange]:
+    """Yield an `Exchange`; afterwards everything that it exchanged is as before."""
+    exchange = Exchange(values)
+    try:
+        yield exchange
+    finally:
+        exchange.undo()
 
-    Parameters, buffers and tensors that are plain attributes; no data is copied, and the module is
-    as before afterwards.
+
+class Exchange:
+    """Gives tensors hollow storage on the device in place, as ``Module.to`` moves parameters.
+
+    Whoever holds a tensor (an optimizer, a hook, a closure, another model) goes on holding it. No data is
+    copied.
     """
-    tables: list[dict[str, Any]] = []
-    for part in module.modules():
-        tables += [part._parameters, part._buffers, part.__dict__]
-    replaced: list[tuple[dict[str, Any], str, torch.Tensor]] = []
-    fakes: dict[int, torch.Tensor] = {}
-    try:
-        for table in tables:
-            for name, value in list(table.items()):
-                if isinstance(value, torch.Tensor) and (hollow := values.move(value)) is not value:
-                    replaced.append((table, name, value))
-                    fakes[id(value)] = table[name] = hollow
-        yield fakes
-    finally:
-        for table, name, value in replaced:
-            table[name] = value
 
+    def __init__(self, values: Values) -> None:
+        self.values = values
+        self._before: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]] = []
+        self._known: set[int] = set()
 
-@contextmanager
-def guarded(values: Values) -> Iterator[None]:
-    """Keep Python from reading memory that is not there, where PyTorch does so without dispatching an op."""
-    storages: Any = _StorageBase
-    tensors: Any = torch.Tensor
-    copy_storage, to_list, to_numpy, to_item = storages.__deepcopy__, tensors.tolist, tensors.numpy, tensors.item
+    def tensor(self, tensor: torch.Tensor, *, move: bool = True) -> torch.Tensor:
+        """Make *tensor* hollow, on the device if *move*; return it.
 
-    def item(tensor: torch.Tensor) -> Any:
-        values.reading, values.read_unknown = values.reading + 1, False
-        try:
-            number = to_item(tensor)
-        finally:
-            values.reading -= 1
-        return Unknown("nan") if values.read_unknown and not values.reading else number
-
-    def tolist(tensor: torch.Tensor) -> Any:
-        return to_list(_content(tensor, values))
-
-    def numpy(tensor: torch.Tensor, **options: Any) -> Any:
-        return to_numpy(_content(tensor, values), **options)
-
-    def deepcopy(storage: Any, memo: Any) -> Any:
-        if not values.hollows.is_hollow_storage(storage):
-            return copy_storage(storage, memo)
-        return torch.empty(storage.nbytes(), dtype=torch.uint8).untyped_storage()
-
-    tensors.tolist, tensors.numpy, tensors.item, storages.__deepcopy__ = tolist, numpy, item, deepcopy
-    try:
-        yield
-    finally:
-        storages.__deepcopy__ = copy_storage
-        del tensors.tolist, tensors.numpy, tensors.item  # the base class has its own
-
-
-def _content(tensor: torch.Tensor, values: Values) -> torch.Tensor:
-    if not values.hollows.is_hollow(tensor):
+        Raises:
+            CaptureError: it is no plain tensor.
+        """
+        if id(tensor) in self._known:
+            return tensor
+        _check_plain(tensor)
+        gradient = tensor.grad if tensor.is_leaf else None
+        self._known.add(id(tensor))
+        self._before.append((tensor, tensor.data, gradient))
+        hollow = self.values.move(tensor) if move else self.values.adopt(tensor)
+        if hollow is not tensor:
+            self.values.hollows.become(tensor, hollow)
+        if gradient is not None:
+            self.tensor(gradient, move=move)
         return tensor
-    try:
-        return values.content(tensor)
-    except NEEDS_DATA as error:
-        reason = "the values of a tensor are read, which are not known without running the model"
-        raise CaptureError(reason, values.layer(), python_line()) from error
+
+    def module(self, module: nn.Module) -> None:
+        """Exchange parameters and buffers; tensors that are plain attributes become hollow where they are."""
+        for part in module.modules():
+            for table, move in ((part._parameters, True), (part._buffers, True), (part.__dict__, False)):
+                for value in list(table.values()):
+                    if isinstance(value, torch.Tensor):
+                        self.tensor(value, move=move)
+
+    def batch(self, batch: Any) -> None:
+        """Exchange all tensors in *batch*: nested containers, mappings, dataclasses, objects with attributes."""
+        for _, tensor in named_tensors(batch):
+            self.tensor(tensor)
+
+    def undo(self) -> None:
+        """Give everything back what it had."""
+        while self._before:
+            tensor, data, gradient = self._before.pop()
+            tensor.grad = None
+            self.values.hollows.restore(tensor, data)
+            tensor.grad = gradient
+
+
+def named_tensors(value: Any, name: str = "", depth: int = 5) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield each tensor in a batch with the name of its entry or attribute, '' if it has none."""
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif depth and not isinstance(value, nn.Module | type | str | bytes):
+        if isinstance(value, Mapping):
+            entries: Any = [(str(key), entry) for key, entry in value.items()]
+        elif isinstance(value, list | tuple | set):
+            entries = [(name, entry) for entry in value]
+        else:
+            entries = getattr(value, "__dict__", {}).items()
+        for key, entry in entries:
+            yield from named_tensors(entry, key, depth - 1)
+
+
+def _check_plain(tensor: torch.Tensor) -> None:
+    if tensor.layout is not torch.strided:
+        raise CaptureError(f"a tensor of layout {tensor.layout} has no storage that a capture can follow")
+    if is_traceable_wrapper_subclass(tensor):
+        kind = type(tensor).__name__
+        raise CaptureError(f"a {kind} wraps other tensors (sharded, quantized, nested), which a capture cannot follow")

@@ -12,7 +12,9 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from graphsim.core.graph import Phase
+from graphsim.sources.torch.optimizers import Optimizers
 from graphsim.sources.torch.record import BEFORE
+from graphsim.sources.torch.unknown import python_line
 from graphsim.sources.torch.values import Values
 
 
@@ -33,14 +35,17 @@ class Scope:
         model: the module whose paths name the layers.
         parameters: names of parameters by the id of their tensor.
         values: told when an optimizer steps.
+        optimizers: told of each optimizer before it steps.
     """
 
-    def __init__(self, model: nn.Module, parameters: Mapping[int, str], values: Values) -> None:
+    def __init__(self, model: nn.Module, parameters: Mapping[int, str], values: Values, optimizers: Optimizers) -> None:
+        self.optimizers = optimizers
         self.values = values
         self.paths = {id(module): name for name, module in model.named_modules()}
         self.parameters = parameters
         self.stack: list[str] = []
         self.stepping = 0
+        self.updates = 0
         self.after_backward = False
         self._nodes: dict[int, tuple[str, int]] = {}
         self._last = ""
@@ -64,7 +69,7 @@ class Scope:
                 stack.pop()
 
         hooks = (
-            register_optimizer_step_pre_hook(lambda *_: self._step(1)),
+            register_optimizer_step_pre_hook(lambda optimizer, *_: self._enter(optimizer)),
             register_optimizer_step_post_hook(lambda *_: self._step(-1)),
         )
         nn.Module.__call__ = call  # type: ignore[method-assign]
@@ -75,9 +80,18 @@ class Scope:
             for hook in hooks:
                 hook.remove()
 
+    def _enter(self, optimizer: Any) -> None:
+        self.optimizers.see(optimizer)
+        self.optimizers.stepped(optimizer)
+        self.updates += 1
+        if all(p.grad is None for group in optimizer.param_groups for p in group["params"]):
+            name = type(optimizer).__name__
+            self.values.policy.note(f"{python_line()}: {name} steps, and none of its parameters has a gradient")
+        self._step(1)
+
     def _step(self, change: int) -> None:
         self.stepping += change
-        self.values.reading += change  # an optimizer reads numbers (norms, counters), and only computes with them
+        self.values.stepping += change  # an optimizer reads numbers (norms, counters), and only computes with them
 
     def layer(self) -> str:
         """Return the path of the module that is being called."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from graphsim.core.devices import Device
 from graphsim.errors import SpecError, UsageError, suggest
-from graphsim.sources.torch.capture import Capture, capture, default_step
+from graphsim.sources.torch.capture import Capture, capture
 
 PREFIX = "torch:"
 
@@ -23,6 +23,7 @@ def capture_source(
     device: Device | None = None,
     parameters: Mapping[str, Any],
     change: Callable[[Any], Any] | None = None,
+    assume: Mapping[str, Any] | None = None,
 ) -> Capture:
     """Capture what the factory named by *source* makes; it is called with those *parameters* that it takes.
 
@@ -52,13 +53,21 @@ def capture_source(
             raise UsageError(f"{source} returns a model without inputs: return (model, inputs)")
         return example
 
-    def step(*operands: Any) -> Any:
-        run = made[2] if len(made) > 2 else usual
-        return run(*operands)
+    def step() -> Any:
+        return made[2] if len(made) > 2 else None
 
-    usual = default_step(None)
     name = source.removeprefix(PREFIX)
-    return capture(model, inputs, optimizer=optimizer, loss=None, step=step, name=name, device=device)
+    return capture(
+        model,
+        inputs,
+        optimizer=optimizer,
+        loss=None,
+        step=None,
+        made_step=step,
+        name=name,
+        device=device,
+        assume=assume,
+    )
 
 
 def takes(source: str, name: str) -> bool:

@@ -7,11 +7,9 @@ own token ids and masks, ``arange``, ``ones``, optimizer counters) is computed f
 
 from __future__ import annotations
 
-import sys
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -26,8 +24,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from graphsim.errors import CaptureError
+from graphsim.sources.torch import zeros
 from graphsim.sources.torch.hollow import Hollows
 from graphsim.sources.torch.kernels import FAKES
+from graphsim.sources.torch.unknown import Policy, python_line
 
 aten = torch.ops.aten
 
@@ -103,14 +103,28 @@ SHAPED: dict[Any, Callable[[Any, Content], Any]] = {
 """Ops whose result has a shape that depends on the values of some operands."""
 
 
+CHECKS: dict[Any, Callable[[Any], bool | None]] = {
+    aten.isnan.default: lambda args: False,
+    aten.isinf.default: lambda args: False,
+    aten.eq.Scalar: lambda args: False if isinstance(args[1], float) and math.isinf(args[1]) else None,
+    aten.ne.Scalar: lambda args: True if isinstance(args[1], float) and math.isinf(args[1]) else None,
+    aten.eq.Tensor: lambda args: True if args[0] is args[1] else None,
+}
+"""Ops of unknown numbers that are answered as for finite ones. ``isfinite`` is made of these."""
+
+MAX_CHECKED = 2**26
+"""Elements of a tensor of such answers that are kept."""
+
+
 class _Value:
-    """The content of a fake tensor: a real one, and a mark that its aliases share."""
+    """The content of a fake tensor: a real one, a mark that its aliases share, and whether chance decided it."""
 
-    __slots__ = ("mark", "real")
+    __slots__ = ("drawn", "mark", "real")
 
-    def __init__(self, real: torch.Tensor, mark: list[bool]) -> None:
+    def __init__(self, real: torch.Tensor, mark: list[bool], drawn: bool = False) -> None:
         self.real = real
         self.mark = mark
+        self.drawn = drawn
 
 
 class Values:
@@ -119,16 +133,26 @@ class Values:
     Args:
         fake: the mode of the fakes.
         device: where model and batch are moved to; None: they stay where they are.
+        policy: what is assumed of values that are not known.
+
+    Attributes:
+        stepping: greater than 0 while an optimizer steps, which reads numbers and only computes with them.
+        peeking: greater than 0 while Python reads a number and knows what to do with one that is unknown.
+        read_unknown, read_drawn: the number last read was a stand-in; depends on a random one of the step.
+        running: a step runs, in which random numbers are drawn anew each time.
     """
 
-    def __init__(self, fake: FakeTensorMode, device: torch.device | None = None) -> None:
+    def __init__(self, fake: FakeTensorMode, device: torch.device | None = None, policy: Policy | None = None) -> None:
         self.fake = fake
         self.device = device
+        self.policy = policy or Policy()
         self.hollows = Hollows(fake)
         self._fakes = FAKES[device.type if device else "cpu"]
-        self.layer: Callable[[], str] = str
-        self.reading = 0
+        self.stepping = 0
+        self.peeking = 0
         self.read_unknown = False
+        self.read_drawn = False
+        self.running = False
         self._adopted: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._moved: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._random_state = torch.Generator().manual_seed(0).get_state()
@@ -206,7 +230,22 @@ class Values:
         try:
             return self.hollows.call(self.call, func, args, kwargs)
         except (*NEEDS_DATA, UnsupportedOperatorException) as error:
-            raise CaptureError(_reason(func, error), self.layer(), python_line()) from error
+            raise CaptureError(_reason(func, error), self.policy.layer(), python_line()) from error
+
+    def check_unread(self, *, widely: bool = False) -> None:
+        """Check that nothing was read where there are only zeros.
+
+        Raises:
+            CaptureError: something was, since the check before.
+        """
+        if zeros.was_read(widely=widely):
+            raise self.policy.unread("the memory of a tensor is read below PyTorch's dispatcher")
+
+    def forget(self, tensor: torch.Tensor) -> None:
+        """Make the content of a hollow tensor unknown."""
+        known = getattr(self.hollows.twin(tensor), _KEY, None)
+        if known is not None:
+            known.mark[0] = False
 
     # -- fake twins ----------------------------------------------------------------------------
 
@@ -220,11 +259,12 @@ class Values:
         operands = [leaf for leaf in _leaves(args, kwargs) if isinstance(leaf, torch.Tensor)]
         values = None if func in REPLACES_STORAGE else _values(operands)
         if values is not None and func is aten._local_scalar_dense.default:
+            self.read_drawn = self.read_drawn or values[0].drawn
             with no_dispatch():
                 return values[0].real.item()
-        if func is aten._local_scalar_dense.default and self.reading and operands[0].is_floating_point():
+        if func is aten._local_scalar_dense.default and self._stands_in(operands[0]):
             self.read_unknown = True
-            return 1.0
+            return 1.0 if operands[0].is_floating_point() else 0
         try:
             result = self._fakes.get(func, func)(*args, **kwargs)
         except NEEDS_DATA:
@@ -237,18 +277,24 @@ class Values:
             self._evaluate(func, args, kwargs, operands, values, result)
         return result
 
+    def _stands_in(self, operand: torch.Tensor) -> bool:
+        return bool(self.peeking or (self.stepping and operand.is_floating_point()))
+
     def _evaluate(
         self, func: Any, args: Any, kwargs: Any, operands: list[Any], values: list[_Value], result: Any
     ) -> None:
         fakes = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
         if not all(_is_small(fake) for fake in fakes):
+            self._forget(func, args)
             return
         if not operands and func._overloadpacket not in CREATORS and func._overloadpacket not in RANDOM:
             return
         reals = [leaf for leaf in tree_leaves(self._real(func, args, kwargs)) if isinstance(leaf, torch.Tensor)]
         marks = {value.real.untyped_storage()._cdata: value.mark for value in values}
+        drawn = any(value.drawn for value in values)
+        drawn = drawn or (self.running and torch.Tag.nondeterministic_seeded in func.tags)
         for fake, real in zip(fakes, reals, strict=True):
-            setattr(fake, _KEY, _Value(real, marks.get(real.untyped_storage()._cdata, [True])))
+            setattr(fake, _KEY, _Value(real, marks.get(real.untyped_storage()._cdata, [True]), drawn))
 
     def _shaped_by_values(self, func: Any, args: Any) -> Any:
         """Run an op whose result has a shape that only some operands decide, all of them known."""
@@ -275,12 +321,29 @@ class Values:
             with no_dispatch():
                 real = torch.full(result.shape, CONSTANT[packet], dtype=result.dtype)
             setattr(result, _KEY, _Value(real, [True]))
+        elif (check := CHECKS.get(func)) is not None and (passes := check(args)) is not None:
+            if result.numel() <= MAX_CHECKED:
+                with no_dispatch():
+                    real = torch.full((), passes).expand(result.shape)
+                    real = real.clone() if _is_small(result) else real
+                setattr(result, _KEY, _Value(real, [True]))
+        elif func is aten.uniform_.default and _is_small(args[0]) and _fills_storage(args[0]):
+            self._draw(args)
         elif func._schema.is_mutable:
             self._forget(func, args)
+
+    def _draw(self, args: Any) -> None:
+        """A tensor that is filled with random numbers is known from then on, whatever it held."""
+        tensor, *bounds = args
+        with no_dispatch(), self._own_randomness(aten.uniform_.default):
+            real = torch.empty(tensor.shape, dtype=tensor.dtype).uniform_(*bounds)
+        setattr(tensor, _KEY, _Value(real, [True], self.running))
 
     def _forget(self, func: Any, args: Any) -> None:
         """Something unknown was written over a tensor: its value, and that of its aliases, is void."""
         for argument, value in zip(func._schema.arguments, args, strict=False):
+            if argument.name == "found_inf":  # gradients do not overflow: see `unknown`
+                continue
             if argument.alias_info is not None and argument.alias_info.is_write:
                 for tensor in tree_leaves(value):
                     known = getattr(tensor, _KEY, None)
@@ -316,17 +379,6 @@ class Values:
         return tree_map_only(torch.Tensor, one, result)
 
 
-class Unknown(float):
-    """A number read from a tensor without known values: good for a log, an error where code decides by it."""
-
-    def _decide(self, *_: object) -> bool:
-        reason = "code decides by a number of a tensor, which is not known without running the model"
-        raise CaptureError(reason, "", python_line())
-
-    __bool__ = __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = _decide
-    __hash__ = float.__hash__
-
-
 class Evaluating(TorchDispatchMode):
     """Hollow tensors, and values of the small ones, while a model or a batch is made."""
 
@@ -335,6 +387,7 @@ class Evaluating(TorchDispatchMode):
         self.values = values
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.values.check_unread()
         if func is aten.lift_fresh.default:
             return self.values.lift(args[0])
         adopt = self.values.adopt
@@ -366,22 +419,11 @@ def _is_small(tensor: torch.Tensor) -> bool:
     return tensor.numel() <= (MAX_FLOATS if tensor.is_floating_point() else MAX_INTEGERS)
 
 
-FRAMEWORK = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
-"""How the paths of code begin that is PyTorch's or ours."""
-
-
 def _reason(func: Any, error: Exception) -> str:
     if isinstance(error, UnsupportedOperatorException):
         return f"{func} has no fake kernel, so its result is not known without running it"
     return f"{func} depends on the values of a tensor, which are not known without running the model"
 
 
-def python_line() -> str:
-    """Return ``file:line`` of the innermost frame outside of PyTorch and this package."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        path = frame.f_code.co_filename
-        if not path.startswith(FRAMEWORK):
-            return f"{path}:{frame.f_lineno}"
-        frame = frame.f_back
-    return ""
+def _fills_storage(tensor: torch.Tensor) -> bool:
+    return tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.itemsize

@@ -1,0 +1,233 @@
+"""What Python reads of tensors without going through an op that an observer could answer.
+
+Where the content is known, it is given. Where it is not, a number becomes `Unknown`, text says so, a check
+passes, and all else is an error that names the line: see `unknown` for the policy.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.storage import _StorageBase
+from torch.utils._mode_utils import no_dispatch
+from torch.utils._pytree import tree_map
+
+from graphsim.sources.torch.unknown import Unknown, python_line, unknown_to_math
+from graphsim.sources.torch.values import NEEDS_DATA, Values
+
+VALID = str(Path(torch.__file__).parent / "distributions")
+"""Code that asks whether its arguments are valid. They are."""
+
+
+@contextmanager
+def guarded(values: Values) -> Iterator[None]:
+    """Keep Python from reading memory that is not there, where PyTorch does so without dispatching an op."""
+    reader = _Reader(values)
+    methods: dict[str, Any] = {
+        "item": reader.item,
+        "tolist": reader.listed,
+        "numpy": reader.array,
+        "pin_memory": reader.pin,
+        "__bool__": reader.truth,
+        "__int__": reader.integer,
+        "__float__": reader.floating,
+        "__index__": reader.index,
+        "__repr__": reader.text,
+        "__reduce_ex__": reader.pickle,
+        "__dlpack__": reader.exchange,
+    }
+    with ExitStack() as stack:
+        for name, method in methods.items():
+            stack.enter_context(_replaced(torch.Tensor, name, method))
+        stack.enter_context(_replaced(_StorageBase, "__deepcopy__", reader.copy_storage))
+        stack.enter_context(unknown_to_math())
+        stack.enter_context(_Calls(values))
+        yield
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, method: Callable[..., Any]) -> Iterator[None]:
+    own = name in vars(owner)  # the base class may be who has it
+    original = getattr(owner, name)
+
+    def call(tensor: torch.Tensor, *operands: Any, **options: Any) -> Any:
+        return method(tensor, original, *operands, **options)
+
+    setattr(owner, name, call)
+    try:
+        yield
+    finally:
+        if own:
+            setattr(owner, name, original)
+        else:
+            delattr(owner, name)
+
+
+class _Reader:
+    """Methods of ``torch.Tensor``, each given the tensor and the original."""
+
+    def __init__(self, values: Values) -> None:
+        self.values, self.policy = values, values.policy
+
+    def _peek(self, tensor: torch.Tensor, original: Callable[..., Any]) -> Any:
+        """Return the number, or None if it is not known; the op that reads it is dispatched all the same."""
+        values = self.values
+        if not values.peeking:  # PyTorch's own way to a number leads through several of these
+            values.read_unknown = values.read_drawn = False
+        values.peeking += 1
+        try:
+            number = original(tensor)
+        finally:
+            values.peeking -= 1
+        if values.read_drawn and not values.peeking and not values.stepping:
+            self.policy.note(f"{python_line()}: a random number is read; the step is as it came out this time")
+        return None if values.read_unknown else number
+
+    def item(self, tensor: torch.Tensor, original: Any) -> Any:
+        number = self._peek(tensor, original)
+        if number is not None:
+            return number
+        if self.values.stepping or self.values.peeking:
+            return 1.0 if tensor.is_floating_point() else 0
+        given = self.policy.given()
+        return Unknown(self.policy) if given is None else given
+
+    def truth(self, tensor: torch.Tensor, original: Any) -> bool:
+        number = self._peek(tensor, original)
+        if number is not None:
+            return bool(number)
+        if sys._getframe(2).f_code.co_filename.startswith(VALID):
+            return True
+        given = self.policy.given()
+        if given is None:
+            raise self.policy.undecided("code decides by a tensor")
+        return bool(given)
+
+    def integer(self, tensor: torch.Tensor, original: Any) -> int:
+        number = self._peek(tensor, original)
+        return int(self.policy.number() if number is None else number)
+
+    def floating(self, tensor: torch.Tensor, original: Any) -> float:
+        number = self._peek(tensor, original)
+        if number is None and self.values.stepping:
+            return 1.0
+        return self.policy.number() if number is None else float(number)
+
+    def index(self, tensor: torch.Tensor, original: Any) -> int:
+        number = self._peek(tensor, original)
+        if number is not None:
+            return int(number)
+        given = self.policy.given()
+        if given is None:
+            raise self.policy.undecided("a number of a tensor is an index or a size")
+        return int(given)
+
+    def listed(self, tensor: torch.Tensor, original: Any) -> Any:
+        content = self._content(tensor)
+        with no_dispatch():
+            return original(content)
+
+    def array(self, tensor: torch.Tensor, original: Any, **options: Any) -> Any:
+        if not self.values.hollows.is_hollow(tensor):
+            return original(tensor, **options)
+        content = self._content(tensor)
+        with no_dispatch():
+            return original(content.detach().clone(), **options)
+
+    def text(self, tensor: torch.Tensor, original: Any, **options: Any) -> str:
+        if not self.values.hollows.is_hollow(tensor):
+            with no_dispatch():
+                return str(original(tensor, **options))
+        kind = "Parameter containing:\n" if isinstance(tensor, torch.nn.Parameter) else ""
+        return f"{kind}tensor(..., device='{tensor.device}', size={tuple(tensor.shape)}, dtype={tensor.dtype})"
+
+    def pickle(self, tensor: torch.Tensor, original: Any, protocol: Any) -> Any:
+        if self.values.hollows.is_hollow(tensor):
+            raise self.policy.unread("a tensor is pickled")
+        return original(tensor, protocol)
+
+    def exchange(self, tensor: torch.Tensor, original: Any, **options: Any) -> Any:
+        if self.values.hollows.is_hollow(tensor):
+            raise self.policy.unread("a tensor is handed to another library")
+        return original(tensor, **options)
+
+    def pin(self, tensor: torch.Tensor, original: Any, *_: Any) -> torch.Tensor:
+        return tensor.clone()  # of the host, as the original is
+
+    def copy_storage(self, storage: Any, original: Any, memo: Any) -> Any:
+        if not self.values.hollows.is_hollow_storage(storage):
+            return original(storage, memo)
+        return torch.empty(storage.nbytes(), dtype=torch.uint8).untyped_storage()
+
+    def _content(self, tensor: torch.Tensor) -> torch.Tensor:
+        if not self.values.hollows.is_hollow(tensor):
+            return tensor
+        try:
+            return self.values.content(tensor)
+        except NEEDS_DATA as error:
+            raise self.policy.unread("the values of a tensor are read") from error
+
+
+class _Calls(TorchFunctionMode):
+    """Functions of PyTorch that look at values below the dispatcher."""
+
+    def __init__(self, values: Values) -> None:
+        super().__init__()
+        self.values = values
+        self._answers: dict[Any, Callable[..., Any]] = {
+            torch.tensor: self._tensor,
+            torch.as_tensor: self._tensor,
+            torch.Tensor.new_tensor: self._tensor,
+            torch.tensor_split: self._tensor_split,
+            torch.Tensor.tensor_split: self._tensor_split,
+            functional.one_hot: self._one_hot,
+        }
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        answer = self._answers.get(func)
+        if answer is None:
+            return func(*args, **(kwargs or {}))
+        return answer(func, *args, **(kwargs or {}))
+
+    def _tensor(self, func: Any, *args: Any, **options: Any) -> Any:
+        """Return ``torch.tensor(data)``: numbers of hollow tensors in *data* are known or not, as the result is."""
+        unknown = False
+
+        def number(leaf: Any) -> Any:
+            nonlocal unknown
+            if isinstance(leaf, torch.Tensor) and self.values.hollows.is_hollow(leaf):
+                leaf = leaf.item()
+            if isinstance(leaf, Unknown):
+                unknown = True
+                return 1.0
+            return leaf
+
+        *before, data = args[: 2 if func is torch.Tensor.new_tensor else 1] or (options.pop("data"),)
+        rest = args[len(before) + 1 :]
+        if not isinstance(data, torch.Tensor):
+            data = tree_map(number, data)
+        made = func(*before, data, *rest, **options)
+        if unknown:
+            self.values.forget(made)
+        return made
+
+    def _tensor_split(self, func: Any, tensor: Any, *args: Any, **options: Any) -> Any:
+        options = {n: v.tolist() if isinstance(v, torch.Tensor) else v for n, v in options.items()}
+        return func(tensor, *(v.tolist() if isinstance(v, torch.Tensor) else v for v in args), **options)
+
+    def _one_hot(self, func: Any, tensor: Any, num_classes: int = -1) -> Any:
+        """It checks that the classes are between 0 and their number. They are."""
+        if num_classes < 0:
+            return func(tensor, num_classes)
+        self.values.peeking += 1
+        try:
+            return func(tensor, num_classes)
+        finally:
+            self.values.peeking -= 1

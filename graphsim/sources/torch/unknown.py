@@ -1,0 +1,236 @@
+"""Numbers that are not known without running the model, and what code may do with them.
+
+An unknown number stays unknown through arithmetic and rounding. Where code asks for a decision, there is a
+policy, not an accident:
+
+- *checks pass*: a loss is finite (``math.isfinite``, ``numpy.isfinite``), no gradient overflows, the arguments
+  of a distribution are valid (`Values` and `reads` say the same of tensors);
+- *what is only logged never matters*: text shows ``nan``, and a statement that prints or counts may have a
+  plain number, of which a warning tells;
+- *the rest is an error* that names the user's line and the ways out. A line that is named in ``assume`` gets
+  its number from there.
+"""
+
+from __future__ import annotations
+
+import ast
+import linecache
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import lru_cache
+from pathlib import Path
+from types import FrameType
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+
+from graphsim.errors import CaptureError
+
+FRAMEWORK = (
+    *(str(Path(module.__file__ or "").parent) for module in (torch, np)),
+    str(Path(__file__).parent),
+    "<",
+)
+"""How the paths of code begin that is PyTorch's, NumPy's or ours."""
+
+LOGGING = frozenset(
+    (
+        "print",
+        "log",
+        "log_dict",
+        "log_metrics",
+        "info",
+        "debug",
+        "warning",
+        "write",
+        "append",
+        "extend",
+        "update",
+        "add_scalar",
+        "add_scalars",
+        "set_postfix",
+        "set_description",
+    )
+)
+"""Names of functions that take numbers and decide nothing by them."""
+
+
+def user_frame() -> FrameType | None:
+    """Return the innermost frame outside of PyTorch, NumPy and this package."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(FRAMEWORK):
+        frame = frame.f_back
+    return frame
+
+
+def python_line() -> str:
+    """Return ``file:line`` of `user_frame`."""
+    frame = user_frame()
+    return "" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+class Policy:
+    """What is assumed of numbers that are not known, and a note of each that was taken.
+
+    Args:
+        assume: values by ``file.py:line``, the place that reads them.
+    """
+
+    def __init__(self, assume: Mapping[str, Any] | None = None) -> None:
+        self.assume = dict(assume or {})
+        self.layer: Callable[[], str] = str
+        self.notes: dict[str, None] = {}
+
+    def note(self, text: str) -> None:
+        """Keep a warning, once."""
+        self.notes.setdefault(text)
+
+    def given(self) -> Any:
+        """Return what the user gave for the line that is running, or None."""
+        if not self.assume:
+            return None
+        line = python_line()
+        return next((value for place, value in self.assume.items() if _names(place, line)), None)
+
+    def undecided(self, what: str = "code decides by a number of a tensor") -> CaptureError:
+        """Return the error of a decision by something unknown, with the ways out."""
+        line = python_line()
+        place = f"{Path(line.rpartition(':')[0]).name}:{line.rpartition(':')[2]}" if line else "file.py:LINE"
+        return CaptureError(
+            f"{what}, which is not known without running the model: give its value "
+            f"(assume={{'{place}': VALUE}}), or take it out of the step",
+            self.layer(),
+            line,
+        )
+
+    def unread(self, what: str) -> CaptureError:
+        """Return the error of values that leave PyTorch where nobody can answer for them."""
+        reason = f"{what}: its values are not known without running the model; take that out of the step"
+        return CaptureError(reason, self.layer(), python_line())
+
+    def number(self) -> float:
+        """Return a plain number for one that is unknown: the given one, or 1 where it is only logged.
+
+        Raises:
+            CaptureError: it may decide something.
+        """
+        given = self.given()
+        if given is not None:
+            return float(given)
+        frame = user_frame()
+        if frame is None or not _only_logged(frame.f_code.co_filename, frame.f_lineno):
+            raise self.undecided("a number of a tensor is read")
+        self.note(f"{python_line()}: 1 stands for a number that is not known, in a statement that logs or counts")
+        return 1.0
+
+
+def _names(place: str, line: str) -> bool:
+    return line == place or line.endswith(f"/{place}")
+
+
+@lru_cache(maxsize=256)
+def _only_logged(path: str, number: int) -> bool:
+    """True if the statement at that line is a call of one of `LOGGING`, or adds to a count."""
+    try:
+        tree = ast.parse("".join(linecache.getlines(path)))
+    except SyntaxError:
+        return False
+    around = [n for n in ast.walk(tree) if isinstance(n, ast.stmt) and n.lineno <= number <= (n.end_lineno or 0)]
+    if not around:
+        return False
+    statement = min(around, key=lambda n: ((n.end_lineno or 0) - n.lineno, -n.col_offset))
+    if isinstance(statement, ast.AugAssign):
+        return isinstance(statement.op, ast.Add)
+    if not isinstance(statement, ast.Expr) or not isinstance(statement.value, ast.Call):
+        return False
+    called = statement.value.func
+    return getattr(called, "attr", getattr(called, "id", "")) in LOGGING
+
+
+class Unknown(float):
+    """A number read from a tensor without known values: stays unknown, decides nothing, prints as ``nan``."""
+
+    policy: Policy
+
+    def __new__(cls, policy: Policy) -> Unknown:
+        """Make one; *policy* answers for it."""
+        self = super().__new__(cls, 1.0)  # what C code sees that asks no method: finite, so checks pass
+        self.policy = policy
+        return self
+
+    def _same(self, *operands: Any, **_: Any) -> Any:
+        if any(isinstance(operand, torch.Tensor | np.ndarray) for operand in operands):
+            return NotImplemented
+        return Unknown(self.policy)
+
+    def _pair(self, *operands: Any) -> Any:
+        return Unknown(self.policy), Unknown(self.policy)
+
+    def _decide(self, *_: object) -> Any:
+        given = self.policy.given()
+        if given is not None:
+            return given
+        raise self.policy.undecided()
+
+    def __bool__(self) -> bool:
+        return bool(self._decide())
+
+    def __float__(self) -> float:
+        return self.policy.number()
+
+    def __int__(self) -> int:
+        return int(self.policy.number())
+
+    def __index__(self) -> int:
+        return int(self._decide())
+
+    def _text(self, *_: object) -> str:
+        return "nan"
+
+    def __format__(self, spec: str) -> str:
+        return format(math.nan, spec.rstrip("dxXobc,"))
+
+    def __array_ufunc__(self, ufunc: Any, *_: Any, **__: Any) -> Any:
+        return {np.isfinite: True, np.isnan: False, np.isinf: False}.get(ufunc, Unknown(self.policy))
+
+    def is_integer(self) -> bool:
+        """Ask for a decision."""
+        return bool(self._decide())
+
+    def __reduce__(self) -> Any:
+        return float, (math.nan,)
+
+    __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = _decide
+    __hash__ = float.__hash__
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _same
+    __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __pow__ = __rpow__ = _same
+    __neg__ = __pos__ = __abs__ = __round__ = __floor__ = __ceil__ = __trunc__ = conjugate = _same
+    __divmod__ = __rdivmod__ = as_integer_ratio = _pair
+    __str__ = __repr__ = hex = _text
+
+
+_CHECKS = {"isfinite": True, "isnan": False, "isinf": False}
+
+
+@contextmanager
+def unknown_to_math() -> Iterator[None]:
+    """Let the functions of `math` keep unknown numbers unknown, and answer that they are finite."""
+
+    def wrapped(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*operands: Any, **options: Any) -> Any:
+            unknown = next((value for value in operands if isinstance(value, Unknown)), None)
+            if unknown is None:
+                return original(*operands, **options)
+            return _CHECKS.get(name, Unknown(unknown.policy))
+
+        return call
+
+    with ExitStack() as stack:
+        for name, function in list(vars(math).items()):
+            if callable(function) and not name.startswith("_"):
+                stack.enter_context(patch.object(math, name, wrapped(name, function)))
+        yield

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from graphsim.errors import MissingExtraError
+from graphsim.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     from graphsim.core.graph import Graph
@@ -19,6 +19,9 @@ class Module:
 
     Attributes:
         optimizer: a function of the parameters, or an optimizer; None: the one that the training names.
+
+    Raises:
+        UsageError: the model is neither a module nor a function that makes one.
     """
 
     model: Any
@@ -27,6 +30,11 @@ class Module:
     step: Callable[..., Any] | None = None
     optimizer: Any = None
     frontend: ClassVar[str] = "module"
+
+    def __post_init__(self) -> None:
+        if not callable(self.model):
+            what = self.model if isinstance(self.model, str) else type(self.model).__name__
+            raise UsageError(f"inputs are for a module, not for {what:.60}: say batch=8 or training=Training(...) by name")
 
     @property
     def name(self) -> str:

@@ -169,22 +169,12 @@ def _drop(
     """Make *value* again right before *before*, after what that takes; False if it cannot be."""
     op, there = next_op(sequence, before), (problem, readers, sequence)
     sequence.counts[STAMP] += 1
+    stamp, plan = sequence.counts[STAMP], sequence.rows
     units, _ = _units_of_drop(
-        problem,
-        sequence.rows,
-        there,
-        _last_use_at,
-        _has_room,
-        budget,
-        value,
-        before,
-        op,
-        keep,
-        inf,
-        sequence.counts[STAMP],
+        problem, plan, there, _last_use_at, _has_room, budget, value, before, op, keep, inf, stamp
     )
     for i in range(units):
-        _do_place(problem, readers, sequence, sequence.rows[UNIT, i], before + i)
+        _do_place(problem, readers, sequence, plan[UNIT, i], before + i)
     return units > 0
 
 

@@ -92,11 +92,6 @@ def compare(graph: Graph | Case, budget: int | None = None, *, progress: Progres
     return plans
 
 
-def cheapest(plans: Sequence[Plan]) -> Plan:
-    """Return the cheapest plan that is feasible, else the one with the lowest peak."""
-    return min(plans, key=lambda p: (not p.feasible, p.time if p.feasible else p.peak_bytes, p.peak_bytes))
-
-
 def pareto(plans: Sequence[Plan]) -> list[bool]:
     """Return for each plan whether no other needs less of memory or time, and no more of the other."""
 

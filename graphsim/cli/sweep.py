@@ -27,8 +27,6 @@ EXAMPLES = (
     "graphsim sweep --list points.csv --scheduler tcp://10.0.0.1:8786 --json"
 )
 
-Several = typer.Option(metavar="A,B,...")
-
 
 def sweep(
     sources: Annotated[list[str] | None, typer.Argument(help="Sources, as for peak.")] = None,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from graphsim.core.simulation import op_costs, simulate
-from graphsim.emit.capture import Captured
+from graphsim.emit.capture import Recapturable
 from graphsim.emit.modules import Modules
 from graphsim.emit.randomness import draws, with_states
 from graphsim.emit.text import Wrapped, render
@@ -48,7 +48,7 @@ class Emission:
     scheduled_peak: int | None = None
 
 
-def emit_plan(captured: Captured, plan: Plan) -> Emission:
+def emit_plan(captured: Recapturable, plan: Plan) -> Emission:
     """Return *plan* as checkpoints of modules.
 
     Raises:
@@ -66,7 +66,7 @@ def emit_plan(captured: Captured, plan: Plan) -> Emission:
     return made
 
 
-def emit_within(captured: Captured, budget: int, progress: Progress | None = None) -> Emission:
+def emit_within(captured: Recapturable, budget: int, progress: Progress | None = None) -> Emission:
     """Return the cheapest checkpoints found whose captured peak is within *budget* bytes.
 
     Tried are the modules of one kind, such as the blocks of a model: as many of them as it takes.
@@ -116,7 +116,9 @@ def _groups(modules: Modules) -> list[list[str]]:
 class _Writer:
     """Writes files for one captured model, and captures what they do."""
 
-    def __init__(self, captured: Captured, strategy: str, budget: int | None, progress: Progress | None = None) -> None:
+    def __init__(
+        self, captured: Recapturable, strategy: str, budget: int | None, progress: Progress | None = None
+    ) -> None:
         self.captured = captured
         self.strategy = strategy
         self.budget = budget

@@ -20,7 +20,7 @@ class Recapture(Protocol):
         """Return the graph of the steady step."""
 
 
-class Captured:
+class Recapturable:
     """A captured step, and the means to capture it again.
 
     Attributes:
@@ -55,7 +55,7 @@ class Captured:
         self.norms = frozenset(path for path, m in named.items() if getattr(m, "track_running_stats", False))
 
 
-def captured_source(source: Source, training: Training, *, costs: str = "") -> Captured:
+def captured_source(source: Source, training: Training, *, costs: str = "") -> Recapturable:
     """Return the step of ``torch:package.module:function``, which can be captured again.
 
     Raises:
@@ -78,7 +78,7 @@ def captured_source(source: Source, training: Training, *, costs: str = "") -> C
         )
         return with_costs(step.graph(), costs) if costs else step.graph()
 
-    return Captured(recapture, source.name.removeprefix(PREFIX))
+    return Recapturable(recapture, source.name.removeprefix(PREFIX))
 
 
 def _check(graph: Graph) -> None:

@@ -9,7 +9,19 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any, TypeVar, cast
 
+import numpy as np
+
 Function = TypeVar("Function", bound=Callable[..., Any])
+Arrays = TypeVar("Arrays", bound=tuple[np.typing.NDArray[np.generic] | int, ...])
+
+
+def as_lists(arrays: Arrays) -> Arrays:
+    """Return *arrays* as lists, of which the interpreter reads and writes one number in half the time.
+
+    For those who use them one number at a time they are the same, so their type is kept.
+    """
+    listed: Any = (one.tolist() if isinstance(one, np.ndarray) else one for one in arrays)
+    return type(arrays)(*listed)
 
 
 def is_available() -> bool:

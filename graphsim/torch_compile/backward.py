@@ -20,7 +20,7 @@ Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Joint:
+class NumberedGraph:
     """A joint graph as integers; nodes are numbered in the graph's order.
 
     Attributes:
@@ -53,7 +53,7 @@ class Joint:
 
 
 @dataclass(frozen=True)
-class Run:
+class BackwardPass:
     """One backward pass.
 
     Attributes:
@@ -87,7 +87,7 @@ class _Tables:
     nbytes: Ints
 
 
-def evaluate(joint: Joint, saved: Set[int]) -> Run:
+def backward_pass(joint: NumberedGraph, saved: Set[int]) -> BackwardPass:
     """Return the backward pass in which the nodes *saved* are kept from the forward pass."""
     recomputed, needed_by = _recomputed(joint, saved)
     fresh = _fresh(joint, recomputed)
@@ -96,7 +96,7 @@ def evaluate(joint: Joint, saved: Set[int]) -> Run:
     return _run(joint, birth, last, end, recomputed)
 
 
-def floor(joint: Joint) -> int:
+def floor(joint: NumberedGraph) -> int:
     """Return bytes that no choice of saved values can do without: what one backward node reads and writes."""
 
     def touched(node: int) -> int:
@@ -108,7 +108,7 @@ def floor(joint: Joint) -> int:
     )
 
 
-def _recomputed(joint: Joint, saved: Set[int]) -> tuple[list[int], list[int]]:
+def _recomputed(joint: NumberedGraph, saved: Set[int]) -> tuple[list[int], list[int]]:
     """Return the other nodes that run, ascending, and of every node the first backward node that needs it."""
     never = len(joint.inputs) + 1
     needed_by = joint.tables.needed_by.copy()
@@ -127,7 +127,7 @@ def _recomputed(joint: Joint, saved: Set[int]) -> tuple[list[int], list[int]]:
     return recomputed, needed_by
 
 
-def _fresh(joint: Joint, recomputed: list[int]) -> NDArray[np.bool_]:
+def _fresh(joint: NumberedGraph, recomputed: list[int]) -> NDArray[np.bool_]:
     """Return of every node whether its storage is made in the backward pass, and not one from before."""
     fresh = np.zeros(len(joint.inputs) + 1, np.bool_)
     fresh[-1] = True  # what owner -1 points to
@@ -137,7 +137,7 @@ def _fresh(joint: Joint, recomputed: list[int]) -> NDArray[np.bool_]:
     return fresh
 
 
-def _positions(joint: Joint, recomputed: list[int], needed_by: list[int]) -> tuple[Ints, int]:
+def _positions(joint: NumberedGraph, recomputed: list[int], needed_by: list[int]) -> tuple[Ints, int]:
     """Return of every node when it runs (-1: never), and the time at which the pass returns."""
     tables = joint.tables
     again = np.fromiter(recomputed, np.int64, len(recomputed))
@@ -149,7 +149,7 @@ def _positions(joint: Joint, recomputed: list[int], needed_by: list[int]) -> tup
     return position, len(nodes) + 1
 
 
-def _lives(joint: Joint, position: Ints, fresh: NDArray[np.bool_], end: int) -> tuple[Ints, Ints]:
+def _lives(joint: NumberedGraph, position: Ints, fresh: NDArray[np.bool_], end: int) -> tuple[Ints, Ints]:
     """Return birth and last use of every storage: first those from before the pass, then those made in it."""
     tables = joint.tables
     storages = len(joint.nbytes)
@@ -167,7 +167,7 @@ def _lives(joint: Joint, position: Ints, fresh: NDArray[np.bool_], end: int) -> 
     return birth, last
 
 
-def _run(joint: Joint, birth: Ints, last: Ints, end: int, recomputed: list[int]) -> Run:
+def _run(joint: NumberedGraph, birth: Ints, last: Ints, end: int, recomputed: list[int]) -> BackwardPass:
     storages = len(joint.nbytes)
     nbytes = joint.tables.nbytes
     live = np.flatnonzero(birth >= 0)
@@ -177,7 +177,7 @@ def _run(joint: Joint, birth: Ints, last: Ints, end: int, recomputed: list[int])
     timeline = np.cumsum(change)
     top = int(np.argmax(timeline))
     at_top = [int(s) for s in live[(birth[live] <= top) & (top <= last[live])]]
-    return Run(
+    return BackwardPass(
         peak=int(timeline[top]) + joint.persistent_bytes,
         saved_bytes=int(nbytes[live[live < storages]].sum()),
         recomputed=frozenset(recomputed),
@@ -186,7 +186,7 @@ def _run(joint: Joint, birth: Ints, last: Ints, end: int, recomputed: list[int])
     )
 
 
-def _tables(joint: Joint) -> _Tables:
+def _tables(joint: NumberedGraph) -> _Tables:
     count = len(joint.inputs)
     backward = set(joint.backward)
     needed_by = [count + 1] * count
@@ -227,7 +227,7 @@ def _tables(joint: Joint) -> _Tables:
     )
 
 
-def _entry(joint: Joint, node: int, backward: set[int]) -> int:
+def _entry(joint: NumberedGraph, node: int, backward: set[int]) -> int:
     """Return the forward node or source whose storage the backward node shares through views, or -1."""
     while node in backward:
         node = joint.owner[node]

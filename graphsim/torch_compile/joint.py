@@ -21,14 +21,14 @@ from torch.fx.experimental.symbolic_shapes import optimization_hint
 from torch.utils._ordered_set import OrderedSet
 from torch.utils.flop_counter import flop_registry
 
-from graphsim.torch_compile.backward import Joint
+from graphsim.torch_compile.backward import NumberedGraph
 
 SYMBOL = 4096
 """Size taken for a dimension that is unknown at compile time, as the partitioner does."""
 
 
 @dataclass(frozen=True)
-class Partitioner:
+class PartitionedGraph:
     """What PyTorch's partitioner makes of a choice of nodes that may be recomputed.
 
     Attributes:
@@ -42,7 +42,7 @@ class Partitioner:
     number: dict[Node, int]
 
     @classmethod
-    def of(cls, graph: Graph, info: NodeInfo) -> Partitioner:
+    def of(cls, graph: Graph, info: NodeInfo) -> PartitionedGraph:
         """Return the partitioner of one joint graph."""
         nodes = tuple(node for node in graph.nodes if node.op != "output")
         return cls(graph, info, nodes, {node: number for number, node in enumerate(nodes)})
@@ -67,14 +67,14 @@ class Partitioner:
             return (number,)
         return tuple(self.number[user] for user in node.users if user.target is operator.getitem)
 
-    def joint(self) -> Joint:
+    def numbered(self) -> NumberedGraph:
         """Return the graph as integers."""
         storages = _Storages()
         results = self._results()
         tensors = tuple(storages.of(node) for node in self.nodes)
         persistent = {s for node in self.info.inputs for s in tensors[self.number[node]]}
         sizes = storages.nbytes
-        return Joint(
+        return NumberedGraph(
             inputs=tuple(tuple(self.number[source] for source in node.all_input_nodes) for node in self.nodes),
             storages=tensors,
             owner=tuple(self._owner(node, tensors) for node in self.nodes),

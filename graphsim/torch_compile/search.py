@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from graphsim.torch_compile.backward import Joint, Run, evaluate
+from graphsim.torch_compile.backward import BackwardPass, NumberedGraph, backward_pass
 
 MOVES = 500
 """Changes tried on each rung."""
@@ -56,7 +56,7 @@ def _rank(choice: Choice) -> tuple[int, float]:
 
 
 @dataclass(frozen=True)
-class Search:
+class LadderSearch:
     """One joint graph and the items to decide on.
 
     Two scores: `exact` asks the partitioner which values it then saves (tens of milliseconds); `guess` supposes that
@@ -68,28 +68,28 @@ class Search:
         known: every choice scored by `exact`.
     """
 
-    joint: Joint
+    joint: NumberedGraph
     items: tuple[Item, ...]
     always: frozenset[int]
     saved_by: Callable[[frozenset[int]], frozenset[int]]
     known: dict[frozenset[int], Choice] = field(default_factory=dict)
-    _guessed: dict[frozenset[int], tuple[Choice, Run]] = field(default_factory=dict)
+    _guessed: dict[frozenset[int], tuple[Choice, BackwardPass]] = field(default_factory=dict)
 
     def exact(self, items: frozenset[int]) -> Choice:
         """Return *items*, scored by the backward graph that the partitioner emits."""
         if items not in self.known:
-            self.known[items] = self._choice(items, evaluate(self.joint, self.saved_by(items)))
+            self.known[items] = self._choice(items, backward_pass(self.joint, self.saved_by(items)))
         return self.known[items]
 
-    def guess(self, items: frozenset[int]) -> tuple[Choice, Run]:
+    def guess(self, items: frozenset[int]) -> tuple[Choice, BackwardPass]:
         """Return *items*, scored as if exactly the values kept for them were saved."""
         if items not in self._guessed:
             kept = self.always.union(*(self.items[number].kept for number in items))
-            run = evaluate(self.joint, kept)
+            run = backward_pass(self.joint, kept)
             self._guessed[items] = self._choice(items, run), run
         return self._guessed[items]
 
-    def _choice(self, items: frozenset[int], run: Run) -> Choice:
+    def _choice(self, items: frozenset[int], run: BackwardPass) -> Choice:
         cost = sum(item.time for item in self.items if item.node in run.recomputed)
         return Choice(items, cost, run.peak)
 

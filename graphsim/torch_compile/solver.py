@@ -15,8 +15,8 @@ from torch.fx import Graph, Node
 
 from graphsim.errors import InfeasibleError, UsageError
 from graphsim.torch_compile.backward import floor
-from graphsim.torch_compile.joint import Partitioner, is_random, time_of
-from graphsim.torch_compile.search import Choice, Item, Search
+from graphsim.torch_compile.joint import PartitionedGraph, is_random, time_of
+from graphsim.torch_compile.search import Choice, Item, LadderSearch
 from graphsim.units import format_bytes
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class PeakSolver(CustomKnapsackSolver):
         Raises:
             InfeasibleError: nothing was found within ``peak_bytes``.
         """
-        task = _Task(Partitioner.of(joint_graph, node_info), tuple(all_recomputable_banned_nodes), tuple(memory))
+        task = _Task(PartitionedGraph.of(joint_graph, node_info), tuple(all_recomputable_banned_nodes), tuple(memory))
         rungs = task.search.ladder(list(task.default_plans()))
         if self.peak_bytes is None:
             # Multiples of 0.05 come as floats: 0.15 * 20 is 3.0000000000000004 or so.
@@ -90,7 +90,7 @@ class PeakSolver(CustomKnapsackSolver):
         return sorted(task.saved(choice)), recomputed
 
     @staticmethod
-    def _within(limit: int, search: Search) -> Choice:
+    def _within(limit: int, search: LadderSearch) -> Choice:
         fitting = [choice for choice in search.known.values() if choice.peak <= limit]
         if fitting:
             return min(fitting, key=lambda choice: (choice.cost, choice.peak))
@@ -110,13 +110,13 @@ class PeakSolver(CustomKnapsackSolver):
 class _Task:
     """One call of the solver: the nodes to decide on, as items of a search."""
 
-    def __init__(self, partitioner: Partitioner, nodes: tuple[Node, ...], shares: tuple[float, ...]) -> None:
+    def __init__(self, graph: PartitionedGraph, nodes: tuple[Node, ...], shares: tuple[float, ...]) -> None:
         self.nodes = nodes
         self.shares = shares
         self.times = [time_of(node) for node in nodes]
         self.total = sum(self.times)
         self.free = [place for place, node in enumerate(nodes) if not is_random(node)]
-        self._partitioner = partitioner
+        self._graph = graph
         self.search = self._search()
 
     def saved(self, choice: Choice) -> set[int]:
@@ -131,28 +131,28 @@ class _Task:
             _, saved, _ = dp_knapsack(list(self.shares), self.times, step / STEPS)
             yield frozenset(number[place] for place in saved if place in number)
 
-    def _search(self) -> Search:
-        partitioner = self._partitioner
-        joint = partitioner.joint()
-        numbers = [partitioner.number[node] for node in self.nodes]
+    def _search(self) -> LadderSearch:
+        graph = self._graph
+        joint = graph.numbered()
+        numbers = [graph.number[node] for node in self.nodes]
         owners = _latest(joint.inputs, set(numbers))
-        default = partitioner.saved([])
+        default = graph.saved([])
         kept = {number: tuple(sorted(v for v in default if owners[v] == number)) for number in numbers}
-        kept = {number: values or partitioner.values(number) for number, values in kept.items()}
+        kept = {number: values or graph.values(number) for number, values in kept.items()}
         free = [numbers[place] for place in self.free]
         items = tuple(self._item(place, kept[number]) for place, number in zip(self.free, free, strict=True))
         always = default.union(*kept.values()).difference(*(kept[number] for number in free))
         where = [self.nodes[place] for place in self.free]
 
         def saved_by(items: frozenset[int]) -> frozenset[int]:
-            return partitioner.saved(node for number, node in enumerate(where) if number not in items)
+            return graph.saved(node for number, node in enumerate(where) if number not in items)
 
-        return Search(joint, items, always, saved_by)
+        return LadderSearch(joint, items, always, saved_by)
 
     def _item(self, place: int, kept: tuple[int, ...]) -> Item:
         node, share = self.nodes[place], self.shares[place]
         kind = (str(node.target), self.times[place], share)
-        return Item(self._partitioner.number[node], kept, share, self.times[place], kind, share > QUANTUM / 2)
+        return Item(self._graph.number[node], kept, share, self.times[place], kind, share > QUANTUM / 2)
 
 
 def _latest(inputs: Sequence[tuple[int, ...]], marked: set[int]) -> list[int]:

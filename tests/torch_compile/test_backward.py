@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 pytest.importorskip("torch")
 
-from graphsim.torch_compile.backward import Joint, evaluate, floor
+from graphsim.torch_compile.backward import NumberedGraph, backward_pass, floor
 
 
 @st.composite
-def joints(draw: st.DrawFn) -> tuple[Joint, frozenset[int]]:
+def joints(draw: st.DrawFn) -> tuple[NumberedGraph, frozenset[int]]:
     """A joint graph of sources, forward nodes and backward nodes, with views and tuples; and what is saved."""
     sources, forward, backward = draw(st.integers(1, 3)), draw(st.integers(1, 8)), draw(st.integers(1, 8))
     count = sources + forward + backward
@@ -46,7 +46,7 @@ def joints(draw: st.DrawFn) -> tuple[Joint, frozenset[int]]:
     roots = {last} if last not in tuples else set(inputs[last]) - tuples
     roots = roots or {sources - 1}
     alive = _ancestors(roots, inputs)
-    joint = Joint(
+    joint = NumberedGraph(
         inputs=tuple(inputs),
         storages=tuple(storages),
         owner=tuple(owner),
@@ -72,7 +72,7 @@ def _ancestors(nodes, inputs):
     return found
 
 
-def emitted(joint: Joint, saved: frozenset[int]) -> list[int]:
+def emitted(joint: NumberedGraph, saved: frozenset[int]) -> list[int]:
     """The order of ``_extract_graph_with_inputs_outputs`` and ``reordering_to_mimic_autograd_engine``."""
     kept = [() if node in saved else read for node, read in enumerate(joint.inputs)]
     graph = sorted(_ancestors(joint.results, kept))
@@ -85,7 +85,7 @@ def emitted(joint: Joint, saved: frozenset[int]) -> list[int]:
     return order
 
 
-def slow(joint: Joint, saved: frozenset[int]) -> tuple[int, set[int]]:
+def slow(joint: NumberedGraph, saved: frozenset[int]) -> tuple[int, set[int]]:
     """Peak and recomputed nodes by walking the emitted order with sets."""
     order = emitted(joint, saved)
     value = {node: {s: ("before", s) for s in joint.storages[node]} for node in (*joint.sources, *saved)}
@@ -108,19 +108,19 @@ def slow(joint: Joint, saved: frozenset[int]) -> tuple[int, set[int]]:
 @given(joints())
 def test_peak_and_recomputed_nodes_are_those_of_the_emitted_order(case):
     joint, saved = case
-    run = evaluate(joint, saved)
+    run = backward_pass(joint, saved)
     assert (run.peak, set(run.recomputed)) == slow(joint, saved)
 
 
 @given(joints())
 def test_no_choice_peaks_below_the_floor(case):
     joint, saved = case
-    assert floor(joint) <= evaluate(joint, saved).peak
+    assert floor(joint) <= backward_pass(joint, saved).peak
 
 
 def test_a_recomputed_node_runs_right_before_the_first_backward_node_that_needs_it():
     # x -> f1 -> f2; b3 reads f2, b4 reads b3 and f1. With f2 saved, f1 does not exist while b3 runs.
-    joint = Joint(
+    joint = NumberedGraph(
         inputs=((), (0,), (1,), (2,), (3, 1)),
         storages=((0,), (1,), (2,), (3,), (4,)),
         owner=(-1,) * 5,
@@ -132,15 +132,15 @@ def test_a_recomputed_node_runs_right_before_the_first_backward_node_that_needs_
         nbytes=(0, 10, 100, 1000, 1),
         persistent_bytes=0,
     )
-    assert evaluate(joint, frozenset({2})).peak == 1100
-    assert evaluate(joint, frozenset({1, 2})).peak == 1110
-    assert evaluate(joint, frozenset()).recomputed == {1, 2}
+    assert backward_pass(joint, frozenset({2})).peak == 1100
+    assert backward_pass(joint, frozenset({1, 2})).peak == 1110
+    assert backward_pass(joint, frozenset()).recomputed == {1, 2}
 
 
 @pytest.mark.parametrize("saved", [frozenset(), frozenset({1})])
 def test_of_a_tuple_only_the_elements_that_are_read_live_on(saved):
     # The op 1 returns storages 1 (8 bytes) and 2 (100 bytes); 2 is its first element; the backward 3, 4 read it.
-    joint = Joint(
+    joint = NumberedGraph(
         inputs=((), (0,), (1,), (0,), (3, 2)),
         storages=((0,), (1, 2), (1,), (3,), (4,)),
         owner=(-1, -1, 1, -1, -1),
@@ -152,5 +152,5 @@ def test_of_a_tuple_only_the_elements_that_are_read_live_on(saved):
         nbytes=(0, 8, 100, 1, 1),
         persistent_bytes=0,
     )
-    assert evaluate(joint, frozenset({2})).peak == 10
-    assert evaluate(joint, frozenset()).peak == 109
+    assert backward_pass(joint, frozenset({2})).peak == 10
+    assert backward_pass(joint, frozenset()).peak == 109

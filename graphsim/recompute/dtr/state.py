@@ -6,14 +6,12 @@ reads is locked from the time that it is there. A *class* is a set of evicted st
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
 from graphsim.core.index import NOTHING, Floats, Ints
 from graphsim.recompute.dtr.program import READS, REMAKER, SIZE, STORAGE, Program
-
-Arrays = TypeVar("Arrays", bound=tuple[np.typing.NDArray[np.generic], ...])
 
 POSITION, BEGUN, CREATED, LENGTH, USAGE, PEAK, EVICTIONS, DEPTH, MISSING, POOL, ARRIVALS, SEARCHES, FREE = range(13)
 """Counts: the op of program order that has its turn (after the last: what must be there in the end), whether it has
@@ -78,11 +76,3 @@ def beginning(program: Program, pause: int) -> State:
     state.tensors[FREED], state.counts[FREE] = np.arange(count), count
     state.reals[LAST] = -np.inf
     return state
-
-
-def as_lists(arrays: Arrays) -> Arrays:
-    """Return *arrays* as lists, of which the interpreter reads and writes one number in half the time.
-
-    For those who use them one number at a time they are the same, so their type is kept.
-    """
-    return type(arrays)(*(array.tolist() for array in arrays))

@@ -33,7 +33,7 @@ use up to a moment, whether anything needs it), of each execution (bytes live, t
 `Evaluation.excess` counts them, the sum of these up to it, the op of program order that it is or precedes), of each
 value (its last version, the last recompute up to a moment that reads it, the first one after that), of each op its
 execution."""
-ROW, UNTIL, UNIT, LONGER, LAST_USE, STACK, PLACE, STATE = range(8)
+UNIT, LONGER, LAST_USE, STACK, PLACE, STATE, ROW, UNTIL = range(8)
 LOOK, LEAST, MOST, QUANTILE = range(4)
 """Rows of `Drops`."""
 
@@ -68,9 +68,9 @@ class Drops(NamedTuple):
     """Candidates for a drop, and the plan of one.
 
     Attributes:
-        plan: rows ROW, UNTIL (of candidates: row, execution before which it is made again), UNIT (units to run),
-            LONGER, LAST_USE (rows kept longer, and the last use that they had), and STACK, PLACE, STATE of the walk
-            that makes it.
+        plan: rows UNIT (units to run), LONGER, LAST_USE (values kept longer, and the last use that they had), and
+            STACK, PLACE, STATE of the walk that makes it; ROW, UNTIL (of candidates: row, execution before which it
+            is made again).
         looks: rows LOOK (of candidates, the factor by which one looks dearer), LEAST (the least it may look like by
             byte), MOST (the most it saves); QUANTILE of that factor.
     """
@@ -115,7 +115,7 @@ def scratch(problem: Problem, room: int) -> tuple[Ints, Drops]:
     again = int(makes[ops:][problem.until > 0].max(initial=0))
     rows = len(problem.initial) + int(makes[:ops].sum()) + (room - ops) * again
     most = max(rows, len(problem.size), ops, room + 2, LONGEST, LOOKS)
-    drops = Drops(np.zeros((STATE + 1, most), np.int64), np.zeros((QUANTILE + 1, most)))
+    drops = Drops(np.zeros((UNTIL + 1, most), np.int64), np.zeros((QUANTILE + 1, most)))
     normal = NormalDist(0, NOISE)
     drops.looks[QUANTILE, :LOOKS] = np.exp([normal.inv_cdf((i + 0.5) / LOOKS) for i in range(LOOKS)])
     return np.zeros((AT + 1, most), np.int64), drops

@@ -6,7 +6,7 @@ from math import inf
 from typing import Any
 
 from graphsim.core.index import Ints
-from graphsim.recompute.machine_code import compiled
+from graphsim.recompute.machine_code import compiled, inlined
 from graphsim.recompute.moves.columns import (
     ABOVE,
     AT,
@@ -21,23 +21,18 @@ from graphsim.recompute.moves.columns import (
     LAST_USE,
     LEAST,
     LONGER,
-    LONGEST,
     LOOK,
     LOOKS,
     MEMORY,
     MOST,
     NEEDED,
     NEWEST,
-    PLACE,
     QUANTILE,
     READ,
     REMAKER,
     ROW,
     SIZE,
-    STACK,
-    STATE,
     UNIT,
-    UNITS,
     UNTIL,
     USED,
     VALUE,
@@ -45,12 +40,14 @@ from graphsim.recompute.moves.columns import (
     Columns,
     Drops,
 )
-from graphsim.recompute.moves.walk import has_room, may_run
+from graphsim.recompute.moves.rule import excess_of_units, units_of_drop
+from graphsim.recompute.moves.walk import has_room
 
 _EARLY = 0.15
 """Share of values that are made again earlier than their next use, where there may be room."""
 _COMPARED = 12
 """Drops that save something and are compared, at most."""
+_units_of_drop, _excess_of_units = inlined(units_of_drop), compiled(excess_of_units)
 
 
 @compiled
@@ -111,11 +108,17 @@ def find_drops(
 
 
 @compiled
-def _latest(walked: Ints, value: int, before: int) -> int:
+def _last_use_at(walked: Ints, value: int, before: int) -> int:
+    """Return the last use of the version of *value* that an execution inserted at *before* reads."""
     row = walked[NEWEST, value]
     while walked[BORN, row] >= before:
         row = walked[EARLIER, row]
-    return int(row)
+    return int(walked[LAST, row])
+
+
+@inlined
+def _has_room(walked: Ints, low: int, high: int, most: int) -> bool:
+    return has_room(walked, MEMORY, low, high, most)
 
 
 @compiled
@@ -132,82 +135,12 @@ def plan_drop(
 ) -> tuple[int, int]:
     """Fill the units that make *row* again right before *before*, and what stays for them; return how many of each.
 
-    No units where that cannot be, or would cost *limit*. See `repair._Planner` for the rule.
+    No units where that cannot be, or would cost *limit*.
     """
-    op = walked[FOLLOWING, before]
-    unit = problem.values[REMAKER, walked[VALUE, row]]
-    small = keep * problem.values[SIZE, walked[VALUE, row]]
-    left = limit - problem.cost[problem.ops + unit]
-    if left <= 0 or not may_run(problem, unit, op):
-        return 0, 0
-    depth, units, kept, begun = 1, 0, 0, 1
-    drops.plan[STACK, 0], drops.plan[PLACE, 0], drops.plan[STATE, unit] = (
-        unit,
-        problem.read_start[problem.ops + unit],
-        2 * stamp,
+    value, op = walked[VALUE, row], walked[FOLLOWING, before]
+    return _units_of_drop(
+        problem, drops.plan, walked, _last_use_at, _has_room, budget, value, before, op, keep, limit, stamp
     )
-    while depth:
-        unit, k = drops.plan[STACK, depth - 1], drops.plan[PLACE, depth - 1]
-        if k == problem.read_start[problem.ops + unit + 1]:
-            drops.plan[UNIT, units], drops.plan[STATE, unit] = unit, 2 * stamp + 1
-            units += 1
-            depth -= 1
-            continue
-        drops.plan[PLACE, depth - 1] = k + 1
-        value = problem.read_value[k]
-        maker = problem.values[REMAKER, value]
-        if maker >= 0 and drops.plan[STATE, maker] == 2 * stamp + 1:
-            continue
-        read = _latest(walked, value, before)
-        if read == row:
-            return 0, 0
-        last = walked[LAST, read]
-        if last >= before or _is_kept(drops, kept, read):
-            continue
-        size = problem.values[SIZE, value]
-        if maker < 0 or size <= small or has_room(walked, MEMORY, last + 1, before, budget - size):
-            if kept == LONGEST:
-                return 0, 0
-            drops.plan[LONGER, kept], drops.plan[LAST_USE, kept] = read, last
-            kept += 1
-            continue
-        left -= problem.cost[problem.ops + maker]
-        if drops.plan[STATE, maker] == 2 * stamp or begun >= UNITS or left <= 0 or not may_run(problem, maker, op):
-            return 0, 0
-        drops.plan[STATE, maker] = 2 * stamp
-        begun += 1
-        drops.plan[STACK, depth], drops.plan[PLACE, depth] = maker, problem.read_start[problem.ops + maker]
-        depth += 1
-    return units, kept
-
-
-@compiled
-def _is_kept(drops: Drops, count: int, row: int) -> bool:
-    for i in range(count):  # noqa: SIM110
-        if drops.plan[LONGER, i] == row:
-            return True
-    return False
-
-
-@compiled
-def _excess_of_units(
-    problem: Columns, walked: Ints, drops: Drops, nodes: Ints, budget: int, row: int, before: int, units: int, kept: int
-) -> int:
-    """Return by how much the units themselves pass the budget: all they make is counted as live until the use."""
-    node = nodes[before]
-    live = walked[MEMORY, before] - problem.nodes[WORKSPACE, node] - problem.values[SIZE, walked[VALUE, row]]
-    for k in range(problem.make_start[node], problem.make_start[node + 1]):
-        live -= problem.values[SIZE, problem.make_value[k]]
-    for i in range(kept):
-        live += problem.values[SIZE, walked[VALUE, drops.plan[LONGER, i]]]
-    excess = 0
-    allowed = max(budget, walked[MEMORY, before])
-    for i in range(units):
-        node = problem.ops + drops.plan[UNIT, i]
-        for k in range(problem.make_start[node], problem.make_start[node + 1]):
-            live += problem.values[SIZE, problem.make_value[k]]
-        excess += max(0, live + problem.nodes[WORKSPACE, node] - allowed)
-    return excess
 
 
 @compiled
@@ -228,9 +161,14 @@ def bytes_saved(
             now -= size
         for i in range(kept):
             if at > drops.plan[LAST_USE, i]:
-                now += problem.values[SIZE, walked[VALUE, drops.plan[LONGER, i]]]
+                now += problem.values[SIZE, drops.plan[LONGER, i]]
         saved += was - max(now, 0)
-    return saved - _excess_of_units(problem, walked, drops, nodes, budget, row, before, units, kept)
+    node = nodes[before]
+    live = walked[MEMORY, before] - problem.nodes[WORKSPACE, node] - size
+    for k in range(problem.make_start[node], problem.make_start[node + 1]):
+        live -= problem.values[SIZE, problem.make_value[k]]
+    allowed = max(budget, walked[MEMORY, before])
+    return saved - _excess_of_units(problem, drops.plan, units, kept, live, allowed)
 
 
 @compiled

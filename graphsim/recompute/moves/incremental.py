@@ -12,9 +12,12 @@ from graphsim.recompute.moves.columns import (
     KEEP,
     REMAKER,
     SIZE,
+    STACK,
+    UNIT,
     UNITS,
     Columns,
 )
+from graphsim.recompute.moves.rule import units_of_drop
 from graphsim.recompute.moves.sequence import (
     AGAIN,
     LENGTH,
@@ -24,13 +27,9 @@ from graphsim.recompute.moves.sequence import (
     LOG_UNIT,
     LOGGED,
     MEMORY,
-    NEXT,
     NODES,
-    PLAN,
     SLOTS,
-    STACK,
     STAMP,
-    STATE,
     WHERE,
     Readers,
     Sequence,
@@ -50,6 +49,7 @@ _EARLY = 0.3
 """Share of values that are made again earlier than their next use, where there may be room."""
 _RATE = 1.0005
 """By how much the price of a byte above the budget changes with every step."""
+_units_of_drop = inlined(units_of_drop)
 
 
 @inlined
@@ -150,57 +150,32 @@ def _removed(problem: Columns, readers: Readers, sequence: Sequence, draw: Any) 
 
 
 @inlined
+def _last_use_at(there: tuple[Columns, Readers, Sequence], value: int, before: int) -> int:
+    """Return the last use of the version of *value* that an execution inserted at *before* reads."""
+    problem, readers, sequence = there
+    born = birth(problem, sequence, value, before)
+    return last_use(readers, sequence, value, born, next_birth(problem, sequence, value, before - 1))
+
+
+@inlined
+def _has_room(there: tuple[Columns, Readers, Sequence], low: int, high: int, most: int) -> bool:
+    return has_room(there[2].rows, MEMORY, low, high, most)
+
+
+@inlined
 def _drop(
     problem: Columns, readers: Readers, sequence: Sequence, budget: int, value: int, before: int, keep: float
 ) -> bool:
-    """Make *value* again right before *before*, after what that takes; False if it cannot be. See `repair._Planner`."""
-    op, unit, small = next_op(sequence, before), problem.values[REMAKER, value], keep * problem.values[SIZE, value]
-    if not may_run(problem, unit, op):
-        return False
+    """Make *value* again right before *before*, after what that takes; False if it cannot be."""
+    op, there = next_op(sequence, before), (problem, readers, sequence)
     sequence.counts[STAMP] += 1
-    begun_now, made_now = 2 * sequence.counts[STAMP], 2 * sequence.counts[STAMP] + 1
-    sequence.rows[STACK, 0], sequence.rows[NEXT, 0], sequence.rows[STATE, unit] = (
-        unit,
-        problem.read_start[problem.ops + unit],
-        begun_now,
+    stamp, plan = sequence.counts[STAMP], sequence.rows
+    units, _ = _units_of_drop(
+        problem, plan, there, _last_use_at, _has_room, budget, value, before, op, keep, inf, stamp
     )
-    depth, units, begun = 1, 0, 1
-    while depth:
-        unit, k = sequence.rows[STACK, depth - 1], sequence.rows[NEXT, depth - 1]
-        if k == problem.read_start[problem.ops + unit + 1]:
-            sequence.rows[PLAN, units], sequence.rows[STATE, unit] = unit, made_now
-            units += 1
-            depth -= 1
-            continue
-        sequence.rows[NEXT, depth - 1] = k + 1
-        needed = problem.read_value[k]
-        if needed == value:
-            return False
-        maker = problem.values[REMAKER, needed]
-        if maker >= 0 and sequence.rows[STATE, maker] == made_now:
-            continue
-        born = birth(problem, sequence, needed, before)
-        last = last_use(readers, sequence, needed, born, next_birth(problem, sequence, needed, before - 1))
-        size = problem.values[SIZE, needed]
-        if (
-            last >= before
-            or maker < 0
-            or size <= small
-            or has_room(sequence.rows, MEMORY, last + 1, before, budget - size)
-        ):
-            continue
-        if sequence.rows[STATE, maker] == begun_now or begun >= UNITS or not may_run(problem, maker, op):
-            return False
-        sequence.rows[STACK, depth], sequence.rows[NEXT, depth], sequence.rows[STATE, maker] = (
-            maker,
-            problem.read_start[problem.ops + maker],
-            begun_now,
-        )
-        begun += 1
-        depth += 1
     for i in range(units):
-        _do_place(problem, readers, sequence, sequence.rows[PLAN, i], before + i)
-    return True
+        _do_place(problem, readers, sequence, plan[UNIT, i], before + i)
+    return units > 0
 
 
 @inlined

@@ -1,24 +1,28 @@
 """Greedy repair: while too much is live, drop one value across the worst moment and make it again before its next use.
 
 A value that is live but not used there is a candidate. Dropping it saves its bytes between its last
-use before and its next use after; its unit runs right before that use. What the unit reads and is no
-longer there is kept longer, if there is room or it is small beside what is dropped, else made again too.
+use before and its next use after; its unit runs right before that use (see `rule` for what that takes).
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from math import inf
+from typing import Any
 
 import numpy as np
 
 from graphsim.core.index import NOTHING, Ints
 from graphsim.recompute.evaluation import Evaluation, evaluate
+from graphsim.recompute.machine_code import as_lists
+from graphsim.recompute.moves.columns import LAST_USE, LONGER, LONGEST, UNIT, UNITS, Columns, columns_of
+from graphsim.recompute.moves.rule import excess_of_units, units_of_drop
+from graphsim.recompute.problem import Problem
 
-_DEEP = 12
-"""Units that one drop may need to run, at most."""
 _PATIENCE = 8
 """Drops in a row that may bring nothing, before the greedy way is given up."""
 _KEEP = (0.0, 0.3, 1.0)
@@ -115,7 +119,52 @@ def plan_drop(
     state: Evaluation, budget: int, excess: Ints, row: int, last: int, before: int, keep: float
 ) -> Drop | None:
     """Return what it takes to drop *row* between two of its uses; None if it cannot be."""
-    return _Planner(state, budget, excess, keep).drop(row, last, before)
+    problem, columns, plan = state.problem, _columns(state.problem), _empty_plan(state.problem.ops)
+    op, value = int(state.next_op[before]), int(state.value[row])
+    units, kept = units_of_drop(columns, plan, state, _last_use_at, _has_room, budget, value, before, op, keep, inf, 1)
+    if not units:
+        return None
+    nodes = [problem.ops + unit for unit in plan[UNIT][:units]]
+    longer = dict(zip(plan[LONGER][:kept], plan[LAST_USE][:kept], strict=True))
+    size = int(problem.size[value])
+    live, allowed = int(state.through[before]) - size, max(budget, int(state.memory[before]))
+    saved = _bytes_saved(state, budget, excess, last, before, size, longer)
+    saved -= excess_of_units(columns, plan, units, kept, live, allowed)
+    return Drop(tuple(nodes), before, float(problem.cost[nodes].sum()), saved)
+
+
+@lru_cache(maxsize=1)
+def _columns(problem: Problem) -> Columns:
+    """Return the columns of *problem* as lists."""
+    return as_lists(columns_of(problem))
+
+
+def _empty_plan(ops: int) -> Any:
+    """Return rows UNIT to STATE of a plan, as lists."""
+    return [[0] * length for length in (UNITS, LONGEST, LONGEST, UNITS, UNITS, ops)]
+
+
+def _last_use_at(state: Evaluation, value: int, before: int) -> int:
+    return state.lasts[state.latest_row(value, before)]
+
+
+def _has_room(state: Evaluation, low: int, high: int, most: int) -> bool:
+    return int(state.memory[low:high].max(initial=0)) <= most
+
+
+def _bytes_saved(
+    state: Evaluation, budget: int, excess: Ints, last: int, before: int, size: int, longer: Mapping[int, int]
+) -> int:
+    """Return the bytes above the budget that it saves to drop *size* bytes and to keep the values *longer*."""
+    start = min([last, *longer.values()]) + 1
+    change = np.zeros(before - start, dtype=np.int64)
+    change[last + 1 - start :] -= size
+    for value, until in longer.items():
+        change[until + 1 - start :] += state.problem.size[value]
+    # Executions of units count only beyond what their next op has anyway: see Evaluation.excess.
+    counts = (state.nodes[start:before] < state.problem.ops) | (excess[start:before] > 0)
+    after = np.maximum(state.memory[start:before] + change - budget, 0)
+    return int(excess[start:before].sum()) - int(after[counts].sum())
 
 
 def apply(state: Evaluation, *drops: Drop) -> Evaluation:
@@ -123,76 +172,3 @@ def apply(state: Evaluation, *drops: Drop) -> Evaluation:
     places = np.array([drop.before for drop in drops for _ in drop.units], dtype=np.int64)
     units = np.array([unit for drop in drops for unit in drop.units], dtype=np.int64)
     return evaluate(state.problem, np.insert(state.nodes, places, units))
-
-
-class _Planner:
-    """Works out one drop: which units it takes, what must be kept longer, what that does to memory."""
-
-    def __init__(self, state: Evaluation, budget: int, excess: Ints, keep: float) -> None:
-        self.state, self.budget, self.excess, self.keep = state, budget, excess, keep
-        self.problem = state.problem
-        self.units: list[int] = []
-        self.begun: set[int] = set()
-        self.made: set[int] = set()
-        self.longer: dict[int, int] = {}
-
-    def drop(self, row: int, last: int, before: int) -> Drop | None:
-        """Return the drop of *row* after execution *last* until execution *before*; None if it cannot be."""
-        state, problem = self.state, self.problem
-        value = int(state.value[row])
-        size = int(problem.size[value])
-        self.dropped, self.small = row, int(self.keep * size)
-        if not self._add(problem.unit_of[value], before, int(state.next_op[before])):
-            return None
-        start = min([last, *self.longer.values()]) + 1
-        change = np.zeros(before - start, dtype=np.int64)
-        change[last + 1 - start :] -= size
-        for kept, until in self.longer.items():
-            change[until + 1 - start :] += problem.size[state.value[kept]]
-        # Executions of units count only beyond what their next op has anyway: see Evaluation.excess.
-        counts = (state.nodes[start:before] < problem.ops) | (self.excess[start:before] > 0)
-        after = np.maximum(state.memory[start:before] + change - self.budget, 0)
-        saved = int(self.excess[start:before].sum()) - int(after[counts].sum())
-        saved -= self._excess_of_units(before, size)
-        return Drop(tuple(self.units), before, float(problem.cost[self.units].sum()), saved)
-
-    def _add(self, unit: int, before: int, next_op: int) -> bool:
-        """Plan to run *unit* before execution *before*, after what it needs; False if that cannot be."""
-        state, problem = self.state, self.problem
-        node = problem.ops + unit
-        if unit in self.begun or len(self.begun) >= _DEEP or not problem.may_run(unit, next_op):
-            return False
-        self.begun.add(unit)
-        for value in problem.reads[node]:
-            if value in self.made:
-                continue
-            row = state.latest_row(value, before)
-            if row == self.dropped:
-                return False
-            last = state.lasts[row]
-            if last >= before or row in self.longer:
-                continue
-            if problem.unit_of[value] == NOTHING or self._keeps(value, last, before):
-                self.longer[row] = last
-            elif not self._add(problem.unit_of[value], before, next_op):
-                return False
-        self.units.append(node)
-        self.made.update(problem.makes[node])
-        return True
-
-    def _keeps(self, value: int, last: int, before: int) -> bool:
-        """Whether *value* stays until *before*: it is small, or there is room."""
-        size = int(self.problem.size[value])
-        return size <= self.small or int(self.state.memory[last + 1 : before].max(initial=0)) + size <= self.budget
-
-    def _excess_of_units(self, before: int, size: int) -> int:
-        """Return by how much the units themselves pass the budget: all they make is counted as live until the use."""
-        state, problem = self.state, self.problem
-        live = int(state.through[before]) - size
-        live += sum(int(problem.size[state.value[row]]) for row in self.longer)
-        allowed = max(self.budget, int(state.memory[before]))
-        excess = 0
-        for node in self.units:
-            live += sum(int(problem.size[value]) for value in problem.makes[node])
-            excess += max(0, live + int(problem.workspace[node]) - allowed)
-        return excess

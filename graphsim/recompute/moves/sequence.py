@@ -18,17 +18,17 @@ from graphsim.recompute.moves.columns import (
     MAKER,
     REMAKER,
     SIZE,
+    STATE,
     WORKSPACE,
     Columns,
     readers_of,
 )
 from graphsim.recompute.problem import Problem
 
-NODES, MEMORY, AT, FIRST, FOLLOWING, WHERE, UNIT, FREE, LOG_TAKEN, LOG_UNIT, LOG_PLACE, STACK, NEXT, PLAN, STATE = (
-    range(15)
-)
-"""Rows of a sequence: node and bytes live of each execution; position of each op, newest slot of each unit; next slot,
-position (-1: free) and unit of each slot, free slots; what a move has done, to undo it; scratch of moves."""
+NODES, MEMORY, AT, FIRST, FOLLOWING, WHERE, FREE, LOG_TAKEN, LOG_UNIT, LOG_PLACE = range(STATE + 1, STATE + 11)
+"""Rows of a sequence, behind those of the plan of a drop: node and bytes live of each execution; position of each op,
+newest slot of each unit; next slot and position (-1: free) of each slot, free slots; what a move has done, to undo
+it."""
 LENGTH, SLOTS, UNUSED, AGAIN, LOGGED, STAMP = range(6)
 """Of *counts*: executions, slots in use or free again, free ones, those of units, entries of the log, last drop."""
 LOG = 4096
@@ -69,13 +69,13 @@ def sequence_of(state: Evaluation) -> Sequence:
     """Return an evaluated sequence as one that changes."""
     ops, length = state.problem.ops, len(state.nodes)
     again = np.flatnonzero(state.nodes >= ops)
-    rows = np.full((STATE + 1, max(3 * ops + length + 64, LOG)), -1, dtype=np.int64)
+    rows = np.full((LOG_PLACE + 1, max(3 * ops + length + 64, LOG)), -1, dtype=np.int64)
     rows[STATE] = 0
     rows[NODES, :length], rows[MEMORY, :length] = state.nodes, state.memory
     rows[AT, :ops] = np.flatnonzero(state.nodes < ops)
     for slot, position in enumerate(again.tolist()):
         unit = int(state.nodes[position]) - ops
-        rows[WHERE, slot], rows[UNIT, slot] = position, unit
+        rows[WHERE, slot] = position
         rows[FOLLOWING, slot], rows[FIRST, unit] = rows[FIRST, unit], slot
     return Sequence(rows, np.array([length, len(again), 0, len(again), 0, 0]), np.array([state.cost]))
 
@@ -198,7 +198,7 @@ def place(problem: Columns, readers: Readers, sequence: Sequence, unit: int, at:
     else:
         slot = sequence.counts[SLOTS]
         sequence.counts[SLOTS] += 1
-    sequence.rows[WHERE, slot], sequence.rows[UNIT, slot] = at, unit
+    sequence.rows[WHERE, slot] = at
     sequence.rows[FOLLOWING, slot], sequence.rows[FIRST, unit] = sequence.rows[FIRST, unit], slot
     sequence.counts[AGAIN] += 1
     sequence.cost[0] += problem.cost[node]

@@ -20,10 +20,7 @@ from graphsim.recompute.moves.columns import (
     VALUE,
     WORKSPACE,
     Columns,
-    columns_of,
-    scratch,
 )
-from graphsim.recompute.problem import Problem
 
 
 @compiled
@@ -78,13 +75,6 @@ def _count_above(problem: Columns, walked: Ints, nodes: Ints, length: int, budge
     for at in range(length):
         walked[BEFORE, at + 1] = walked[BEFORE, at] + walked[ABOVE, at]
     return int(walked[BEFORE, length])
-
-
-def evaluated(problem: Problem, nodes: Ints, budget: int) -> tuple[float, Ints, Ints]:
-    """Return what the loops make of *nodes*: cost, memory and the bytes above *budget* of each execution."""
-    walked, _ = scratch(problem, len(nodes))
-    _, cost, _ = walk(columns_of(problem), walked, nodes, len(nodes), budget)
-    return cost, walked[MEMORY, : len(nodes)], walked[ABOVE, : len(nodes)]
 
 
 @inlined

@@ -25,8 +25,8 @@ from graphsim.recompute.case import Candidate, Case
 from graphsim.recompute.dtr import loop as dtr_loop
 from graphsim.recompute.dtr.program import Program, program_of
 from graphsim.recompute.dtr.scores import HEURISTICS
-from graphsim.recompute.dtr.state import EVICTIONS, LENGTH, PEAK, as_lists, beginning
-from graphsim.recompute.machine_code import compiled_functions, is_available, is_on_disk
+from graphsim.recompute.dtr.state import EVICTIONS, LENGTH, PEAK, beginning
+from graphsim.recompute.machine_code import as_lists, compiled_functions, is_available, is_on_disk
 from graphsim.recompute.strategies import Progress, Proposal
 
 TRIALS = 2

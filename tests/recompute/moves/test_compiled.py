@@ -20,7 +20,8 @@ from graphsim.recompute.clock import Clock
 from graphsim.recompute.evaluation import Evaluation, evaluate
 from graphsim.recompute.machine_code import is_available
 from graphsim.recompute.moves.anneal import Annealing
-from graphsim.recompute.moves.columns import columns_of, scratch
+from graphsim.recompute.moves.columns import ABOVE, columns_of, scratch
+from graphsim.recompute.moves.columns import MEMORY as LIVE
 from graphsim.recompute.moves.pair import Search, side_by_side
 from graphsim.recompute.moves.rebuild import Rebuilding
 from graphsim.recompute.moves.repair import repair
@@ -37,7 +38,7 @@ from graphsim.recompute.moves.sequence import (
     sequence_of,
     take,
 )
-from graphsim.recompute.moves.walk import evaluated, walk
+from graphsim.recompute.moves.walk import walk
 from graphsim.recompute.plan import make_plan
 from graphsim.recompute.problem import Problem, problem_of
 from graphsim.recompute.strategies.auto import Auto
@@ -86,9 +87,12 @@ def test_the_compiled_evaluation_is_the_vectorised_one(graph, places, part):
     problem = problem_of(graph)
     state = some_sequence(problem, places)
     budget = int(part * state.peak)
-    cost, memory, above = evaluated(problem, state.nodes, budget)
-    assert np.array_equal(memory, state.memory)
-    assert np.array_equal(above, state.excess(budget))
+    length = len(state.nodes)
+    walked, _ = scratch(problem, length)
+    _, cost, too_much = walk(columns_of(problem), walked, state.nodes, length, budget)
+    assert np.array_equal(walked[LIVE, :length], state.memory)
+    assert np.array_equal(walked[ABOVE, :length], state.excess(budget))
+    assert too_much == state.excess(budget).sum()
     assert cost == pytest.approx(state.cost)
 
 

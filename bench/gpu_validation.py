@@ -167,7 +167,7 @@ def speed(results: Results, backends: list[str]) -> None:
         graph = step_of("gpt2", optimizer="adamw").graph
         start = time.perf_counter()
         trace = gs.simulate(graph).trace
-        ALLOCATORS[BACKENDS[backend].model]()(trace)
+        ALLOCATORS[BACKENDS[backend]().model]()(trace)
         simulated = time.perf_counter() - start
         start = time.perf_counter()
         BACKENDS[backend]()(trace)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from graphsim.core.graph import Phase
 from graphsim.core.simulation import Part
@@ -17,6 +17,9 @@ from graphsim.units import format_bytes
 
 class Reporter(Protocol):
     """Renders answers; options are fields of the reporter."""
+
+    suffix: ClassVar[str]
+    """File suffix of what it makes."""
 
     def __call__(self, answer: Any, /) -> str | bytes:
         """Return *answer* rendered."""

@@ -22,7 +22,7 @@ from graphsim.memory.allocators import ALLOCATORS
 from graphsim.recompute.plan import make_plan, make_schedule
 from graphsim.recompute.strategies import STRATEGIES
 from graphsim.show.reporters import REPORTERS
-from graphsim.sources import FRONTENDS
+from graphsim.sources import FRONTENDS, source_of
 
 MODELS = {"lenet5": {"batch": 4}, "resnet18": {"batch": 2, "size": 32}, "gpt2": {"batch": 1, "seq": 16, "layers": 2}}
 
@@ -137,7 +137,7 @@ def test_a_backend_measures_what_was_predicted_at_every_event(name):
     events = simulate(gs.training_step(gs.load("lenet5", batch=4), optimizer="adam", target="cpu")).trace
     measured = BACKENDS[name]()(events)
     validate(events, measured)
-    assert np.array_equal(measured.used, ALLOCATORS[BACKENDS[name].model]()(events).used)
+    assert np.array_equal(measured.used, ALLOCATORS[BACKENDS[name]().model]()(events).used)
 
 
 # -- reporters and frontends ---------------------------------------------------------------------------
@@ -158,9 +158,13 @@ def test_every_frontend_reads_the_same_graph(tmp_path):
     graph = gs.load("lenet5", batch=2)
     file = tmp_path / "graph.json"
     file.write_text(graph.to_json())
-    assert FRONTENDS["json"](file) == graph
+    read = source_of(file)
+    assert read.frontend is FRONTENDS["json"]
+    assert read.graph == gs.load(file) == graph
     assert json.loads(file.read_text())["graph"]["name"] == "lenet5"
-    assert len(FRONTENDS["networkx"](_sized(graph)).ops) == len(graph.ops)
+    dag = source_of(_sized(graph))
+    assert dag.frontend is FRONTENDS["networkx"]
+    assert len(dag.graph.ops) == len(graph.ops)
 
 
 def _sized(graph: Graph):

@@ -19,7 +19,7 @@ from typing import Any, Unpack, cast
 
 from graphsim.answers.peak import SCHEMA as REPORT
 from graphsim.answers.peak import Report, report_of
-from graphsim.answers.setting import Setting, asked, spelled_out
+from graphsim.answers.setting import Setting, asked, spelled_out, with_one_name
 from graphsim.core.files import parse_json, read_text
 from graphsim.core.graph import MAX_BYTES
 from graphsim.core.liveness import Policy
@@ -140,13 +140,8 @@ def diff(
     options = {name: value for name, value in (only_b or {}).items() if name in OPTIONS}
     params = {name: value for name, value in (only_b or {}).items() if name not in OPTIONS}
     policy_b = options.pop("policy", policy)
-    if "device" in options:
-        options["gpu"] = options.pop("device")
-    if "device" in options:
-        options["gpu"] = options.pop("device")
-    if "device" in options:
-        options["gpu"] = options.pop("device")
-    both: dict[str, Any] = dict(setting)
+    options = with_one_name(options)
+    both: dict[str, Any] = with_one_name(setting)
     inherited = {name: value for name, value in dict(both.get("params") or {}).items() if name not in options}
     for_b = {**both, **options, "params": {**inherited, **params}}
     changes = [f"{name}={value}" for name, value in (only_b or {}).items()]

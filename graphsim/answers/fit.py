@@ -9,7 +9,7 @@ from typing import Any, Unpack
 from graphsim.answers.largest import farthest, interpolated, largest
 from graphsim.answers.measures import Measure, measures_of
 from graphsim.answers.need import Known, Trial, need_of
-from graphsim.answers.setting import Setting, asked, spelled_out
+from graphsim.answers.setting import Setting, asked, spelled_out, with_one_name
 from graphsim.core.devices import device_of
 from graphsim.core.simulation import in_succession, simulate
 from graphsim.core.trace import Trace
@@ -100,7 +100,7 @@ def fit(
         UsageError: neither or both of a GPU and a memory are given.
         GraphSimError: the source cannot be read or trained.
     """
-    gpu = setting.get("gpu", "")
+    gpu = with_one_name(setting).get("gpu", "")
     if bool(gpu) == bool(memory):
         raise UsageError("say either --gpu NAME or --memory SIZE, for example --gpu a100-80g or --memory 24GiB")
     size = device_of(gpu, "cuda").memory if gpu else as_budget(memory)

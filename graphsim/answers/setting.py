@@ -72,15 +72,28 @@ class Asked(NamedTuple):
     training: Training
 
 
+def with_one_name(setting: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *setting* with the card under the one name ``gpu``, also where it says ``device`` as PyTorch does.
+
+    Raises:
+        UsageError: it says both.
+    """
+    said = dict(setting)
+    if "device" in said:
+        card = said.pop("device")
+        if said.get("gpu"):
+            raise UsageError("the card is named twice: gpu and device are the same option")
+        said["gpu"] = card
+    return said
+
+
 def asked(what: Any, inputs: Any, setting: Setting) -> Asked:
     """Return the source that *what* is, with the params that *setting* gives, and the training.
 
     Raises:
         UsageError, UnknownNameError: there is no such source or option, or an option cannot be used.
     """
-    said: dict[str, Any] = dict(setting)
-    if "device" in said:  # as PyTorch calls the card
-        said["gpu"] = said.pop("device")
+    said = with_one_name(setting)
     for name in said:
         if name not in Setting.__annotations__:
             raise UsageError(f"no option '{name[:60]}'; {suggest(name, Setting.__annotations__)}")

@@ -68,7 +68,7 @@ def test_nearly_linear_needs_take_few_simulations(slope, constant, grain, size, 
 
 
 def test_measures_are_simulated_alone_and_stacked():
-    gpt2 = model("gpt2", batch=8, seq=512, layers=4)
+    gpt2 = model("gpt2", batch=8, seq=256, layers=4)
     answer = fit_of(gpt2, Training(), memory=4 * GIB)
     assert not answer.fits
     by_name = {measure.name: measure for measure in answer.measures}

@@ -24,6 +24,7 @@ from graphsim.answers.sweep.table import RESULTS, columns, to_csv, to_parquet
 from graphsim.core.devices import DEVICES, device_of, op_seconds
 from graphsim.errors import GraphSimError, UnknownNameError, UsageError
 from graphsim.recompute.plan import make_plan
+from graphsim.sources import source_of
 
 HERE = Workers(lambda: ThreadPoolExecutor(1), slots=2)
 """The same, in this process."""
@@ -136,7 +137,7 @@ def test_rows_are_what_peak_says_when_it_is_called(tmp_path):
     for point, row in zip(points, rows, strict=True):
         report = gs.peak(
             gs.load(point.source, **dict(point.params)),
-            point.training(),
+            training=point.training(),
             policy=point.policy,
             allocator=point.allocator,
             allocator_options=point.allocator_options,
@@ -158,7 +159,7 @@ def test_a_gpu_is_judged_as_fit_does_and_sets_the_rules_of_the_step(tmp_path):
     points = grid(axes)
     for point, row in zip(points, rows_of(points, tmp_path), strict=True):
         graph, training = gs.load("gpt2", **dict(point.params)), gs.Training(device=point.gpu)
-        memory, need = DEVICES[point.gpu].memory, need_of(graph, training)
+        memory, need = DEVICES[point.gpu].memory, need_of(source_of(graph), training)
         assert (row["memory_bytes"], row["need_bytes"]) == (memory, need)
         assert row["fits"] == (need + CONTEXT[1] <= memory)
         assert row["perhaps"] == (need + CONTEXT[0] <= memory < need + CONTEXT[1])
@@ -353,7 +354,7 @@ def test_the_command_tabulates_a_grid_in_processes(tmp_path):
     )
     for row in rows[:4]:
         graph = gs.load("gpt2", layers=1, batch=int(row["batch"]))
-        assert int(row["peak_bytes"]) == gs.peak(graph, precision=row["precision"], device="t4").steady.peak_bytes
+        assert int(row["peak_bytes"]) == gs.peak(graph, precision=row["precision"], gpu="t4").steady.peak_bytes
     again = graphsim(*command)
     assert "8 points" in again.stdout
     assert "0 computed, 8 reused" in again.stdout

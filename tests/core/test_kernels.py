@@ -65,7 +65,8 @@ def scores_of(types, attributes):
 def foreign(monkeypatch):
     """A package with one op, and the class of its kernels."""
     module = ModuleType("foreign_scores")
-    module.KINDS = (Kind("tied_scores", scores_of, tied_scores),)
+    kinds = (Kind("tied_scores", scores_of, tied_scores),)
+    monkeypatch.setattr(module, "KINDS", kinds, raising=False)
     monkeypatch.setitem(sys.modules, "foreign_scores", module)
     offered = [
         EntryPoint("scores", "foreign_scores:KINDS", "graphsim.ops"),

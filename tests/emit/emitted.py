@@ -17,11 +17,13 @@ from graphsim.emit.capture import captured_source
 from graphsim.options import configure
 from graphsim.recompute.plan import make_plan
 from graphsim.recompute.strategies import STRATEGIES
+from graphsim.sources import source_of
+from graphsim.step.training import Training
 
 
 @cache
 def captured(model: str):
-    return captured_source(f"torch:emitted_models:{model}", optimizer="sgd", target="", device="", parameters={})
+    return captured_source(source_of(f"torch:emitted_models:{model}"), Training(optimizer="sgd", target="cpu"))
 
 
 @cache

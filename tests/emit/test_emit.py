@@ -21,6 +21,8 @@ from graphsim.errors import InfeasibleError, UsageError  # noqa: E402
 from graphsim.options import configure  # noqa: E402
 from graphsim.recompute.plan import make_plan  # noqa: E402
 from graphsim.recompute.strategies import STRATEGIES  # noqa: E402
+from graphsim.sources import source_of  # noqa: E402
+from graphsim.step.training import Training  # noqa: E402
 
 
 def test_the_file_needs_no_graphsim_and_is_the_same_each_time(tmp_path):
@@ -70,7 +72,7 @@ def test_an_op_level_plan_becomes_a_policy_that_names_the_ops_to_store():
 
 
 def test_plans_for_a_gpu_are_made_without_one():
-    source = captured_source("torch:emitted_models:fused", optimizer="sgd", target="cuda", device="", parameters={})
+    source = captured_source(source_of("torch:emitted_models:fused"), Training(optimizer="sgd"))
     stored = simulate(source.graph).peak
     made = emit_within(source, int(0.8 * stored))
     assert made.plan.peak_bytes <= 0.8 * stored

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from graphsim.errors import UsageError
 from graphsim.sources.torch.versions import need_torch
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ class Module:
 
     Attributes:
         optimizer: a function of the parameters, or an optimizer; None: the one that the training names.
+
+    Raises:
+        UsageError: the model is neither a module nor a function that makes one.
     """
 
     model: Any
@@ -27,6 +31,11 @@ class Module:
     step: Callable[..., Any] | None = None
     optimizer: Any = None
     frontend: ClassVar[str] = "module"
+
+    def __post_init__(self) -> None:
+        if not callable(self.model):
+            what = self.model if isinstance(self.model, str) else type(self.model).__name__
+            raise UsageError(f"inputs are for a module, not for {what:.60}: say batch=8 or training=Training(...) by name")
 
     @property
     def name(self) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import graphsim as gs
 from graphsim.answers.plan import plans_of
+from graphsim.answers.reservation import Stretch, chosen_allocator, placed
 from graphsim.core.graph import Graph, Op, Phase, Role, Tensor
 from graphsim.core.simulation import Simulation
 from graphsim.recompute.plan import make_schedule
@@ -63,14 +64,21 @@ def hostile_graph() -> Graph:
     return Graph(ops, tensors, name=HOSTILE)
 
 
-def step(name: str, **params: Any) -> Graph:
-    return gs.training_step(gs.load(name, **params), optimizer="adamw")
+def step(name: str, *, first: bool = False, **params: Any) -> Graph:
+    return gs.training_step(gs.load(name, **params), optimizer="adamw", first=first)
 
 
 def rematerialized(graph: Graph) -> Simulation:
     return gs.simulate(graph, make_schedule(graph, "sqrt"))
 
 
-def full_page(run: Simulation, allocator: str = "torch", *, compare: bool = True) -> str:
+def stretch(run: Simulation, allocator: str = "torch", options: str = "", *, first: Simulation | None = None) -> Stretch:
+    """*run* as an allocator sees it: after step 1 if one is given, else alone."""
+    chosen = chosen_allocator(allocator, options)
+    assert chosen is not None
+    return placed(first or run, run, chosen)[1]
+
+
+def full_page(run: Simulation, *, compare: bool = True) -> str:
     plans = list(plans_of(run.graph)) if compare else []
-    return html_page(run, facts={"batch": "2"}, allocation=allocation_data(run, allocator), plans=plans)
+    return html_page(run, facts={"batch": "2"}, allocation=allocation_data(stretch(run), "torch"), plans=plans)

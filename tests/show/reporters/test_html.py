@@ -9,7 +9,7 @@ import re
 
 import numpy as np
 import pytest
-from pages import HOSTILE, Elements, full_page, hostile_graph, island, rematerialized, step
+from pages import HOSTILE, Elements, full_page, hostile_graph, island, rematerialized, step, stretch
 
 import graphsim as gs
 from graphsim.answers.plan import plans_of
@@ -25,11 +25,23 @@ from graphsim.show.reporters.html.plans import plan_row
 
 
 @pytest.fixture(scope="module", params=["in order", "recomputed", "micro-batches"])
-def run(request) -> Simulation:
+def runs(request) -> tuple[Simulation, Simulation]:
+    """Step 1 and the steady step."""
     if request.param == "micro-batches":
-        return gs.simulate(gs.training_step(gs.load("lenet5", batch=4), optimizer="adam", accumulation=3))
-    graph = step("resnet18", batch=2, size=64)
-    return rematerialized(graph) if request.param == "recomputed" else gs.simulate(graph)
+        lenet, training = gs.load("lenet5", batch=4), gs.Training(optimizer="adam", accumulation=3)
+        return gs.simulate(gs.training_step(lenet, training, first=True)), gs.simulate(gs.training_step(lenet, training))
+    of = rematerialized if request.param == "recomputed" else gs.simulate
+    return of(step("resnet18", batch=2, size=64, first=True)), of(step("resnet18", batch=2, size=64))
+
+
+@pytest.fixture(scope="module")
+def run(runs) -> Simulation:
+    return runs[1]
+
+
+@pytest.fixture(params=["alone", "after step 1"])
+def first(request, runs) -> Simulation | None:
+    return runs[0] if request.param == "after step 1" else None
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +111,8 @@ def test_ops_and_phases_stand_in_the_order_of_execution(run, data):
 
 
 @pytest.mark.parametrize("name", ["exact", "torch", "cupy", "bfc", "arena"])
-def test_the_allocator_is_seen_while_each_op_runs(run, name):
-    allocation = allocation_data(run, name)
+def test_the_allocator_is_seen_while_each_op_runs(run, first, name):
+    allocation = allocation_data(stretch(run, name, first=first), name)
     used, reserved = np.array(allocation["used"]), np.array(allocation["reserved"])
     assert len(used) == len(reserved) == len(run.schedule)
     assert (run.timeline <= used).all()
@@ -121,10 +133,11 @@ def test_the_allocator_is_seen_while_each_op_runs(run, name):
         assert ends[segment] <= allocation["segments"][segment]
 
 
-def test_segments_are_those_of_pytorchs_allocator_itself(run):
-    event = int(moments(run)[run.peak_execution])
+def test_segments_are_those_of_pytorchs_allocator_itself(run, first):
+    seen = stretch(run, first=first)
+    event = int(seen.stream.events(moments(run)[[run.peak_execution]])[0])
     pool, live = TorchPool(TorchCaching()), {}
-    for number, change in list(zip(*run.trace.stream, strict=True))[: event + 1]:
+    for number, change in list(zip(*seen.stream.trace.stream, strict=True))[: event + 1]:
         if change > 0:
             live[number] = pool.malloc(int(change))
         else:
@@ -132,7 +145,7 @@ def test_segments_are_those_of_pytorchs_allocator_itself(run):
     sizes: dict[int, int] = {}
     for block in pool.blocks.values():
         sizes[block.segment] = sizes.get(block.segment, 0) + block.size
-    assert allocation_data(run, "torch")["segments"] == [sizes[segment] for segment in sorted(sizes)]
+    assert allocation_data(seen, "torch")["segments"] == [sizes[segment] for segment in sorted(sizes)]
 
 
 def test_moments_are_where_the_trace_says(run):
@@ -145,17 +158,17 @@ def test_moments_are_where_the_trace_says(run):
     assert all(moment[at] == event for at, event in last.items())
 
 
-def test_memory_that_runs_out_is_said_and_not_drawn(run):
-    allocation = allocation_data(run, "torch", "limit=1MiB")
+def test_memory_that_runs_out_is_said_and_not_drawn(run, first):
+    allocation = allocation_data(stretch(run, "torch", "limit=1MiB", first=first), "torch", "limit=1MiB")
     assert allocation["out_of_memory"]
     assert "segments" not in allocation
-    limited = allocation_data(run, "torch", "limit=64GiB")
+    limited = allocation_data(stretch(run, "torch", "limit=64GiB", first=first), "torch", "limit=64GiB", limited=True)
     assert limited["approximate"], "segments may have been given back under a limit"
 
 
 def test_an_unknown_allocator_is_an_error_with_the_known_ones():
     with pytest.raises(UnknownNameError, match="torch"):
-        allocation_data(gs.simulate(hostile_graph()), "torhc")
+        gs.report(hostile_graph(), allocator="torhc")
 
 
 def test_plans_are_judged_under_the_policy_of_the_page():
@@ -212,7 +225,7 @@ def test_the_page_names_no_resource_and_its_policy_lets_none_in(run):
 
 def test_hostile_names_stay_names():
     run = gs.simulate(hostile_graph())
-    page = html_page(run, facts={HOSTILE: HOSTILE}, allocation=allocation_data(run, "torch"))
+    page = html_page(run, facts={HOSTILE: HOSTILE}, allocation=allocation_data(stretch(run), "torch"))
     harmless = html_page(gs.simulate(step("lenet5", batch=2)), facts={"a": "b"}, allocation=None)
     shape = [tag for tag, _ in Elements(harmless).elements if tag not in ("tr", "th", "td")]
     assert [tag for tag, _ in Elements(page).elements if tag not in ("tr", "th", "td")] == shape
@@ -225,7 +238,7 @@ def test_hostile_names_stay_names():
 
 
 def test_a_step_without_ops_has_a_page():
-    graph = gs.Graph([], [gs.Tensor("x", (4,), role=gs.graph.Role.INPUT)], name="empty")
+    graph = gs.Graph([], [gs.Tensor("x", (4,), role=gs.Role.INPUT)], name="empty")
     data = island(html_page(gs.simulate(graph)))
     assert data["peak"]["bytes"] == 16
     assert data["phase"] == []

@@ -52,7 +52,8 @@ def test_the_card_has_one_name_that_pytorch_says_otherwise():
 def test_a_training_stands_in_place_of_its_words():
     training = gs.Training(optimizer="sgd", precision="amp-bf16")
     whole = gs.peak("lenet5", batch=4, training=training)
-    assert whole.steady.peak_bytes == gs.peak("lenet5", batch=4, optimizer="sgd", precision="amp-bf16").steady.peak_bytes
+    words = gs.peak("lenet5", batch=4, optimizer="sgd", precision="amp-bf16")
+    assert whole.steady.peak_bytes == words.steady.peak_bytes
     with pytest.raises(UsageError, match="a Training or its fields"):
         gs.peak("lenet5", training=training, mode="inference")
 

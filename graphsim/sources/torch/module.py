@@ -35,7 +35,9 @@ class Module:
     def __post_init__(self) -> None:
         if not callable(self.model):
             what = self.model if isinstance(self.model, str) else type(self.model).__name__
-            raise UsageError(f"inputs are for a module, not for {what:.60}: say batch=8 or training=Training(...) by name")
+            raise UsageError(
+                f"inputs are for a module, not for {what:.60}: say batch=8 or training=Training(...) by name"
+            )
 
     @property
     def name(self) -> str:

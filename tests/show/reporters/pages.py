@@ -72,7 +72,9 @@ def rematerialized(graph: Graph) -> Simulation:
     return gs.simulate(graph, make_schedule(graph, "sqrt"))
 
 
-def stretch(run: Simulation, allocator: str = "torch", options: str = "", *, first: Simulation | None = None) -> Stretch:
+def stretch(
+    run: Simulation, allocator: str = "torch", options: str = "", *, first: Simulation | None = None
+) -> Stretch:
     """*run* as an allocator sees it: after step 1 if one is given, else alone."""
     chosen = chosen_allocator(allocator, options)
     assert chosen is not None

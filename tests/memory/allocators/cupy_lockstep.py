@@ -165,7 +165,8 @@ def replays() -> dict[str, object]:
         made.set_limit(size=limit or 0)
         return made
 
-    backend.make_pool = replay_lockstep.make_pool = pool
+    for module in (backend, replay_lockstep):
+        vars(module)["make_pool"] = pool
     backend.Cupy.device = property(lambda self: "numbers")
     step = gs.simulate(gs.training_step(gs.load("resnet18", batch=2, size=64), optimizer="adam"))
     return {

@@ -29,7 +29,8 @@ def runs(request) -> tuple[Simulation, Simulation]:
     """Step 1 and the steady step."""
     if request.param == "micro-batches":
         lenet, training = gs.load("lenet5", batch=4), gs.Training(optimizer="adam", accumulation=3)
-        return tuple(gs.simulate(gs.training_step(lenet, training, first=first)) for first in (True, False))
+        first, steady = (gs.training_step(lenet, training, first=first) for first in (True, False))
+        return gs.simulate(first), gs.simulate(steady)
     of = rematerialized if request.param == "recomputed" else gs.simulate
     return of(step("resnet18", batch=2, size=64, first=True)), of(step("resnet18", batch=2, size=64))
 

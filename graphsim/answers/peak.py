@@ -205,14 +205,13 @@ def _facts(source: Source, training: Training, step: Graph) -> dict[str, Any]:
     forward = source.forward(training.mode) if source.kind == "model" else None
     activations = None if forward is None else activation_count(forward)
     said = {**training.as_dict(), **dict(step.attributes.get("training", {}))}
-    has_update = any(op.phase is Phase.OPTIMIZER for op in step.ops)
-    own = source.kind == "step" and "training" not in step.attributes
+    optimizer, implementation = _optimizers(source, step, said)
     return {
         "spec": step.name,
         "kind": source.kind,
         "batch": _integer(source.params.get("batch", step.attributes.get("batch"))) or 1,
-        "optimizer": "" if own or (source.kind != "model" and not has_update) else str(said["optimizer"]),
-        "optimizer_impl": "" if own or (source.kind != "model" and not has_update) else _implementation(said),
+        "optimizer": optimizer,
+        "optimizer_impl": implementation,
         "precision": training.precision if source.kind == "model" else precision_words(step),
         "target": str(said["target"]),
         "mode": str(said["mode"]),
@@ -255,8 +254,20 @@ def precision_words(step: Graph) -> str:
         if tensor.role is Role.PARAMETER and not tensor.storage and tensor.dtype in FLOATING:
             sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.nbytes
     words = [SHORT_NAMES.get(dtype, dtype) for dtype in sorted(sizes, key=lambda dtype: -sizes[dtype])]
-    autocast = str(step.attributes.get("autocast", ""))
-    return ", ".join(words) + (f" with autocast {SHORT_NAMES.get(autocast, autocast)}" if autocast else "")
+    casts = [SHORT_NAMES.get(str(dtype), str(dtype)) for dtype in step.attributes.get("autocast", ())]
+    return ", ".join(words) + (f" with autocast {', '.join(casts)}" if casts else "")
+
+
+def _optimizers(source: Source, step: Graph, said: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the optimizer and its implementation: as asked for a model, else what the step itself is known to run."""
+    named = str(said["optimizer"]), _implementation(said)
+    if source.kind == "model" or (source.kind == "step" and "optimizers" not in step.attributes):
+        return named if "training" in step.attributes else ("", "")
+    own = [str(name) for name in step.attributes.get("optimizers", ())]
+    if not any(op.phase is Phase.OPTIMIZER for op in step.ops):
+        return "", ""
+    known = "optimizer" in step.attributes.get("training", {})  # one of those that we know by name
+    return named if known else (", ".join(own), "")
 
 
 def _integer(value: object) -> int | None:

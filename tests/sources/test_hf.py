@@ -255,10 +255,11 @@ def test_a_folder_on_the_command_line(tmp_path):
     answer = run("peak", f"hf:{tmp_path}", "--batch", "4", "--seq", "16", "--optimizer", "adam", "--json")
     assert not answer.stderr
     report = json.loads(answer.stdout)
-    assert (report["batch"], report["target"], report["optimizer"]) == (4, "cpu", "adam")
+    assert (report["batch"], report["target"], report["optimizer"]) == (4, "cuda", "adam")
     assert report["provenance"]["params"] == {"batch": 4, "seq": 16}
     assert (
-        report["steady"]["peak_bytes"] == gs.simulate(gs.load(f"hf:{tmp_path}", batch=4, seq=16, optimizer="adam")).peak
+        report["steady"]["peak_bytes"]
+        == gs.simulate(gs.load(f"hf:{tmp_path}", batch=4, seq=16, optimizer="adam", target="cuda")).peak
     )
 
 

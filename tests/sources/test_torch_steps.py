@@ -318,7 +318,7 @@ def test_a_factory_on_the_command_line(package):
     command = [sys.executable, "-m", "graphsim", "peak", "torch:my_models:make_model", "--batch", "64", "--json"]
     report = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert report["batch"] == 64
-    assert report["target"] == "cpu"
+    assert report["target"] == "cuda"
     assert report["parameters"] == 16 * 32 + 32 + 32 + 1
     assert report["first"]["peak_bytes"] < report["steady"]["peak_bytes"]
 

@@ -14,6 +14,7 @@ from unittest.mock import patch
 
 import torch
 from torch.backends import cuda as enabled
+from torch.nn import functional
 from torch.nn.functional import pad, scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
@@ -37,9 +38,18 @@ class CudaAttention(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is scaled_dot_product_attention and args and args[0].is_cuda:
-            return attend(self.capability, *args, **kwargs)
+        if func is scaled_dot_product_attention:
+            return self._answer(*args, **kwargs)
+        if func is functional.multi_head_attention_forward:  # it calls attention where the mode is off
+            with patch.object(functional, "scaled_dot_product_attention", self._answer):
+                return func(*args, **kwargs)
         return func(*args, **kwargs)
+
+    def _answer(self, query: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if query.is_cuda:
+            return attend(self.capability, query, *args, **kwargs)
+        result: torch.Tensor = scaled_dot_product_attention(query, *args, **kwargs)
+        return result
 
     @contextmanager
     def in_backward(self) -> Iterator[None]:

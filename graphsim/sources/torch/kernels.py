@@ -12,6 +12,7 @@ from graphsim.core.graph import Tensor
 from graphsim.step.ops.attention import efficient_scratch, flash_scratch
 from graphsim.step.ops.conv import OneDnn
 from graphsim.step.ops.layernorm import THREADS
+from graphsim.step.ops.matmul import softmax_backward_scratch
 from graphsim.step.ops.onednn import lstm_backward_scratch, lstm_forward_scratch, lstm_workspace
 from graphsim.step.ops.tape import Type
 
@@ -178,6 +179,18 @@ def _layer_norm_backward(args: Any, result: Any) -> int:
     return partial + _copies(*args[:2])
 
 
+def _softmax_operands(args: Any, result: Any) -> int:
+    """What the kernel reads is put in order first: aten/src/ATen/native/SoftMax.cpp and cuda/SoftMax.cu."""
+    return _copies(*(operand for operand in args[:2] if isinstance(operand, torch.Tensor)))
+
+
+def _softmax_backward_on_cuda(args: Any, result: Any) -> int:
+    """Source: graphsim.step.ops.matmul, `softmax_backward_scratch`; the product lies as the gradient does."""
+    grad, output = args[:2]
+    product = softmax_backward_scratch("cuda", grad.numel(), _dtype(output))
+    return product * (1 if grad.is_contiguous() else 2) + _copies(output)
+
+
 def _mse_loss(args: Any, result: Any) -> int:
     """The squares before they are reduced. Source: graphsim.step.ops.loss."""
     reduction = args[2] if len(args) > 2 else 1
@@ -212,6 +225,10 @@ _CPU_SCRATCH: dict[Any, Workspace] = {
     aten.native_group_norm_backward.default: _group_norm_backward,
     aten.native_layer_norm_backward.default: _layer_norm_backward,
     aten.mse_loss.default: _mse_loss,
+    aten._softmax.default: _softmax_operands,
+    aten._log_softmax.default: _softmax_operands,
+    aten._softmax_backward_data.default: _softmax_operands,
+    aten._log_softmax_backward_data.default: _softmax_operands,
     aten.mkldnn_rnn_layer.default: lambda args, result: _lstm_sizes(
         args, lstm_forward_scratch, training=bool(args[-1])
     ),
@@ -221,6 +238,10 @@ _CPU_SCRATCH: dict[Any, Workspace] = {
 _CUDA_SCRATCH: dict[Any, Workspace] = {
     aten._scaled_dot_product_flash_attention_backward.default: _flash_backward,
     aten._scaled_dot_product_efficient_attention_backward.default: _efficient_backward,
+    aten._softmax.default: _softmax_operands,
+    aten._log_softmax.default: _softmax_operands,
+    aten._softmax_backward_data.default: _softmax_backward_on_cuda,
+    aten._log_softmax_backward_data.default: _softmax_operands,
 }
 
 WORKSPACE = {"cpu": _CPU_SCRATCH, "cuda": _CUDA_SCRATCH}

@@ -10,6 +10,7 @@ from graphsim.step.ops.elementwise import broadcast, like, reduce_to
 from graphsim.step.ops.kind import Attribute, Attributes, Kind, ShapeError, Signature
 from graphsim.step.ops.shape import axis, expand
 from graphsim.step.ops.tape import Gradients, Tape, Type
+from graphsim.units import itemsize
 
 
 def bmm(tape: Tape, a: Tensor, b: Tensor, *, transpose_b: bool = False) -> Tensor:
@@ -60,12 +61,22 @@ def softmax(tape: Tape, x: Tensor, *, fp32: bool = False, workspace: int = 0) ->
         x = tape.to(x, "float32")
     out = Type(x.shape, "float32" if fp32 else x.dtype)
     y = tape.emit("softmax", (x,), out, workspace=workspace, flops=5 * x.size)
-
-    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
-        return (tape.emit("softmax_backward", (grad, y), like(x), flops=4 * x.size),)
-
-    tape.differentiate((x,), y, (y,), backward)
+    tape.differentiate((x,), y, (y,), lambda grad, needs: (softmax_backward(tape, grad, y, like(x)),))
     return y
+
+
+def softmax_backward(tape: Tape, grad: Tensor, y: Tensor, x: Type) -> Tensor:
+    """Run the backward of a softmax whose output is *y*: the gradient of its operand *x*."""
+    scratch = softmax_backward_scratch(tape.target, y.size, y.dtype)
+    return tape.emit("softmax_backward", (grad, y), x, workspace=scratch, flops=4 * y.size)
+
+
+def softmax_backward_scratch(target: str, size: int, dtype: str) -> int:
+    """Return the bytes of ``grad * output``, which CUDA makes first.
+
+    Source: aten/src/ATen/native/cuda/SoftMax.cu, TORCH_IMPL_FUNC(softmax_backward_cuda_out); the log-softmax has none.
+    """
+    return size * itemsize(dtype) if target == "cuda" else 0
 
 
 def _infer_matmul(types: Sequence[Type], attributes: Attributes) -> Signature:

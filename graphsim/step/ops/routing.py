@@ -14,6 +14,7 @@ from graphsim.core.graph import Tensor
 from graphsim.step.ops.elementwise import like, mul, unary
 from graphsim.step.ops.kind import Attribute, Attributes, Kind, Parameter, ShapeError, Signature
 from graphsim.step.ops.linear import linear
+from graphsim.step.ops.matmul import softmax_backward
 from graphsim.step.ops.shape import split
 from graphsim.step.ops.tape import Gradients, Tape, Type
 
@@ -35,11 +36,7 @@ def routed_experts(tape: Tape, x: Tensor, gate: Tensor, gate_up: Tensor, down: T
 
 def _softmax(tape: Tape, x: Tensor) -> Tensor:
     y = tape.emit("softmax", (x,), like(x), flops=5 * x.size)
-
-    def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
-        return (tape.emit("softmax_backward", (grad, y), like(x), flops=4 * x.size),)
-
-    tape.differentiate((x,), y, (y,), backward)
+    tape.differentiate((x,), y, (y,), lambda grad, needs: (softmax_backward(tape, grad, y, like(x)),))
     return y
 
 

@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 from graphsim.core.files import check_file, parse_json
 from graphsim.core.graph import KEEPS, MAX_BYTES, RELEASE, Graph, Op, Phase, Role, Tensor
-from graphsim.errors import GraphError, SpecError, UnknownNameError
+from graphsim.errors import GraphError, SpecError, UnknownNameError, UsageError
 
 MAX_FILE = 2**31
 MAX_LINES = 5_000_000
@@ -38,13 +38,16 @@ Mutations = Literal["in-place", "copy"]
 """What MUTATE does: overwrite, as frameworks do; or make a new tensor, as DTR and its simulator do."""
 
 
-def load_dtr(source: str | Path, *, mutations: Mutations = "in-place") -> Graph:
+def load_dtr(source: str | Path, *, mutations: Mutations = "in-place", **others: object) -> Graph:
     """Return the graph of the log file *source*.
 
     Raises:
         SpecError: the file cannot be read, or a line is wrong; the message names file and line.
         UnknownNameError: *mutations* is neither 'in-place' nor 'copy'.
+        UsageError: *others* are given: a log has none.
     """
+    if others:
+        raise UsageError(f"{source} is a log: beside 'mutations' it has no params to set, such as {min(others)!r:.60}")
     if mutations not in ("in-place", "copy"):
         raise UnknownNameError("mutations", str(mutations), ["in-place", "copy"])
     builder = _Builder(mutations)

@@ -105,7 +105,7 @@ def graphsim(*arguments: str, **options):
 
 
 def test_the_command_writes_the_file_and_tells_the_peak(tmp_path):
-    source = ("torch:emitted_models:perceptron", "--optimizer", "sgd", "--emit", "torch")
+    source = ("torch:emitted_models:perceptron", "--optimizer", "sgd", "--target", "cpu", "--emit", "torch")
     here = emitted_models.__file__.rpartition("/")[0]
     run = graphsim(*source, "--budget", "0.7x", "-o", str(tmp_path / "plan.py"), "--json", cwd=here)
     told = json.loads(run.stdout)

@@ -111,7 +111,7 @@ def test_an_argument_out_of_range_is_named(arguments, words):
         (("compare", "layered:50", "--batch", "3"), "no param 'batch' to set; known: seed, width"),
         (("peak", "layered:50", "--set", "with=0.4"), "did you mean 'width'"),
         (("peak", "layered:50", "--set", "width=2"), "between 0 and 1, not '2'"),
-        (("fit", "layered:50", "--gpu", "t4"), "is a graph"),
+        (("fit", "layered:50"), "either --gpu NAME or --memory SIZE"),
     ],
 )
 def test_a_wrong_source_gets_one_line_and_exit_code_2(arguments, words):

@@ -15,19 +15,19 @@ from graphsim.recompute.bounds import pinning_op
 from graphsim.recompute.case import Case, case_of
 from graphsim.recompute.plan import Plan, make_plan
 from graphsim.recompute.strategies import STRATEGIES, Progress, Strategy
-from graphsim.units import format_bytes, parse_budget
+from graphsim.units import as_budget, format_bytes
 
 LARGEST = 12
 """Live values that a witness names at most."""
 
 
-def read_budget(text: str, graph: Graph) -> int:
+def read_budget(budget: str | int, graph: Graph) -> int:
     """Return the bytes of a budget for *graph*: ``8GiB``, or ``0.8x`` for that share of its peak without recompute.
 
     Raises:
         UsageError: see `units.parse_budget`.
     """
-    return parse_budget(text, lambda: simulate(graph).peak)
+    return as_budget(budget, lambda: simulate(graph).peak)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,19 +6,19 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
-from graphsim.answers.plan import Witness, plan_as_dict, witness
+from graphsim.answers.plan import Witness, plan_as_dict, read_budget, witness
 from graphsim.answers.plan import compare as all_plans
 from graphsim.answers.setting import Setting, asked, spelled_out
 from graphsim.core.graph import Graph
 from graphsim.core.schedule import Schedule
-from graphsim.core.simulation import cost_unit, simulate, with_costs
+from graphsim.core.simulation import cost_unit, with_costs
 from graphsim.display import Answer
 from graphsim.errors import UsageError
 from graphsim.options import configure
 from graphsim.recompute.case import Case
 from graphsim.recompute.plan import Plan, make_plan, name_of
 from graphsim.recompute.strategies import STRATEGIES, Progress, Strategy, with_limits
-from graphsim.units import as_budget, format_bytes
+from graphsim.units import format_bytes
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -189,4 +189,4 @@ def _step(source: Any, inputs: Any, setting: Setting, costs: str, first: bool) -
 
 
 def _limit(budget: str | int, graph: Graph) -> int | None:
-    return None if budget == "" else as_budget(budget, lambda: simulate(graph).peak)
+    return None if budget == "" else read_budget(budget, graph)

@@ -113,6 +113,8 @@ def asked(what: Any, inputs: Any, setting: Setting) -> Asked:
 def _module(model: Any, inputs: Any, said: dict[str, Any]) -> Any:
     from graphsim.sources.torch.module import Module
 
+    if said.get("optimizer", "") is None:
+        raise UsageError("optimizer=None is for a step without an update: gs.peak(gs.from_torch(..., optimizer=None))")
     own = said.pop("optimizer") if not isinstance(said.get("optimizer", ""), str) else None
     return Module(model, inputs, loss=said.pop("loss", None), step=said.pop("step", None), optimizer=own)
 

@@ -55,7 +55,7 @@ class Journal:
             self.tables[name] = frozenset(keys)
 
     def _append(self, entry: Mapping[str, Any]) -> None:
-        self._write(json.dumps(dict(entry) | {_CHECK: _checksum(entry)}).encode() + b"\n")
+        self._write(_line(entry))
 
     def _write(self, line: bytes) -> None:
         end = os.lseek(self._descriptor, 0, os.SEEK_END)
@@ -97,20 +97,22 @@ class Journal:
             self.tables[str(entry.get("table"))] = frozenset(map(str, entry["keys"]))
 
 
+def _line(entry: Mapping[str, Any]) -> bytes:
+    """Return the line of *entry*, with the checksum of what it says."""
+    checksum = digest(json.dumps(dict(entry)).encode())[:16]
+    return json.dumps(dict(entry) | {_CHECK: checksum}).encode() + b"\n"
+
+
 def _checked(line: bytes) -> dict[str, Any] | None:
-    """Return the entry of *line* if it is as it was written."""
+    """Return the entry of *line* if it is, to the bit, as it was written."""
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError):  # a crash of the machine may leave zeros
         return None
     if not isinstance(entry, dict):
         return None
-    said = entry.pop(_CHECK, None)
-    return entry if said == _checksum(entry) else None
-
-
-def _checksum(entry: Mapping[str, Any]) -> str:
-    return digest(json.dumps(dict(entry)).encode())[:16]
+    entry.pop(_CHECK, None)
+    return entry if line == _line(entry) else None
 
 
 @contextmanager

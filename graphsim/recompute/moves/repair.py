@@ -149,7 +149,7 @@ def _last_use_at(state: Evaluation, value: int, before: int) -> int:
 
 
 def _has_room(state: Evaluation, low: int, high: int, most: int) -> bool:
-    return int(state.memory[low:high].max(initial=0)) <= most
+    return not (state.memory[low:high] > most).any()
 
 
 def _bytes_saved(

@@ -6,7 +6,7 @@ from math import inf
 
 import numpy as np
 from generators import training_steps
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from graphsim.core.graph import Graph
@@ -33,6 +33,7 @@ def some_drops(state: Evaluation, moment: int) -> list[tuple[int, int, int]]:
     part=st.floats(0.3, 1),
     keep=st.sampled_from([0.0, 0.3, 1.0]),
 )
+@example(graph=Graph.from_networkx(layered(25, 36, 0.3)), where=[0.125], part=0.3046875, keep=0.0)  # a value > budget
 @settings(max_examples=80, deadline=None)
 def test_interpreted_and_compiled_it_plans_the_same_units_and_counts_the_same_bytes(graph, where, part, keep):
     problem = problem_of(graph)

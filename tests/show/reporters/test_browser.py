@@ -7,7 +7,7 @@ import re
 import statistics
 
 import pytest
-from pages import browser_path, full_page, hostile_graph, rematerialized, step
+from pages import browser_path, full_page, hostile_graph, rematerialized, step, stretch
 
 import graphsim as gs
 from graphsim.show.reporters.html import allocation_data, html_page, peak_label
@@ -270,7 +270,7 @@ def test_modules_open_and_add_up(visit, html, run):
 
 def test_blocks_of_the_allocator_are_named(visit, html, run):
     page = visit(html)
-    allocation = allocation_data(run, "torch")
+    allocation = allocation_data(stretch(run), "torch")
     assert f"{allocation['reserved_peak']:,} bytes" in page.inner_text("#allocator-facts")
     page.focus("#block-map")
     page.keyboard.press("ArrowRight")
@@ -340,7 +340,7 @@ def test_recompute_is_a_phase_and_plans_are_compared(visit):
 
 def test_hostile_names_run_nothing(visit):
     run = gs.simulate(hostile_graph())
-    page = visit(html_page(run, facts={"<b>": "<i>"}, allocation=allocation_data(run, "torch")))
+    page = visit(html_page(run, facts={"<b>": "<i>"}, allocation=allocation_data(stretch(run), "torch")))
     box = page.locator("#chart .u-over").bounding_box()
     page.mouse.move(box["x"] + 20, box["y"] + 50)
     page.mouse.click(box["x"] + 20, box["y"] + 50)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -25,6 +26,11 @@ settings.register_profile(  # CI tries the same examples every time; elsewhere, 
 )
 settings.register_profile("fuzz", parent=settings.get_profile("graphsim"), max_examples=50_000, derandomize=False)
 settings.load_profile("graphsim")
+
+
+def pytest_runtest_setup() -> None:
+    """Tests of captures collect garbage again and again: what the imports have made need not be looked through."""
+    gc.freeze()
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from command_line import graphsim
 from generators import training_steps
 from hypothesis import given, settings
-from test_cli import graphsim
 
 import graphsim as gs
 from graphsim.answers.diff import Diff, changed, is_report, load_report

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+from command_line import graphsim
 from hypothesis import given
 from hypothesis import strategies as st
-from test_cli import graphsim
 
 import graphsim as gs
 from graphsim.answers.fit import CONTEXT, fit_of

@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from command_line import graphsim
 from hypothesis import given
 from hypothesis import strategies as st
-from test_cli import graphsim
 
 import graphsim as gs
 from graphsim.answers.fit import CONTEXT, need_of

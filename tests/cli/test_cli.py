@@ -9,6 +9,7 @@ from pathlib import Path
 
 import networkx as nx
 import pytest
+from command_line import graphsim
 
 import graphsim as gs
 from graphsim.core.simulation import ROLES
@@ -37,11 +38,6 @@ STEP_KEYS = {
     "forward_end_bytes",
     "by_role_at_peak",
 }
-
-
-def graphsim(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "graphsim", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=60, check=False)
 
 
 def test_peak_prints_the_peak_where_it_is_and_what_is_live():

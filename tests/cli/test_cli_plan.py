@@ -7,7 +7,7 @@ from pathlib import Path
 
 import networkx as nx
 import pytest
-from test_cli import graphsim
+from command_line import graphsim
 
 import graphsim as gs
 from graphsim.recompute.strategies import STRATEGIES

@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from test_cli import graphsim
+from command_line import graphsim
 
 import graphsim as gs
 

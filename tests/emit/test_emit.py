@@ -12,6 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import emitted_models  # noqa: E402
+from command_line import graphsim  # noqa: E402
 from emitted import captured, emission, load  # noqa: E402
 
 from graphsim.core.simulation import simulate  # noqa: E402
@@ -99,15 +100,10 @@ def test_plans_that_checkpoints_cannot_express_are_refused_with_what_can_be():
         captured("checkpointed")
 
 
-def graphsim(*arguments: str, **options):
-    command = [sys.executable, "-W", "ignore", "-m", "graphsim", "plan", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
-
-
 def test_the_command_writes_the_file_and_tells_the_peak(tmp_path):
     source = ("torch:emitted_models:perceptron", "--optimizer", "sgd", "--target", "cpu", "--emit", "torch")
     here = emitted_models.__file__.rpartition("/")[0]
-    run = graphsim(*source, "--budget", "0.7x", "-o", str(tmp_path / "plan.py"), "--json", cwd=here)
+    run = graphsim("plan", *source, "--budget", "0.7x", "-o", str(tmp_path / "plan.py"), "--json", cwd=here)
     told = json.loads(run.stdout)
     assert told["feasible"]
     assert told["peak_bytes"] <= told["budget_bytes"] < told["emitted"]["stored_peak_bytes"]
@@ -117,7 +113,7 @@ def test_the_command_writes_the_file_and_tells_the_peak(tmp_path):
 
 def test_the_command_prints_the_file_and_what_it_does_beside_it():
     here = emitted_models.__file__.rpartition("/")[0]
-    printed = graphsim("torch:emitted_models:perceptron", "--emit", "torch", "--strategy", "blocks", cwd=here)
+    printed = graphsim("plan", "torch:emitted_models:perceptron", "--emit", "torch", "--strategy", "blocks", cwd=here)
     assert printed.stdout.startswith('"""Activation checkpoints for emitted_models:perceptron')
     assert "verified" in printed.stderr
 
@@ -131,7 +127,7 @@ def test_the_command_prints_the_file_and_what_it_does_beside_it():
     ],
 )
 def test_what_cannot_be_written_is_refused_and_nothing_is_left_behind(arguments, message, tmp_path):
-    run = graphsim(*arguments, cwd=tmp_path)
+    run = graphsim("plan", *arguments, cwd=tmp_path)
     assert run.returncode == 2
     assert message in run.stderr
     assert "Traceback" not in run.stderr
@@ -140,5 +136,5 @@ def test_what_cannot_be_written_is_refused_and_nothing_is_left_behind(arguments,
 
 def test_without_emit_the_models_schedule_is_planned():
     here = emitted_models.__file__.rpartition("/")[0]
-    run = graphsim("torch:emitted_models:perceptron", "--strategy", "blocks", "--json", cwd=here)
+    run = graphsim("plan", "torch:emitted_models:perceptron", "--strategy", "blocks", "--json", cwd=here)
     assert json.loads(run.stdout)["overhead"] > 0

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_cli import graphsim
+from command_line import graphsim
 
 import graphsim as gs
 from graphsim.core.graph import RELEASE, Phase

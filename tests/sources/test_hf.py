@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from architectures_hf import SMALL, TRANSFORMERS  # noqa: E402
+from command_line import graphsim  # noqa: E402
 
 import graphsim as gs  # noqa: E402
 from graphsim.errors import CaptureError, GraphSimError, MissingExtraError, SpecError, UsageError  # noqa: E402
@@ -246,13 +246,9 @@ def test_without_transformers_the_extra_is_named(tmp_path, monkeypatch):
 # -- on the command line -----------------------------------------------------------------------------
 
 
-def run(*arguments):
-    return subprocess.run([sys.executable, "-m", "graphsim", *arguments], capture_output=True, text=True)
-
-
 def test_a_folder_on_the_command_line(tmp_path):
     write(tmp_path, bert())
-    answer = run("peak", f"hf:{tmp_path}", "--batch", "4", "--seq", "16", "--optimizer", "adam", "--json")
+    answer = graphsim("peak", f"hf:{tmp_path}", "--batch", "4", "--seq", "16", "--optimizer", "adam", "--json")
     assert not answer.stderr
     report = json.loads(answer.stdout)
     assert (report["batch"], report["target"], report["optimizer"]) == (4, "cuda", "adam")
@@ -265,7 +261,7 @@ def test_a_folder_on_the_command_line(tmp_path):
 
 def test_a_wrong_file_on_the_command_line(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    answer = run("peak", f"hf:{tmp_path}")
+    answer = graphsim("peak", f"hf:{tmp_path}")
     assert (answer.returncode, answer.stdout) == (2, "")
     assert answer.stderr == f"graphsim: {tmp_path}: no 'model_type': not the config of a transformers model\n"
 

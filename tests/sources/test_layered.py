@@ -8,9 +8,9 @@ from math import ceil, sqrt
 
 import networkx as nx
 import pytest
+from command_line import graphsim as run
 from hypothesis import given
 from hypothesis import strategies as st
-from test_cli import graphsim as run
 
 import graphsim as gs
 from graphsim.core.graph import Graph

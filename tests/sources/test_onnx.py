@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
 import numpy as np
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 
 onnx = pytest.importorskip("onnx")
 
+from command_line import graphsim  # noqa: E402
 from onnx import TensorProto, helper  # noqa: E402
 
 import graphsim as gs  # noqa: E402
@@ -611,16 +611,12 @@ def test_without_onnx_the_extra_is_named(tmp_path, monkeypatch):
 # -- on the command line -----------------------------------------------------------------------------
 
 
-def run(*arguments):
-    return subprocess.run([sys.executable, "-m", "graphsim", *arguments], capture_output=True, text=True)
-
-
 def test_train_and_inference_on_the_command_line(tmp_path):
     m, output = vgg()
     path = m.save(tmp_path, output)
     peaks = {}
     for mode in ("train", "inference"):
-        answer = run("peak", path, "--batch", "8", "--mode", mode, "--target", "cpu", "--json")
+        answer = graphsim("peak", path, "--batch", "8", "--mode", mode, "--target", "cpu", "--json")
         assert not answer.stderr
         report = json.loads(answer.stdout)
         assert (report["batch"], report["mode"], report["spec"]) == (8, mode, "model")
@@ -632,7 +628,7 @@ def test_train_and_inference_on_the_command_line(tmp_path):
 def test_a_wrong_file_on_the_command_line(tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(b"no model")
-    answer = run("peak", str(path))
+    answer = graphsim("peak", str(path))
     assert (answer.returncode, answer.stdout) == (2, "")
     assert answer.stderr.startswith(f"graphsim: {path}: not an ONNX file")
     assert answer.stderr.count("\n") == 1

@@ -197,9 +197,11 @@ def _batch_size(batch: Any) -> int:
 
 @contextmanager
 def _quiet_collector() -> Iterator[None]:
-    """Cyclic garbage is collected between steps only: lives do not depend on the collector's mood."""
+    """Cyclic garbage is collected between steps only: lives do not depend on the collector's mood.
+
+    What was there before, garbage or not, is frozen: to look through all of it would take longer than a small capture.
+    """
     enabled = gc.isenabled()
-    gc.collect()
     gc.freeze()
     gc.disable()
     try:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from importlib import import_module
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from graphsim.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoints
 
 P = TypeVar("P")
 
@@ -50,20 +53,22 @@ class Registry(Generic[P]):
 
     def others(self) -> list[str]:
         """Return the names that other packages add."""
-        from importlib.metadata import entry_points  # slow to import, seldom needed
-
-        return [e.name for e in entry_points(group=f"graphsim.{self.group}")]
+        return [e.name for e in self._entries()]
 
     def __getitem__(self, name: str) -> P:
         if name in self._table:
             found: P = imported(self._table[name])
             return found
-        from importlib.metadata import entry_points
-
-        for entry in entry_points(group=f"graphsim.{self.group}", name=name):
-            loaded: P = entry.load()
-            return loaded
+        for entry in self._entries():
+            if entry.name == name:
+                loaded: P = entry.load()
+                return loaded
         raise UnknownNameError(self.what, name, self.names())
+
+    def _entries(self) -> EntryPoints:
+        from importlib.metadata import entry_points  # slow to import, and to call, seldom needed
+
+        return entry_points(group=f"graphsim.{self.group}")
 
     def resolve(self, plugin: Any, **options: Any) -> Any:
         """Return *plugin* itself if it is an object, or the plug-in of that name with *options*."""
@@ -74,8 +79,5 @@ class Registry(Generic[P]):
         """Return the name under which the function, or the class of the object, *plugin* is known, else its own."""
         kind = plugin if hasattr(plugin, "__qualname__") else type(plugin)
         place = f"{kind.__module__}:{kind.__qualname__}"
-        from importlib.metadata import entry_points  # slow to import, seldom needed
-
-        known = {e.value: e.name for e in entry_points(group=f"graphsim.{self.group}")}
-        known |= {home: name for name, home in self._table.items() if isinstance(home, str)}
-        return known.get(place, str(kind.__name__))
+        ours = next((name for name, home in self._table.items() if home == place), "")
+        return ours or next((e.name for e in self._entries() if e.value == place), str(kind.__name__))

@@ -56,6 +56,14 @@ def test_a_strategy_never_repeats_the_optimizer_or_an_update_of_statistics(name,
             assert count == 1, op.name
 
 
+@pytest.mark.parametrize("budget", [None, 0, 50, 100])
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_strategy_takes_a_graph_in_which_nothing_can_run_again(name, budget):
+    graph = Graph([Op("end", "release", ("x",), ())], [Tensor("x", (100,), "uint8")])
+    plan = make_plan(graph, quick(name), budget)
+    assert (plan.peak_bytes, plan.feasible) == (100, budget in (None, 100))
+
+
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_strategy_says_whether_it_meets_the_budget(name):
     graph = chain(10)

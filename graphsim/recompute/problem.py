@@ -75,8 +75,11 @@ class Problem:
     @cached_property
     def value_unit(self) -> Ints:
         """(V) the unit that makes each value again; `NOTHING` where none may."""
-        unit = self.unit[np.maximum(self.maker, 0)]
-        return np.where((self.maker != NOTHING) & (self.until[unit] > 0), unit, NOTHING)
+        made = self.maker != NOTHING
+        unit = np.full(len(self.maker), NOTHING)
+        unit[made] = self.unit[self.maker[made]]
+        unit[made] = np.where(self.until[unit[made]] > 0, unit[made], NOTHING)
+        return unit
 
     @cached_property
     def unit_of(self) -> list[int]:
@@ -85,9 +88,11 @@ class Problem:
 
     @cached_property
     def value_ratio(self) -> Floats:
-        """(V) cost of the unit that makes each value, by byte."""
-        ratio: Floats = self.cost[self.ops + np.maximum(self.value_unit, 0)]
-        return ratio / np.maximum(1, self.size)
+        """(V) cost of the unit that makes each value, by byte; 0 where none may."""
+        made = self.value_unit != NOTHING
+        ratio = np.zeros(len(made))
+        ratio[made] = self.cost[self.ops + self.value_unit[made]] / np.maximum(1, self.size[made])
+        return ratio
 
     def schedule(self, nodes: Ints) -> Schedule:
         """Return the executions of *nodes*: of a unit, the ops that have run before."""

@@ -100,7 +100,7 @@ class Auto:
         """Add to *found*: what is cheap to find, then what the rounds of search make of it."""
         for strategy in CHEAP:
             found.append(case.candidate(strategy(case, budget)))  # noqa: PERF401 - those before Ctrl-C count
-        if budget is None:
+        if budget is None or not case.problem.ops:
             return
         if budget < case.memory_bound:  # how near does it get?
             until = time.perf_counter() + _SQUEEZING * self.seconds

@@ -25,7 +25,7 @@ Line = Sequence[tuple[float, float]]
 Pixels = npt.NDArray[np.float64]
 
 _FRONT, _OTHER, _BUDGET, _IMPOSSIBLE = "#d55e00", "#0072b2", "#009e73", "#bbbbbb"
-_SIZES = 49
+_SIZES = 25
 """Sizes of memory for which the least cost is drawn."""
 _SAME = 4.0
 """Points (1/72 inch) within which plans stand in one place, and share a label."""

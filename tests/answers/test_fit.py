@@ -6,6 +6,7 @@ import json
 
 import pytest
 from command_line import graphsim
+from exhaustive import only
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,7 +28,7 @@ def model(name: str, **params):
     return source_of(name, **{**SMALL.get(name, {}), **params})
 
 
-@pytest.mark.parametrize("name", shipped_specs())
+@pytest.mark.parametrize("name", only(("lenet5", "vgg16", "resnet18", "gpt2"), shipped_specs()))
 def test_the_largest_batch_fits_and_one_more_does_not(name):
     room, training = 24 * GIB, Training(optimizer="sgd")
     answer = fit_of(model(name), training, memory=room, context=(0, 0))
@@ -132,7 +133,7 @@ def test_expandable_segments_are_among_the_measures_where_blocks_do_not_fit_into
     assert measure.time == 0
 
 
-@pytest.mark.parametrize("strategy", ["blocks", "sqrt", "dtr"])
+@pytest.mark.parametrize("strategy", only(["blocks"], ["blocks", "sqrt", "dtr"]))
 def test_a_strategy_makes_room_for_a_larger_batch(strategy):
     source, training = model("gpt2", layers=4, seq=128, batch=8), Training(optimizer="sgd")
     plain, recomputed = (

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
+from exhaustive import only
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -270,9 +271,10 @@ def running(session: int) -> list[str]:
     return [state for state in listed.stdout.split() if not state.startswith("Z")]
 
 
-def test_a_sweep_that_is_killed_again_and_again_ends_with_every_row_once(tmp_path):
+@pytest.mark.parametrize("times", only([1], [1, 4]))
+def test_a_sweep_that_is_killed_again_and_again_ends_with_every_row_once(tmp_path, times):
     output, journal, generator = tmp_path / "out.csv", tmp_path / "out.csv.journal", random.Random(0)
-    for lines in sorted(generator.sample(range(1, 45), 4)):
+    for lines in sorted(generator.sample(range(1, 45), times)):
         before = journal.read_bytes() if journal.exists() else b""
         process = start(output)
         wait_until(lambda lines=lines: journal.exists() and journal.read_bytes().count(b"\n") >= lines)

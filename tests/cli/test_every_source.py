@@ -158,7 +158,7 @@ def test_a_graph_as_it_stands_takes_no_options_of_a_training(run, source):
     ("source", "options"),
     [
         ("torch:every_source_model:make", ["--set", "width=4096"]),
-        ("hf:config.json", ["--seq", "32"]),
+        pytest.param("hf:config.json", ["--seq", "32"], marks=pytest.mark.exhaustive),
         ("model.onnx", []),
         ("lenet5", []),
     ],

@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 
 from architectures import PLAIN, Case  # noqa: E402
 from architectures_hf import TRANSFORMERS  # noqa: E402
+from exhaustive import only  # noqa: E402
 from live_storages import Boundary, count  # noqa: E402
 
 import graphsim as gs  # noqa: E402
@@ -88,13 +89,16 @@ def compare(ours: list[Boundary], real: list[Boundary]) -> None:
     assert not different, different[:3]
 
 
+FAMILIES = ["bert", "deberta_v2", "gpt2", "llama", "mixtral", "mamba", "t5", "vit", "convnext", "wav2vec2", "clip"]
+
+
 @pytest.mark.parametrize("name", PLAIN)
 def test_plain_modules_are_exact(name):
     torch.manual_seed(0)
     check(PLAIN[name]())
 
 
-@pytest.mark.parametrize("name", TRANSFORMERS)
+@pytest.mark.parametrize("name", only(FAMILIES, TRANSFORMERS))
 def test_transformers_are_exact(name):
     pytest.importorskip("transformers")
     torch.manual_seed(0)

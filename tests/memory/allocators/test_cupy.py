@@ -36,6 +36,7 @@ def test_used_total_and_free_blocks_are_those_of_the_real_pool_at_every_event(wh
         assert {"gpt2", "resnet50", "llama3_8b"} <= set(results)
 
 
+@pytest.mark.exhaustive
 def test_within_a_limit_the_same_requests_run_out_of_memory():
     for name, count in lockstep("limit").items():
         assert count["out_of_memory"] > 10, name

@@ -218,6 +218,7 @@ def test_the_same_seed_finds_the_same(kind):
     assert not np.array_equal(first.nodes, other.nodes)
 
 
+@pytest.mark.exhaustive
 def test_auto_takes_it_for_graphs_that_are_not_small_and_finds_the_same_twice():
     graph = Graph.from_networkx(layered(200, 5, 0.4))
     budget = int(0.9 * simulate(graph).peak)

@@ -50,6 +50,7 @@ def test_the_accuracy_table_holds_todays_predictions():
     assert [row for row in rows if len(row) == 6] == predicted
 
 
+@pytest.mark.exhaustive
 def test_every_command_of_the_page_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "blocks.csv").write_text("id,lower,upper,size\na,0,2,4\nb,1,3,4\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 pytest.importorskip("torch")
@@ -78,8 +78,8 @@ def emitted(joint: NumberedGraph, saved: frozenset[int]) -> list[int]:
     graph = sorted(_ancestors(joint.results, kept))
     placeholders = {node for node in graph if node in saved or node in joint.sources}
     order: list[int] = []
-    for anchor in [*(node for node in graph if node >= joint.first), *joint.results]:
-        for node in sorted(_ancestors([anchor], kept)):
+    for anchors in [*([node] for node in graph if node >= joint.first), joint.results]:  # results: by one output node
+        for node in sorted(_ancestors(anchors, kept)):
             if node not in order and node not in placeholders:
                 order.append(node)
     return order
@@ -105,7 +105,22 @@ def slow(joint: NumberedGraph, saved: frozenset[int]) -> tuple[int, set[int]]:
     return peak + joint.persistent_bytes, set(order) - set(joint.backward)
 
 
+NO_BACKWARD_NODE = NumberedGraph(
+    inputs=((), (), (0,), (0,), (0, 1, 2), (3,), (4, 5)),
+    storages=((0,), (1,), (2,), (3,), (4,), (5,), (6,)),
+    owner=(-1,) * 7,
+    unpacks=frozenset(),
+    sources=frozenset({0, 1}),
+    first=6,
+    backward=(),
+    results=(4, 5),
+    nbytes=(0, 0, 1, 1, 0, 0, 0),
+    persistent_bytes=0,
+)
+
+
 @given(joints())
+@example((NO_BACKWARD_NODE, frozenset()))
 def test_peak_and_recomputed_nodes_are_those_of_the_emitted_order(case):
     joint, saved = case
     run = backward_pass(joint, saved)

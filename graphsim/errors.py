@@ -9,6 +9,7 @@ GraphSimError
 ├─ LayoutError          two live blocks share bytes
 ├─ InfeasibleError      no schedule fits the budget
 ├─ OutOfMemoryError     an allocator passed its limit
+├─ SolverError          the process of a solver ended, or does not answer
 ├─ UnknownNameError     no such plug-in, optimizer, op, ... (also a LookupError)
 └─ MissingExtraError    an optional dependency is not installed (also an ImportError)
 """
@@ -91,6 +92,10 @@ def out_of_memory(event: int, requested: int, in_use: int, limit: int | None = N
         limit=limit,
         event=event,
     )
+
+
+class SolverError(GraphSimError):
+    """The process of a solver ended without an answer, or does not answer in time."""
 
 
 class UnknownNameError(GraphSimError, LookupError):

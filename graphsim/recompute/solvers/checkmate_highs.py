@@ -1,28 +1,40 @@
 """HiGHS on a program of Checkmate's: progress, Ctrl-C, a start and a bound.
 
-Huangfu and Hall, "Parallelizing the dual revised simplex method", 2018; https://highs.dev.
+It works in a process of its own, `highs_child`, which is kept for the next program.
 """
 
 from __future__ import annotations
 
+import atexit
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from math import isfinite
+from importlib.util import find_spec
 from typing import Any
 
-import numpy as np
-
 from graphsim.core.index import Floats
-from graphsim.errors import MissingExtraError
+from graphsim.errors import MissingExtraError, SolverError
+from graphsim.recompute.solvers import highs_child
 from graphsim.recompute.solvers.checkmate_model import Program
+from graphsim.recompute.solvers.highs_child import Message
 
 Progress = Callable[[float, float], None]
 """Told of the best objective (infinity for none) and the bound."""
 
-_EVERY = 0.5
-"""Seconds between two reports."""
-_TOLERANCE = 1e-7
+GRACE = 60.0
+"""Seconds beyond its time limit that HiGHS may take to start, to read the program and to stop."""
+STOPPING = 10.0
+"""Seconds that it may take to stop after Ctrl-C."""
+_LOOK = 0.1
+"""Seconds between two looks whether Ctrl-C was pressed, where nothing else wakes us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,82 +75,140 @@ def solve(
 
     Raises:
         MissingExtraError: highspy is not installed.
+        SolverError: HiGHS ended without an answer, or did not stop in time.
+        KeyboardInterrupt: Ctrl-C, and HiGHS had nothing to say when it stopped.
     """
-    try:
-        import highspy
-    except ImportError:
-        raise MissingExtraError("highspy", "solver") from None
-    solver: Any = highspy.Highs()
-    solver.silent()
-    options = {"time_limit": max(0.01, seconds), "mip_rel_gap": gap, "random_seed": seed}
-    options |= {"primal_feasibility_tolerance": _TOLERANCE, "mip_feasibility_tolerance": _TOLERANCE}
-    for name, value in options.items():
-        solver.setOptionValue(name, value)
-    _load(solver, program, integer)
+    if find_spec("highspy") is None:
+        raise MissingExtraError("highspy", "solver")
+    limit = max(0.01, seconds)
+    columns = ("cost", "lower", "upper", "row_lower", "row_upper", "start", "column", "value")
+    message: Message = {name: getattr(program, name) for name in columns}
+    message |= {"integer": program.integer & integer, "seconds": limit, "gap": gap, "seed": seed}
     if start is not None and integer:
-        solver.setSolution(len(start), np.arange(len(start), dtype=np.int32), start)
-    if progress is not None and integer:
-        solver.cbMipInterrupt += _Watch(progress)
-    interrupted = _run(solver)
-    return _solution(solver, highspy.HighsModelStatus, integer, interrupted)
+        message["known"] = start
+    child = _Child.take()
+    try:
+        child.said.put(message)
+        answer, interrupted = child.answer(limit + GRACE, progress)
+    except BaseException:
+        child.end()
+        raise
+    child.give_back()
+    return Solution(answer.get("x"), float(answer["bound"]), interrupted)
 
 
-def _load(solver: Any, program: Program, integer: bool) -> None:
-    columns, rows = len(program.cost), len(program.row_lower)
-    solver.passModel(
-        columns,
-        rows,
-        len(program.value),
-        2,  # rows are given
-        1,  # minimise
-        0.0,
-        program.cost,
-        program.lower,
-        program.upper,
-        program.row_lower,
-        program.row_upper,
-        program.start[:-1].astype(np.int32),
-        program.column.astype(np.int32),
-        program.value,
-        (program.integer & integer).astype(np.int32),
-    )
+_idle: list[_Child] = []
+"""Those that wait for a program."""
 
 
-def _run(solver: Any) -> bool:
-    """Run in a thread, so that Ctrl-C is heard; return whether it was."""
-    solver.HandleUserInterrupt = True
-    solver.startSolve()
-    interrupted, finished = False, False
-    while not finished:
+class _Child:
+    """A process in which HiGHS works; out of reach of the terminal's Ctrl-C, which is heard here."""
+
+    def __init__(self) -> None:
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
+        self._since = 0.0
+        self.said: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        """What it is told; None: nothing more."""
+        self.heard: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        """What it tells; None: it has ended."""
         try:
-            finished = solver.wait(0.1)[0]
-        except KeyboardInterrupt:
-            interrupted = True
-            solver.cancelSolve()
-    return interrupted
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", highs_child.__name__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise SolverError(f"HiGHS: {sys.executable or 'Python'} does not start: {error.strerror}") from None
+        for work, stream in ((self._talk, self.process.stdin), (self._listen, self.process.stdout)):
+            threading.Thread(target=work, args=(stream,), daemon=True).start()
+
+    @staticmethod
+    def take() -> _Child:
+        """Return one that waits, else a new one."""
+        while _idle:
+            child = _idle.pop()
+            if time.monotonic() - child._since < highs_child.IDLE / 2 and child.heard.empty():
+                return child
+            child.end()
+        return _Child()
+
+    def give_back(self) -> None:
+        """Keep it for the next program."""
+        self._since = time.monotonic()
+        _idle.append(self)
+
+    def end(self) -> None:
+        """End it, whatever it does."""
+        self.process.kill()
+        self.process.wait()
+        self.said.put(None)
+        self._errors.close()
+
+    def answer(self, seconds: float, progress: Progress | None) -> tuple[Message, bool]:
+        """Return its answer, and whether Ctrl-C had it stop before its time; a second Ctrl-C does not wait for it."""
+        until, stopping = time.monotonic() + seconds, False
+        while True:
+            try:
+                heard = self._next(until)
+                if "bound" in heard:
+                    return heard, stopping
+                if progress is not None:
+                    progress(float(heard["best"]), float(heard["least"]))
+            except KeyboardInterrupt:
+                if stopping:
+                    raise
+                stopping, until = True, time.monotonic() + STOPPING
+                self.said.put({"stop": True})
+            except SolverError:
+                if stopping:
+                    raise KeyboardInterrupt from None
+                raise
+
+    def _next(self, until: float) -> Message:
+        """Return what it says next."""
+        while True:
+            try:
+                heard = self.heard.get(timeout=_LOOK)
+            except queue.Empty:
+                if time.monotonic() > until:
+                    raise SolverError(
+                        "HiGHS does not stop at its time limit: it was ended, without an answer"
+                    ) from None
+                continue
+            if heard is None:
+                raise SolverError(f"HiGHS ended without an answer: {self._last_words()}")
+            return heard
+
+    def _last_words(self) -> str:
+        code = self.process.wait()
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return f"{how}, {lines[-1]}" if lines else how
+
+    def _talk(self, stdin: Any) -> None:
+        """Tell it what is to be said, until it ends."""
+        with suppress(BrokenPipeError), stdin:
+            while message := self.said.get():
+                highs_child.send(stdin, **message)
+
+    def _listen(self, stdout: Any) -> None:
+        """Hear what it says, until it ends."""
+        with stdout:
+            while message := highs_child.receive(stdout):
+                self.heard.put(message)
+        self.process.wait()
+        self.heard.put(None)
 
 
-def _solution(solver: Any, statuses: Any, integer: bool, interrupted: bool) -> Solution:
-    status, info = solver.getModelStatus(), solver.getInfo()
-    if status == statuses.kInfeasible:
-        return Solution(None, float("inf"), interrupted)
-    if integer:
-        bound = info.mip_dual_bound if isfinite(info.mip_dual_bound) else 0.0
-    else:
-        bound = info.objective_function_value if status == statuses.kOptimal else 0.0
-    found = info.primal_solution_status == 2  # feasible
-    x = np.array(solver.getSolution().col_value) if found else None
-    return Solution(x, max(0.0, bound), interrupted)
+@atexit.register
+def _end_idle() -> None:
+    while _idle:
+        _idle.pop().end()
 
 
-class _Watch:
-    """Reports progress from the solver's callback."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.progress, self.last = progress, time.perf_counter()
-
-    def __call__(self, event: Any) -> None:
-        now = time.perf_counter()
-        if now - self.last >= _EVERY:
-            self.last = now
-            self.progress(event.data_out.mip_primal_bound, max(0.0, event.data_out.mip_dual_bound))
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_idle.clear)  # they are the parent's

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import highspy
 import numpy as np
 import pytest
 from optimum import optimum
@@ -14,6 +13,8 @@ from graphsim.core.graph import Graph
 from graphsim.core.simulation import simulate
 from graphsim.recompute.bounds import extra_cost
 from graphsim.recompute.case import Case
+from graphsim.recompute.solvers.checkmate_highs import solve
+from graphsim.recompute.solvers.checkmate_model import Program
 from graphsim.sources.layered import layered
 
 
@@ -27,22 +28,29 @@ def program(graph: Graph, budget: int) -> float:
     for name in graph.outputs:
         uses[name].append(len(graph.ops))
     excess = simulate(graph).timeline - budget
-    solver = highspy.Highs()
-    solver.setOptionValue("output_flag", False)
     rows = {int(at): number for number, at in enumerate(np.flatnonzero(excess > 0))}
     scale = float(excess.max())
-    for at in rows:
-        solver.addRow(excess[at] / scale, highspy.kHighsInf, 0, np.array([], dtype=np.int32), np.array([]))
+    costs, columns = [], []
     for name, at in uses.items():
         size, cost = graph.tensors[name].nbytes, graph.ops[made[name]].time
         for begin, end in pairwise(at):
             touched = [rows[i] for i in range(begin + 1, end) if i in rows]
             if touched and size:
-                column = np.array(touched, dtype=np.int32)
-                solver.addCol(cost, 0, 1, len(touched), column, np.full(len(touched), size / scale))
-    solver.run()
-    optimal = solver.getModelStatus() == highspy.HighsModelStatus.kOptimal
-    return float(solver.getObjectiveValue()) if optimal else float("inf")
+                costs.append(cost)
+                columns.append(np.isin(np.arange(len(rows)), touched) * size / scale)
+    matrix = np.array(columns).reshape(len(costs), len(rows)).T
+    dense = Program(
+        cost=np.array(costs),
+        lower=np.zeros(len(costs)),
+        upper=np.ones(len(costs)),
+        row_lower=excess[list(rows)] / scale,
+        row_upper=np.full(len(rows), np.inf),
+        start=np.arange(len(rows) + 1) * len(costs),
+        column=np.tile(np.arange(len(costs)), len(rows)),
+        value=matrix.ravel(),
+        integer=np.zeros(len(costs), bool),
+    )
+    return solve(dense, integer=False, seconds=60).bound
 
 
 @pytest.mark.parametrize("seed", range(8))

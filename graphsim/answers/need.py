@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -12,11 +12,12 @@ from graphsim.core.graph import Graph
 from graphsim.core.schedule import Schedule
 from graphsim.core.simulation import Simulation, op_costs, simulate
 from graphsim.errors import ScheduleError
+from graphsim.memory.allocators import Allocator
 from graphsim.memory.allocators.torch import TorchCaching
 from graphsim.recompute.case import Case
 from graphsim.recompute.plan import make_schedule
-from graphsim.recompute.strategies import STRATEGIES, with_limits
-from graphsim.sources import Source
+from graphsim.recompute.strategies import STRATEGIES, Strategy, with_limits
+from graphsim.sources import Source, Steps
 from graphsim.step.training import Training
 
 SECONDS = 1.0
@@ -25,8 +26,6 @@ _BUDGETS = 8
 """Budgets of live bytes that are tried for what an allocator may hold."""
 _KNOWN = 8
 """Schedules of other sizes that are tried before one is planned."""
-_ROUNDS = 3
-"""Rooms that are tried for each step alone, so that both, one after the other, fit."""
 
 Known = dict[tuple[bool, int], list[Schedule]]
 """Schedules that were planned for step 1, or a later one, of so many ops, whatever the size."""
@@ -78,40 +77,73 @@ def need_of(
 def outcome_of(trial: Trial, room: int | None, known: Known, plan: bool = True) -> Outcome:
     """Return what comes of *trial*; see `need_of`."""
     steps = trial.source.steps(trial.training)
-    goal, tried = room, []
-    for _ in range(_ROUNDS):
-        chosen = {id(step): _scheduled(trial, step, step is not steps.steady, goal, known, plan) for step in steps}
-        first, steady = (chosen[id(step)] for step in steps)
-        need = max(held.reserved or 0 for held in reservations(first, steady, trial.allocator))
-        tried.append(Outcome(first, steady, need))
-        if not trial.strategy or room is None or goal is None or need <= room or not plan:
-            break
-        goal -= need - room
-    return min(tried, key=lambda outcome: outcome.need)
-
-
-def _scheduled(trial: Trial, step: Graph, first: bool, room: int | None, known: Known, plan: bool) -> Simulation:
-    """Return one step under the schedule that makes it fit *room* when it is alone."""
-
-    def run(schedule: Schedule | None) -> tuple[Simulation, int]:
-        simulation = simulate(step, schedule)
-        return simulation, trial.allocator(simulation.trace).reserved_peak
-
     if not trial.strategy:
-        return simulate(step)
-    case, planner = Case(step), with_limits(STRATEGIES[trial.strategy](), seconds=SECONDS)
-    if room is None:
-        return simulate(step, make_schedule(case, planner))
-    schedules, tried = known.setdefault((first, len(step.ops)), []), []
-    for schedule in schedules:
-        with suppress(ScheduleError):  # as many ops, but other ones
-            tried.append(run(schedule))
-            if tried[-1][1] <= room:
-                return tried[-1][0]
-    if plan or not tried:
-        tried.append(_within(lambda budget: run(make_schedule(case, planner, budget)), run(None), room))
-        schedules[:] = [tried[-1][0].schedule, *schedules][:_KNOWN]
-    return min(tried, key=_held)[0]
+        return outcome_as_stored(steps, trial.allocator)
+    planner = with_limits(STRATEGIES[trial.strategy](), seconds=SECONDS)
+    return Recompute(planner, trial.allocator, known, plan).within(steps, room)
+
+
+def outcome_as_stored(steps: Steps, allocator: Allocator) -> Outcome:
+    """Return what comes of *steps* without recompute."""
+    return outcome_of_steps(steps, {id(step): simulate(step) for step in steps}, allocator)
+
+
+def outcome_of_steps(steps: Steps, chosen: Mapping[int, Simulation], allocator: Allocator) -> Outcome:
+    """Return what comes of *steps* with the schedules that are *chosen*, by the identity of a step."""
+    first, steady = (chosen[id(step)] for step in steps)
+    return Outcome(first, steady, max(held.reserved or 0 for held in reservations(first, steady, allocator)))
+
+
+@dataclass(frozen=True)
+class Recompute:
+    """Makes steps fit into what an allocator may hold: the one way of `fit` and of `plan`.
+
+    Attributes:
+        planner: makes schedules, within live bytes.
+        allocator: holds more than is live.
+        known: schedules that are tried before one is planned, and get what is.
+        plan: plan some, unless any are known for as many ops.
+        rounds: rooms that are tried for each step alone, so that both, one after the other, fit.
+    """
+
+    planner: Strategy
+    allocator: Allocator
+    known: Known = field(default_factory=dict)
+    plan: bool = True
+    rounds: int = 3
+
+    def within(self, steps: Steps, room: int | None) -> Outcome:
+        """Return the schedules with which *steps*, one after the other, fit *room*; else those that need least."""
+        goal, tried = room, []
+        for _ in range(self.rounds):
+            chosen = {id(step): self._alone(step, step is not steps.steady, goal) for step in steps}
+            tried.append(outcome_of_steps(steps, chosen, self.allocator))
+            need = tried[-1].need
+            if room is None or goal is None or need <= room or not self.plan:
+                break
+            goal -= need - room
+        return min(tried, key=lambda outcome: outcome.need)
+
+    def _alone(self, step: Graph, first: bool, room: int | None) -> Simulation:
+        """Return one step under the schedule that makes it fit *room* when it is alone."""
+
+        def run(schedule: Schedule | None) -> tuple[Simulation, int]:
+            simulation = simulate(step, schedule)
+            return simulation, self.allocator(simulation.trace).reserved_peak
+
+        case = Case(step)
+        if room is None:
+            return simulate(step, make_schedule(case, self.planner))
+        schedules, tried = self.known.setdefault((first, len(step.ops)), []), []
+        for schedule in schedules:
+            with suppress(ScheduleError):  # as many ops, but other ones
+                tried.append(run(schedule))
+                if tried[-1][1] <= room:
+                    return tried[-1][0]
+        if self.plan or not tried:
+            tried.append(_within(lambda budget: run(make_schedule(case, self.planner, budget)), run(None), room))
+            schedules[:] = [tried[-1][0].schedule, *schedules][:_KNOWN]
+        return min(tried, key=_held)[0]
 
 
 def _held(one: tuple[Simulation, int]) -> int:

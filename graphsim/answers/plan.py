@@ -143,6 +143,7 @@ class Witness:
         memory_bound: bytes that no schedule can do without: *pin* is the op that sets it, with what it touches.
         proved: there is none that first runs the ops in program order.
         peak: where the smallest plan peaks, and what is live there.
+        reserved: what an allocator holds with the smallest plan, if the budget is for that.
     """
 
     budget: int
@@ -152,6 +153,7 @@ class Witness:
     proved: bool
     pin: Place
     peak: Place
+    reserved: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data."""
@@ -163,6 +165,7 @@ class Witness:
             "op": self.pin.op,
             "pinned_by": self.pin.as_dict(),
             "peak_at": self.peak.as_dict(),
+            **({} if self.reserved is None else {"reserved_bytes": self.reserved}),
         }
 
     def error(self) -> InfeasibleError:
@@ -171,11 +174,12 @@ class Witness:
         if self.proved:
             order = "" if self.budget < self.memory_bound else " that keeps the order of ops"
             proof = f"proved: no schedule{order} fits"
+        held = "" if self.reserved is None else f", for which the allocator holds {self.reserved:,}"
         place = self.pin if self.budget < self.memory_bound else self.peak
         live = ", ".join(f"{name} {format_bytes(size)}" for name, size, _ in place.live[:3])
         return InfeasibleError(
             f"no plan within {format_bytes(self.budget)} ({self.budget:,} bytes); {proof}. Smallest peak known: "
-            f"{self.smallest_peak:,} bytes ({self.strategy}); lower bound: {self.memory_bound:,} bytes; "
+            f"{self.smallest_peak:,} bytes ({self.strategy}){held}; lower bound: {self.memory_bound:,} bytes; "
             f"pinned by op '{place.op}'" + (f" with {live}" if live else ""),
             budget=self.budget,
             memory_bound=self.memory_bound,

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
+from graphsim.answers.need import SECONDS, Outcome, Recompute, outcome_as_stored, outcome_of_steps
 from graphsim.answers.plan import Witness, plan_as_dict, read_budget, witness
 from graphsim.answers.plan import compare as all_plans
+from graphsim.answers.reservation import chosen_allocator
 from graphsim.answers.setting import Setting, asked, spelled_out
 from graphsim.core.graph import Graph
 from graphsim.core.schedule import Schedule
-from graphsim.core.simulation import cost_unit, with_costs
+from graphsim.core.simulation import cost_unit, simulate, with_costs
 from graphsim.display import Answer
 from graphsim.errors import UsageError
+from graphsim.memory.allocators import Allocator
 from graphsim.options import configure
 from graphsim.recompute.case import Case
-from graphsim.recompute.plan import Plan, make_plan, name_of
-from graphsim.recompute.strategies import STRATEGIES, Progress, Strategy, with_limits
-from graphsim.units import format_bytes
+from graphsim.recompute.plan import Plan, judge, make_plan, name_of
+from graphsim.recompute.strategies import STRATEGIES, Progress, Proposal, Searching, Strategy, with_limits
+from graphsim.sources import Steps
+from graphsim.units import as_budget, format_bytes
+
+_ROUNDS = 8
+"""Rooms that are tried for step 1 and a later step alone, so that both in a row fit what an allocator may hold."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -30,12 +38,16 @@ class Planned(Answer):
         plan: its schedule, judged.
         least: what any schedule within the budget costs that keeps the order of ops, see `Case.least_time`.
         witness: why none fits, if none does.
+        allocator: of which the budget is what it may hold, if one was named.
+        reserved_bytes: what it holds at most, in step 1 and in later steps, both planned.
     """
 
     graph: Graph
     plan: Plan
     least: float
     witness: Witness | None = None
+    allocator: str = ""
+    reserved_bytes: int | None = None
 
     @property
     def schedule(self) -> Schedule:
@@ -62,12 +74,14 @@ class Planned(Answer):
         """The answer in one line."""
         plan = self.plan
         verdict = "" if plan.feasible else ", which does not fit"
-        return f"{plan.strategy}: peak {format_bytes(plan.peak_bytes)}, {plan.overhead:+.2%} compute{verdict}"
+        held = "" if self.reserved_bytes is None else f", {format_bytes(self.reserved_bytes)} held by {self.allocator}"
+        return f"{plan.strategy}: peak {format_bytes(plan.peak_bytes)}{held}, {plan.overhead:+.2%} compute{verdict}"
 
     def to_json(self) -> str:
         """Return one JSON object."""
         why = {"witness": self.witness.as_dict()} if self.witness else {}
-        return json.dumps(plan_as_dict(self.plan) | why, indent=2)
+        held = {"allocator": self.allocator, "reserved_bytes": self.reserved_bytes} if self.allocator else {}
+        return json.dumps(plan_as_dict(self.plan) | held | why, indent=2)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -112,6 +126,8 @@ def plan(
     options: str = "",
     costs: str = "",
     first: bool = False,
+    allocator: str = "",
+    allocator_options: str = "",
     progress: Progress | None = None,
     **setting: Unpack[Setting],
 ) -> Planned:
@@ -123,11 +139,15 @@ def plan(
     Args:
         source: as `peak` takes it.
         inputs: of a module.
-        budget: of live bytes: 8GiB, or 0.8x of the peak without recompute, or a number of bytes.
+        budget: of live bytes: 8GiB, or 0.8x of the peak without recompute, or a number of bytes; with an *allocator*,
+            of what it holds in any step.
         strategy: a name of `strategies.STRATEGIES`, or a strategy.
         options: of the strategy, as text: ``seconds=60,seed=1``.
         costs: what an op costs, see `with_costs`; empty: the graph's times, else the GPU's roofline.
         first: plan step 1, which creates the optimizer states, instead of the steady step.
+        allocator: fit the plan to what this one holds, as `peak` names it: 'torch', ...; some searches of a second each
+            find how many live bytes that allows, before the strategy gets its time.
+        allocator_options: its options: ``expandable_segments=True``.
         progress: is told of the search.
 
     Raises:
@@ -139,7 +159,10 @@ def plan(
     chosen: Strategy = configure(STRATEGIES[strategy], options) if isinstance(strategy, str) else strategy
     if progress:
         chosen = with_limits(chosen, progress=progress)
-    graph = _step(source, inputs, setting, costs, first)
+    steps = _steps(source, inputs, setting, costs)
+    graph = steps.first if first else steps.steady
+    if placing := _budgeted(allocator, allocator_options):
+        return _reserved(steps, graph, chosen, budget, placing, (name_of(strategy), allocator))
     limit, case = _limit(budget, graph), Case(graph)
     best = replace(make_plan(case, chosen, limit), strategy=name_of(strategy))
     why = witness(case, [best], limit) if limit is not None and not best.feasible else None
@@ -167,7 +190,8 @@ def compare(
     Raises:
         GraphSimError: the source cannot be read or trained, or an option is wrong.
     """
-    graph = _step(source, inputs, setting, costs, first)
+    steps = _steps(source, inputs, setting, costs)
+    graph = steps.first if first else steps.steady
     limit, case = _limit(budget, graph), Case(graph)
     skipped: list[str] = []
 
@@ -181,11 +205,64 @@ def compare(
     return Comparison(graph, plans, case.least_time(limit), tuple(skipped))
 
 
-def _step(source: Any, inputs: Any, setting: Setting, costs: str, first: bool) -> Graph:
+def _steps(source: Any, inputs: Any, setting: Setting, costs: str) -> Steps:
     question = asked(source, inputs, setting)
     steps = question.source.steps(question.training)
-    graph = steps.first if first else steps.steady
-    return with_costs(graph, costs) if costs else graph
+    if not costs:
+        return steps
+    priced = {id(step): with_costs(step, costs) for step in steps}
+    return Steps(*(priced[id(step)] for step in steps))
+
+
+def _budgeted(name: str, options: str) -> Allocator | None:
+    """Return the allocator that a budget is for, if one is named."""
+    chosen = chosen_allocator(name, options)
+    if getattr(chosen, "limit", None) is not None:
+        raise UsageError("--allocator-options limit: the --budget is the limit of the allocator")
+    return chosen
+
+
+def _reserved(
+    steps: Steps, graph: Graph, strategy: Strategy, budget: str | int, allocator: Allocator, names: tuple[str, str]
+) -> Planned:
+    """Return a plan of *graph*, one of *steps*, with which *allocator* holds no more than *budget* in either."""
+    start, case = time.perf_counter(), Case(graph)
+    limit = None if budget == "" else as_budget(budget, lambda: outcome_as_stored(steps, allocator).need)
+    interrupted = False
+    try:
+        best = Recompute(with_limits(strategy, seconds=SECONDS), allocator, rounds=_ROUNDS).within(steps, limit)
+        if limit is not None and best.need <= limit and isinstance(strategy, Searching):
+            best, interrupted = _improved(case, steps, strategy, limit, allocator, best)
+    except KeyboardInterrupt:
+        best, interrupted = outcome_as_stored(steps, allocator), True
+    run = best.first if graph is steps.first else best.steady
+    proposal = Proposal(run.schedule, interrupted=interrupted, releases=True)
+    made = judge(case, proposal, strategy=names[0], budget=limit, seconds=time.perf_counter() - start)
+    fits = limit is None or best.need <= limit
+    made = replace(made, feasible=fits, proved_optimal=fits and made.proved_optimal)
+    why = None if limit is None or fits else replace(witness(case, [made], limit), reserved=best.need)
+    return Planned(graph, made, case.least_time(limit), why, names[1], best.need)
+
+
+def _improved(
+    case: Case, steps: Steps, strategy: Strategy, limit: int, allocator: Allocator, best: Outcome
+) -> tuple[Outcome, bool]:
+    """Return a cheaper outcome that fits too, if *strategy* finds one in its time; and whether it was interrupted.
+
+    It plans for the live bytes with which *best* would hold *limit*, and if that is too bold, for those of *best*.
+    """
+    first = case.given is steps.first
+    run = best.first if first else best.steady
+    for budget in dict.fromkeys((run.peak * limit // best.need, run.peak)):
+        more = make_plan(case, strategy, budget)
+        other = simulate(case.given, more.schedule)
+        chosen = {id(steps.first): best.first, id(steps.steady): best.steady, id(case.given): other}
+        outcome = outcome_of_steps(steps, chosen, allocator)
+        if outcome.need <= limit and more.time < case.given_costs[run.schedule.ops].sum():
+            return outcome, more.interrupted
+        if more.interrupted:
+            return best, True
+    return best, False
 
 
 def _limit(budget: str | int, graph: Graph) -> int | None:

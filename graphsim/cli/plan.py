@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from graphsim.cli.options import AsJson, Budget, Costs, First, Format, Output, Source, takes_setting
+from graphsim.cli.options import AllocatorOptions, AsJson, Budget, Costs, First, Format, Output, Source, takes_setting
 from graphsim.cli.output import write_output
 from graphsim.cli.screen import INTERRUPTED, clear, progress, say, show, tell
 from graphsim.errors import UsageError
@@ -22,6 +22,7 @@ EXAMPLES = (
     "graphsim plan gpt2 --batch 16 --budget 8GiB\n\n"
     "graphsim plan resnet50 --batch 128 --budget 0.5x --strategy rotor --json\n\n"
     "graphsim plan dag.json --budget 0.8x\n\n"
+    "graphsim plan gpt2 --batch 16 --budget 14GiB --allocator torch\n\n"
     "graphsim plan layered:250 --set seed=1 --set width=0.4 --budget 0.9x\n\n"
     "graphsim plan torch:mypackage.models:make_model --budget 0.6x --emit torch -o checkpoint_plan.py"
 )
@@ -44,6 +45,11 @@ def plan(
     ] = "",
     costs: Costs = "",
     first: First = False,
+    allocator: Annotated[
+        str,
+        typer.Option(help="The budget is what it holds, step 1 included: torch, cupy, ...", show_default="live bytes"),
+    ] = "",
+    allocator_options: AllocatorOptions = "",
     emit: Emit = "",
     output: Output = None,
     reporter: Format = "",
@@ -55,6 +61,8 @@ def plan(
     from graphsim.answers.planned import plan as run_plan
 
     if emit or output:
+        if allocator or allocator_options:
+            raise UsageError("--emit torch plans for live bytes: leave --allocator out")
         _emit(source, budget, strategy, options, costs, emit, output, as_json, setting)
         return
     try:
@@ -65,6 +73,8 @@ def plan(
             options=options,
             costs=costs,
             first=first,
+            allocator=allocator,
+            allocator_options=allocator_options,
             progress=progress(),
             **setting,
         )

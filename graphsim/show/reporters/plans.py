@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from graphsim.answers.plan import pareto
+from graphsim.answers.planned import Planned
 from graphsim.recompute.plan import Plan
 from graphsim.units import format_bytes, format_cost
 
@@ -20,13 +21,16 @@ _LEFT = 9
 """Columns to the left of its axis."""
 
 
-def plan_text(plan: Plan, least: float) -> str:
-    """Return a plan that fits, or is the best so far, in a few lines; *least* as of `Case.least_time`."""
+def plan_text(answer: Planned) -> str:
+    """Return a plan that fits, or is the best so far, in a few lines."""
+    plan, least, held = answer.plan, answer.least, answer.reserved_bytes
     within = "" if plan.budget is None else f" within {format_bytes(plan.budget)}"
     lines = [
-        f"{plan.strategy}: peak {format_bytes(plan.peak_bytes)} ({plan.peak_bytes:,} bytes){within}, "
-        f"{plan.overhead:+.2%} compute"
+        f"{plan.strategy}: peak {format_bytes(plan.peak_bytes)} ({plan.peak_bytes:,} bytes)"
+        f"{within if held is None else ''}, {plan.overhead:+.2%} compute"
     ]
+    if held is not None:
+        lines.append(f"  {answer.allocator} holds {format_bytes(held)} ({held:,} bytes){within}, in step 1 and later")
     if plan.interrupted:
         lines.append("  interrupted: the best so far" + ("" if plan.feasible else ", which does not fit"))
     if plan.budget is not None and plan.feasible:

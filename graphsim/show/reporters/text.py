@@ -37,7 +37,7 @@ class Text:
                 return replay_text(answer)
             case Planned():
                 refused = f"{answer.headline}\n  {answer.witness.error()}\n" if answer.witness else ""
-                return refused or plan_text(answer.plan, answer.least)
+                return refused or plan_text(answer)
             case Comparison():
                 return comparison_text(answer.plans, answer.unit, answer.least, self.width)
             case Diff():

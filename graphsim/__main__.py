@@ -9,7 +9,7 @@ import os
 import sys
 from typing import NoReturn
 
-from graphsim.errors import GraphSimError, InfeasibleError, printable
+from graphsim.errors import DISTRIBUTION, GraphSimError, InfeasibleError, printable
 
 NO, WRONG_INPUT, FAULT, INTERRUPTED = 1, 2, 70, 130
 
@@ -49,7 +49,7 @@ def _fault(error: Exception) -> str:
 
     where = traceback.extract_tb(error.__traceback__)[-1]
     what = f"{type(error).__name__} in {os.path.basename(where.filename)}:{where.lineno}"  # noqa: PTH119 - a text
-    report = f"graphsim {__version__}, Python {sys.version}\n{' '.join(sys.argv)}\n\n{traceback.format_exc()}"
+    report = f"{DISTRIBUTION} {__version__}, Python {sys.version}\n{' '.join(sys.argv)}\n\n{traceback.format_exc()}"
     try:
         with tempfile.NamedTemporaryFile(
             "w", prefix="graphsim-fault-", suffix=".txt", delete=False, encoding="utf-8", errors="replace"

@@ -20,6 +20,9 @@ import difflib
 import re
 from collections.abc import Iterable
 
+DISTRIBUTION = "graphsim-memory"
+"""What pip calls this package: ``graphsim`` on PyPI is a project of others."""
+
 
 class GraphSimError(Exception):
     """Base of all errors that graphsim raises for a wrong input."""
@@ -114,7 +117,7 @@ class MissingExtraError(GraphSimError, ImportError):
     """An optional dependency is missing."""
 
     def __init__(self, module: str, extra: str) -> None:
-        super().__init__(f"this needs {module}: pip install 'graphsim[{extra}]'")
+        super().__init__(f"this needs {module}: pip install '{DISTRIBUTION}[{extra}]'")
 
 
 _LISTED = 30

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tomllib
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graphsim.errors import SpecError, UnknownNameError, printable
+from graphsim.errors import DISTRIBUTION, MissingExtraError, SpecError, UnknownNameError, printable
 
 
 @pytest.mark.parametrize(
@@ -51,3 +54,9 @@ def test_errors_are_one_line_whatever_is_in_a_name():
 def test_long_texts_take_time_that_grows_with_their_length():
     assert len(printable("\x1b]" * 100_000)) <= 200_000
     assert len(printable("\x1b[" * 100_000)) <= 200_000
+
+
+def test_the_remedy_for_a_missing_extra_is_what_pip_calls_this_package():
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    assert project["name"] == DISTRIBUTION != "graphsim", "on PyPI that is a project of others"
+    assert str(MissingExtraError("matplotlib", "plot")) == f"this needs matplotlib: pip install '{DISTRIBUTION}[plot]'"

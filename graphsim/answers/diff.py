@@ -3,7 +3,7 @@
 Both sides are reports, as ``graphsim peak --json --largest 0`` prints them, so that a result that was saved
 can stand against a new one. A gate in GitHub Actions, with the result of the main branch in the repository::
 
-    - run: pip install graphsim
+    - run: pip install ./graphsim  # a checkout; graphsim-memory once that is on PyPI
     - run: graphsim diff memory.json specs/my_model.toml --batch 32 --tolerance 1% --budget 16GiB
 
 and ``graphsim peak specs/my_model.toml --batch 32 --json --largest 0 > memory.json`` to accept a change.

@@ -22,7 +22,7 @@ from graphsim.answers.sweep import SCHEMA, Point, Workers, grid, read_list, swee
 from graphsim.answers.sweep import points as points_module
 from graphsim.answers.sweep.table import RESULTS, columns, to_csv, to_parquet
 from graphsim.core.devices import DEVICES, device_of, op_seconds
-from graphsim.errors import GraphSimError, UnknownNameError, UsageError
+from graphsim.errors import DISTRIBUTION, GraphSimError, UnknownNameError, UsageError
 from graphsim.recompute.plan import make_plan
 from graphsim.sources import source_of
 
@@ -396,5 +396,5 @@ def test_what_is_missing_names_its_extra(tmp_path, module, extra):
     code += "from graphsim.__main__ import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 2
-    assert f"graphsim[{extra}]" in done.stderr
+    assert f"{DISTRIBUTION}[{extra}]" in done.stderr
     assert not list(tmp_path.iterdir())

@@ -240,7 +240,7 @@ def test_wrong_parameters(tmp_path, parameters, message):
 
 def test_without_transformers_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(MissingExtraError, match=r"graphsim\[hf\]"):
+    with pytest.raises(MissingExtraError, match=r"graphsim-memory\[hf\]"):
         gs.load("hf:config.json")
 
 

@@ -604,7 +604,7 @@ def test_a_damaged_file_is_one_of_our_errors(tmp_path, data):
 
 def test_without_onnx_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(MissingExtraError, match=r"graphsim\[onnx\]"):
+    with pytest.raises(MissingExtraError, match=r"graphsim-memory\[onnx\]"):
         gs.load(str(tmp_path / "model.onnx"))
 
 

@@ -287,7 +287,7 @@ def test_wrong_optimizers():
 
 def test_without_torch_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(MissingExtraError, match=r"graphsim\[torch\]"):
+    with pytest.raises(MissingExtraError, match=r"graphsim-memory\[torch\]"):
         gs.from_torch(None, None)
 
 

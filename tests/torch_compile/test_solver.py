@@ -256,4 +256,4 @@ def test_without_pytorch_the_extra_is_named():
     code = "import sys; sys.modules['torch'] = None; import graphsim.torch_compile"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert "MissingExtraError" in run.stderr
-    assert "graphsim[torch]" in run.stderr
+    assert "graphsim-memory[torch]" in run.stderr

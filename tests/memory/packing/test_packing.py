@@ -219,5 +219,5 @@ def test_without_the_solver_the_extra_is_named(monkeypatch):
         return real(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(MissingExtraError, match=r"graphsim\[solver\]"):
+    with pytest.raises(MissingExtraError, match=r"graphsim-memory\[solver\]"):
         solve(read_instance(HARD[0]))

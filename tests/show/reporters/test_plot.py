@@ -61,5 +61,5 @@ def test_the_bars_are_the_composition_of_the_peak(run):
 
 def test_without_matplotlib_the_extra_is_named(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(MissingExtraError, match=r"graphsim\[plot\]"):
+    with pytest.raises(MissingExtraError, match=r"graphsim-memory\[plot\]"):
         plot.picture(run, ".png")

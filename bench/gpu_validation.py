@@ -245,12 +245,12 @@ def head() -> dict[str, Any]:
 
     runtime = cupy.cuda.runtime
     properties = runtime.getDeviceProperties(0)
-    versions = {}
-    for name in ("graphsim", "cupy-cuda13x", "torch", "transformers", "numpy", "networkx"):
+    versions = {"graphsim": gs.__version__}
+    for name in ("cupy-cuda13x", "torch", "transformers", "numpy", "networkx"):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            versions[name] = gs.__version__ if name == "graphsim" else "missing"
+            versions[name] = "missing"
     here = Path(__file__).parent
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
     return {

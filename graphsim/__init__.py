@@ -15,6 +15,7 @@ from graphsim.version import __version__
 
 if TYPE_CHECKING:
     from graphsim.answers.diff import Diff, diff
+    from graphsim.answers.explain import Explanation, explain
     from graphsim.answers.fit import Fit, fit
     from graphsim.answers.peak import Report, peak
     from graphsim.answers.planned import Comparison, Planned, compare, plan
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Comparison",
     "Diff",
+    "Explanation",
     "Fit",
     "Graph",
     "GraphSimError",
@@ -51,6 +53,7 @@ __all__ = [
     "__version__",
     "compare",
     "diff",
+    "explain",
     "fit",
     "from_torch",
     "layered",
@@ -68,6 +71,7 @@ __all__ = [
 
 _HOMES = {
     "answers.diff": ("Diff", "diff"),
+    "answers.explain": ("Explanation", "explain"),
     "answers.fit": ("Fit", "fit"),
     "answers.peak": ("Report", "peak"),
     "answers.planned": ("Comparison", "Planned", "compare", "plan"),

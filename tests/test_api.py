@@ -13,6 +13,7 @@ def test_the_public_names_are_these():
     assert sorted(n for n in graphsim.__all__ if n != "__version__") == [
         "Comparison",
         "Diff",
+        "Explanation",
         "Fit",
         "Graph",
         "GraphSimError",
@@ -29,6 +30,7 @@ def test_the_public_names_are_these():
         "Training",
         "compare",
         "diff",
+        "explain",
         "fit",
         "from_torch",
         "layered",

@@ -54,6 +54,9 @@ def test_the_accuracy_table_holds_todays_predictions():
 def test_every_command_of_the_page_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "blocks.csv").write_text("id,lower,upper,size\na,0,2,4\nb,1,3,4\n")
+    (tmp_path / "error.txt").write_text(
+        "CUDA out of memory. Tried to allocate 9.00 GiB (GPU 0; 8.00 GiB total capacity)"
+    )
     block = re.search(r"## What you can ask\n\n```bash\n(.*?)```", TEXT, re.DOTALL)
     commands = [line for line in block[1].splitlines() if line.startswith("graphsim") and "my_model" not in line]
     assert len(commands) >= 4

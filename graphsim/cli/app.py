@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from graphsim.cli import catalogue, compare, diff, export, fit, pack, peak, plan, replay, report, sweep
+from graphsim.cli import catalogue, compare, diff, explain, export, fit, pack, peak, plan, replay, report, sweep
 from graphsim.cli.screen import say
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 app.command(epilog=peak.EXAMPLES)(peak.peak)
 app.command(epilog=fit.EXAMPLES)(fit.fit)
+app.command(epilog=explain.EXAMPLES)(explain.explain)
 app.command(epilog=plan.EXAMPLES)(plan.plan)
 app.command(epilog=compare.EXAMPLES)(compare.compare)
 app.command(epilog=diff.EXAMPLES)(diff.diff)

@@ -5,6 +5,7 @@ The corpus in tests/data/robust seeds them. Longer: ``python -m pytest tests/fuz
 
 from __future__ import annotations
 
+import pickle
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graphsim.answers.diff import diff, load_report
+from graphsim.answers.explain import explain
 from graphsim.answers.sweep.journal import opened
 from graphsim.answers.sweep.listing import read_list
 from graphsim.core.graph import Graph
@@ -23,6 +25,7 @@ from graphsim.core.simulation import simulate
 from graphsim.errors import GraphSimError
 from graphsim.memory.allocators.torch import TorchCaching
 from graphsim.options import configure
+from graphsim.show.exports.snapshot import snapshot
 from graphsim.sources import load
 from graphsim.units import parse_budget, parse_bytes
 
@@ -42,6 +45,10 @@ LOG = b"""{"INSTRUCTION": "CONSTANT", "NAME": "x"}
 {"INSTRUCTION": "RELEASE", "NAME": "y"}
 """
 JOURNAL = b'{"journal": "graphsim-sweep-journal/1"}\n{"key": "a", "found": {"x": 1}, "sha256": "0123456789abcdef"}\n'
+MESSAGE = b"""CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 11.91 GiB of which 0 bytes
+is free. this process has 11.51 GiB memory in use. 9.00 GiB allowed; Of the allocated memory 11.18 GiB is allocated by
+PyTorch, and 219.44 MiB is reserved by PyTorch but unallocated. (GPU 0; 3.94 GiB total capacity; 3 GiB cached)"""
+SNAPSHOT = snapshot(simulate(load("layered:12")), TorchCaching())
 
 
 def corpus(*suffixes: str) -> list[bytes]:
@@ -67,6 +74,10 @@ def resumed(path: str) -> None:
         journal.add("new", {"x": 1})
 
 
+def explained(path: str) -> None:
+    str(explain(Path(path)))
+
+
 READERS: dict[str, tuple[str, Callable[[str], object], list[bytes]]] = {
     "spec": (".toml", simulated, [seed for seed in corpus(".toml") if b"19990" not in seed]),
     "graph": (".json", simulated, corpus(".json")),
@@ -76,6 +87,8 @@ READERS: dict[str, tuple[str, Callable[[str], object], list[bytes]]] = {
     "list": (".csv", lambda path: read_list(Path(path)), [LIST]),
     "points": (".toml", lambda path: read_list(Path(path)), [POINTS]),
     "journal": (".journal", resumed, [JOURNAL]),
+    "snapshot": (".pickle", explained, [pickle.dumps(SNAPSHOT, protocol) for protocol in (2, 4)]),
+    "message": (".txt", explained, [MESSAGE]),
 }
 
 WORDS = [

@@ -183,6 +183,11 @@ class TorchPool:
             return nbytes if nbytes == floor else -(-nbytes // step) * step
         return -(-nbytes // MIN_BLOCK) * MIN_BLOCK
 
+    def asked_of_device(self, nbytes: int) -> int:
+        """Return what a request of *nbytes* takes from the device if no block is left, as errors of PyTorch say."""
+        size = self.rounded(nbytes)
+        return self._segment_size(size, size <= SMALL_SIZE)
+
     def statistics(self, requested: list[int]) -> dict[str, int]:
         """Return the current statistics; *requested* are the bytes asked for in the large and small pool."""
         columns = {"requested_bytes": requested, **{f"{name}_bytes": pair for name, pair in self.by_pool.items()}}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from graphsim.answers.fit import Fit
+from graphsim.answers.measures import Measure
 from graphsim.units import format_bytes
 
 
@@ -19,13 +22,17 @@ def fit_text(answer: Fit) -> str:
         *(f"  warning: {warning}" for warning in answer.warnings),
     ]
     if answer.measures:
-        lines += ["", "What would save memory:"]
-    for measure in answer.measures:
+        lines += ["", "What would save memory:", *measure_lines(answer.measures)]
+    return "\n".join(lines) + "\n"
+
+
+def measure_lines(measures: Sequence[Measure]) -> Iterator[str]:
+    """Yield a line on each of *measures*."""
+    for measure in measures:
         stacked = (
             "" if measure.stacked_need_bytes is None else f"; then {format_bytes(measure.stacked_need_bytes)} in all"
         )
-        lines.append(f"  {format_bytes(measure.saved_bytes):>11}  {measure.name}, {measure.time:+.0%} time{stacked}")
-    return "\n".join(lines) + "\n"
+        yield f"  {format_bytes(measure.saved_bytes):>11}  {measure.name}, {measure.time:+.0%} time{stacked}"
 
 
 def _sizes(answer: Fit) -> list[str]:

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from graphsim.answers.diff import Diff
+from graphsim.answers.explain import Explanation
 from graphsim.answers.fit import Fit
 from graphsim.answers.peak import Report
 from graphsim.answers.planned import Comparison, Planned
 from graphsim.display import Answer
 from graphsim.measured.replay import Replay
 from graphsim.show.reporters.difference import diff_text
+from graphsim.show.reporters.explain import explanation_text
 from graphsim.show.reporters.fit import fit_text
 from graphsim.show.reporters.peak import report_text
 from graphsim.show.reporters.plans import comparison_text, plan_text
@@ -33,6 +35,8 @@ class Text:
                 return report_text(answer, width=self.width, color=self.color)
             case Fit():
                 return fit_text(answer)
+            case Explanation():
+                return explanation_text(answer, self.width)
             case Replay():
                 return replay_text(answer)
             case Planned():

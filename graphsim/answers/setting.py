@@ -57,7 +57,7 @@ class Setting(TypedDict, total=False):
 
 
 _OF_MODULES = ("loss", "step")
-_DEFAULTS: dict[str, Any] = {
+DEFAULTS: dict[str, Any] = {
     **dict.fromkeys(Setting.__annotations__),
     **{f.name: f.default for f in fields(Training)},
     "target": "",
@@ -139,7 +139,7 @@ def spelled_out(function: F) -> F:
     plain = inspect.signature(function)
     own = [p for p in plain.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     shared = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=_DEFAULTS[name], annotation=hints[name])
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=DEFAULTS[name], annotation=hints[name])
         for name in Setting.__annotations__
     ]
     function.__signature__ = plain.replace(parameters=[*own, *shared])  # type: ignore[attr-defined]

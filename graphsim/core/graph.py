@@ -6,8 +6,10 @@ form in which people inspect and exchange it, `Graph.index` (numpy) the form in 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cached_property
+from html import escape
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from graphsim.core.index import Index, compile_index
 from graphsim.core.interchange import from_json, from_networkx, to_json, to_networkx
 from graphsim.core.op import HOLD, KEEPS, MAX_BYTES, RELEASE, RESIDENT, Op, Phase, Role, Tensor
 from graphsim.errors import GraphError
+from graphsim.units import format_bytes
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -57,6 +60,16 @@ class Graph:
 
     def __repr__(self) -> str:
         return f"<Graph {self.name!r}: {len(self.ops)} ops, {len(self.tensors)} tensors>"
+
+    def _repr_html_(self) -> str:
+        owned: Counter[str] = Counter()
+        for tensor in self.tensors.values():
+            owned[tensor.role] += 0 if tensor.storage else tensor.nbytes
+        phases = Counter(op.phase for op in self.ops)
+        lines = [f"{self.name}: {len(self.ops):,} ops, {len(self.tensors):,} tensors"]
+        lines += [f"{count:>12,}  ops in {phase}" for phase, count in phases.items()]
+        lines += [f"{format_bytes(size):>12}  {role.replace('_', ' ')}" for role, size in owned.items() if size]
+        return f"<pre>{escape(chr(10).join(lines))}</pre>"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Graph):

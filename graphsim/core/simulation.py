@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
+from html import escape
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from graphsim.core.liveness import LiveRanges, Policy, live_ranges, parse_policy
 from graphsim.core.schedule import Schedule
 from graphsim.core.trace import Joined, Trace, join, trace
 from graphsim.errors import UnknownNameError
+from graphsim.units import format_bytes
 
 
 class Part(StrEnum):
@@ -61,6 +63,16 @@ class Simulation:
 
     def __repr__(self) -> str:
         return f"<Simulation of {self.graph!r}, {self.policy} release: peak {self.peak:,} bytes>"
+
+    def _repr_html_(self) -> str:
+        parts = self.by_role(self.peak_execution) if len(self.schedule) else {}
+        where = (
+            f"reached in {self.phases[self.peak_execution]}, by {self.op_at(self.peak_execution).name}" if parts else ""
+        )
+        rows = sorted(((size, role.replace("_", " ")) for role, size in parts.items() if size), reverse=True)
+        lines = [f"{self.graph.name}: peak {format_bytes(self.peak)} ({self.peak:,} bytes)", where]
+        lines = [*filter(None, lines), *(f"{format_bytes(size):>12}  {role}" for size, role in rows)]
+        return f"<pre>{escape(chr(10).join(lines))}</pre>"
 
     @cached_property
     def live_ranges(self) -> LiveRanges:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from html import escape
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from graphsim.core.liveness import Policy, live_ranges
 from graphsim.core.schedule import Schedule
 from graphsim.recompute.case import Case, case_of
 from graphsim.recompute.strategies import STRATEGIES, Proposal, Strategy
+from graphsim.units import format_bytes
 
 _SAFE = 1 + 1e-9
 """Sums of costs are rounded."""
@@ -51,6 +53,17 @@ class Plan:
     def __repr__(self) -> str:
         fits = "" if self.feasible else ", does not fit"
         return f"<Plan of {self.strategy}: peak {self.peak_bytes:,} bytes, {self.overhead:+.2%} compute{fits}>"
+
+    def _repr_html_(self) -> str:
+        within = "" if self.budget is None else f" within {format_bytes(self.budget)}"
+        fits = "" if self.feasible else ", does not fit"
+        lines = [
+            f"{self.strategy}{within}{fits}",
+            f"{format_bytes(self.peak_bytes):>12}  peak; no schedule needs less than {format_bytes(self.memory_bound)}",
+            f"{self.overhead:>+12.2%}  compute",
+            f"{len(self.schedule):>12,}  executions",
+        ]
+        return f"<pre>{escape(chr(10).join(lines))}</pre>"
 
     @property
     def overhead(self) -> float:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
+from graphsim.answers.fit import CONTEXT
 from graphsim.answers.plan import plans_of
 from graphsim.answers.reservation import chosen_allocator, placed
-from graphsim.answers.setting import Setting, asked, spelled_out
+from graphsim.answers.setting import DEFAULTS, Asked, Setting, asked, spelled_out, with_one_name
+from graphsim.core.devices import device_of
 from graphsim.core.liveness import Policy
 from graphsim.core.simulation import Simulation, simulate
 from graphsim.recompute.plan import make_schedule
 from graphsim.show.reporters.html import allocation_data, html_page
+from graphsim.show.reporters.peak import advice
 from graphsim.sources import Source, Steps
 from graphsim.step.training import Training
-from graphsim.units import as_budget
+from graphsim.units import as_budget, format_bytes
 
 
 class Page(str):
@@ -71,14 +75,81 @@ def report(
     shown = steps.first if first else steps.steady
     limits = [as_budget(budget, lambda: simulate(shown).peak) for budget in budgets]
     before, run = _scheduled(steps, strategy, limits[0] if limits else None, policy, first)
-    allocation = None
+    allocation, held = None, None
     chosen = chosen_allocator("" if allocator == "none" else allocator, allocator_options)
     if chosen is not None:
         limited = getattr(chosen, "limit", None) is not None
-        allocation = allocation_data(placed(before, run, chosen)[1], allocator, allocator_options, limited=limited)
+        stretches = placed(before, run, chosen)
+        allocation = allocation_data(stretches[1], allocator, allocator_options, limited=limited)
+        held = max((stretch.held.reserved or 0 for stretch in stretches), default=0)
     plans = list(plans_of(run.graph, [None, *limits], policy=policy)) if compare else []
     facts = _facts(run, first, strategy, question.source, question.training)
-    return Page(html_page(run, facts=facts, allocation=allocation, plans=plans))
+    own: dict[str, Any] = {
+        "policy": policy,
+        "first": first,
+        "allocator": allocator,
+        "allocator_options": allocator_options,
+    }
+    own |= {"strategy": strategy, "compare": compare, "budget": budgets}
+    return Page(
+        html_page(
+            run,
+            facts=facts,
+            allocation=allocation,
+            plans=plans,
+            verdict=_verdict(run, question, held if allocator == "torch" else None),
+            command=_command(question.source.what, with_one_name(setting), own),
+        )
+    )
+
+
+def _verdict(run: Simulation, question: Asked, held: int | None) -> str:
+    """Say whether the step fits the card that was named, by what PyTorch's allocator holds, and what would help."""
+    said = []
+    card, training = question.training.device, question.training
+    if held:
+        said.append(f"PyTorch's allocator reserves {format_bytes(held)} for it.")
+    if held and card and training.target == "cuda":
+        memory, (least, most) = device_of(card, "cuda").memory, CONTEXT
+        verdict = "fits" if held + most <= memory else "may fit" if held + least <= memory else "does not fit"
+        size, left = format_bytes(memory), format_bytes(abs(memory - most - held))
+        beside = (
+            f"with {format_bytes(most)} for the CUDA context {left} {'are left' if verdict == 'fits' else 'too much'}"
+        )
+        said.append(f"That {verdict} on {card} ({size}): {beside}.")
+    if question.source.kind != "step" and run.peak:
+        helps = advice(run.by_role(run.peak_execution), training.mode)
+        said.append(helps[0].upper() + helps[1:])
+    return " ".join(said)
+
+
+def _command(what: Any, setting: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+    """Return the command line that makes the page; empty where a source or an option has no words."""
+    words = [what] if isinstance(what, str) else []
+    options: dict[str, Any] = {n: setting[n] for n, usual in DEFAULTS.items() if setting.get(n, usual) != usual}
+    params = [f"{name}={value}" for name, value in (options.pop("params", None) or {}).items()]
+    options |= {name: value for name, value in own.items() if value != _OWN.get(name)} | {"set": params}
+    for name, value in options.items():
+        option = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words.append(option if value else f"--no-{name.replace('_', '-')}")
+        elif isinstance(value, list | tuple):
+            words += [word for one in value for word in (option, str(one))]
+        elif isinstance(value, str | int):
+            words += [option, str(value)]
+        else:
+            return ""
+    return shlex.join(["graphsim", "report", *words]) if isinstance(what, str) else ""
+
+
+_OWN = {
+    "policy": "eager",
+    "first": False,
+    "allocator": "torch",
+    "allocator_options": "",
+    "strategy": "",
+    "compare": False,
+}
 
 
 def _scheduled(
@@ -101,12 +172,17 @@ def _facts(run: Simulation, first: bool, strategy: str, source: Source, training
     chosen = Training(**{**training.as_dict(), **dict(run.graph.attributes.get("training", {}))})
     facts = {
         "batch": str(run.graph.attributes.get("batch", "")),
+        **{name: str(value) for name, value in source.params.items() if name != "batch"},
         "optimizer": f"{chosen.optimizer} ({chosen.implementation})" if chosen.mode == "train" else "",
         "precision": chosen.precision,
+        "master weights": "fp32" if chosen.master_weights else "",
         "target": chosen.target,
+        "card": chosen.device,
         "mode": chosen.mode,
         "micro-batches": str(training.accumulation) if training.accumulation != 1 else "",
         "step": ("1, which creates the optimizer states" if first else "2 and later") if chosen.mode == "train" else "",
+        "gradients": f"reset {chosen.zero_grad}" + ("" if chosen.set_to_none else ", kept as zeros"),
         "strategy": strategy,
+        "release": run.policy,
     }
     return {label: text for label, text in facts.items() if text}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
+import shlex
+import sys
 
 import pytest
 from command_line import graphsim
 
 import graphsim as gs
+from graphsim.__main__ import main
 
 
 def data_of(path):
@@ -44,6 +48,26 @@ def test_a_report_compares_strategies_and_shows_one(tmp_path):
     assert {plan["budget"] for plan in data["plans"]} == {None, 3 * 2**20}
     assert {plan["strategy"] for plan in data["plans"]} >= {"none", "sqrt"}
     assert dict(data["facts"])["step"].startswith("1,")
+
+
+def test_the_page_says_first_whether_it_fits_and_how_it_was_made(tmp_path, monkeypatch):
+    setting = {"batch": 5120, "optimizer": "momentum"}
+    verdicts = {}
+    for source, gpu, params in (("seed_cnn", "t4", {}), ("lenet5", "a100-80g", {"classes": 10})):
+        page = gs.report(source, gpu=gpu, params=params, **setting)
+        verdicts[gpu] = re.search(r'id="verdict">(.*?)</p>', page)[1]
+    assert "does not fit on t4 (14.56 GiB)" in verdicts["t4"]
+    need = gs.fit("seed_cnn", gpu="t4", **setting).need_bytes
+    assert f"reserves {gs.units.format_bytes(need)} for it" in verdicts["t4"]
+    assert "fits on a100-80g" in verdicts["a100-80g"]
+    assert "activations are" in verdicts["a100-80g"]
+    command = html.unescape(re.search(r'id="command">(.*?)</code>', page)[1])
+    assert command == "graphsim report lenet5 --batch 5120 --optimizer momentum --gpu a100-80g --set classes=10"
+    monkeypatch.setattr(sys, "argv", [*shlex.split(command), "-o", str(tmp_path / "again.html")])
+    with pytest.raises(SystemExit):
+        main()
+    assert (tmp_path / "again.html").read_text(encoding="utf-8") == page
+    assert 'id="command"></code>' in gs.report(gs.load("lenet5", batch=4), allocator="none"), "a graph has no words"
 
 
 def test_a_report_of_a_graph_file(tmp_path):

@@ -14,7 +14,7 @@ from graphsim.core.graph import Graph
 from graphsim.recompute.case import Case, case_of
 from graphsim.recompute.plan import Plan
 from graphsim.show.reporters.plans import dearest
-from graphsim.show.reporters.plot import blank, byte_axis, check, drawn, plain
+from graphsim.show.reporters.plot import blank, byte_axis, check, drawn, plain, title
 from graphsim.units import format_bytes
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ def plans_figure(graph: Graph | Case, plans: Sequence[Plan]) -> Figure:
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel("peak")
     axes.set_ylabel("extra compute")
-    title = [plain(case.given.name)] * bool(case.given.name) + ["peak and extra compute of every strategy"]
-    axes.set_title(": ".join(title), loc="left", fontsize=11)
+    of = title(case.given)
+    axes.set_title(f"{of}{': ' if of else ''}peak and extra compute of every strategy", loc="left", fontsize=11)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3, fontsize=8, frameon=False)
     _label(fig, axes, places, [front] if budget is None else [front, [(budget, bound) for bound in axes.get_ylim()]])
     return fig

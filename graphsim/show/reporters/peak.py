@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from io import StringIO
 from itertools import pairwise
 
@@ -191,15 +192,19 @@ def _folk(report: Report) -> RenderableType:
 
 
 def _advice(report: Report) -> RenderableType:
-    roles = report.steady.by_role_at_peak
-    role = max(roles, key=lambda name: roles[name])
-    share = roles[role] / max(1, report.steady.peak_bytes)
-    remedy = _REMEDY[role]
-    if role == Part.PARAMETERS and report.mode == "train" and roles[Part.OPTIMIZER_STATE]:
-        remedy = _REMEDY[Part.OPTIMIZER_STATE]
     text = Styled("What would reduce it most: ", "bold")
-    text.append(f"{role.replace('_', ' ')} are {share:.0%} of the peak; {remedy}", "")
+    text.append(advice(report.steady.by_role_at_peak, report.mode), "")
     return text
+
+
+def advice(roles: Mapping[str, int], mode: str) -> str:
+    """Return what would reduce a peak of these *roles* most, in a step of this *mode*."""
+    role = max(roles, key=lambda name: roles[name])
+    share = roles[role] / max(1, sum(roles.values()))
+    remedy = _REMEDY[role]
+    if role == Part.PARAMETERS and mode == "train" and roles[Part.OPTIMIZER_STATE]:
+        remedy = _REMEDY[Part.OPTIMIZER_STATE]
+    return f"{role.replace('_', ' ')} are {share:.0%} of the peak; {remedy}"
 
 
 _REMEDY: dict[str, str] = {

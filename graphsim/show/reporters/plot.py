@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
-from itertools import groupby
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping
+from itertools import groupby, pairwise
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from graphsim.core.graph import Graph
+from graphsim.core.index import Ints
 from graphsim.core.simulation import Simulation
 from graphsim.display import PHASE_COLORS, ROLE_COLORS, words
 from graphsim.errors import MissingExtraError, UsageError
@@ -16,6 +19,9 @@ from graphsim.units import format_bytes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+_STRETCHES = 300
+"""Steps of the timeline that are drawn at most: more cannot be told apart, and make vector pictures of megabytes."""
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -67,10 +73,11 @@ def draw_timeline(axes: Axes, run: Simulation) -> None:
     """Stack the roles over the executions; shade the phases and mark the peak."""
     parts = run.timeline_by_role()
     roles = [role for role in ROLE_COLORS if parts[role].any()]
-    edges = np.arange(len(run.schedule) + 1)
-    base = np.zeros(len(run.schedule) + 1)
-    for role in roles:  # one step per execution: the last value is repeated where it ends
-        top = base + np.append(parts[role], parts[role][-1:])
+    edges, shown = _stretches(run)
+    base = np.zeros(len(edges))
+    for role in roles:  # one step per stretch: the last value is repeated where it ends
+        part = parts[role][shown]
+        top = base + np.append(part, part[-1:])
         axes.fill_between(edges, base, top, step="post", color=ROLE_COLORS[role], label=words(role), linewidth=0)
         base = top
     _shade_phases(axes, run)
@@ -89,10 +96,18 @@ def draw_timeline(axes: Axes, run: Simulation) -> None:
     )
     axes.set_xlim(0, max(1, len(run.schedule)))
     axes.set_ylim(0, max(1, run.peak) * 1.25)
-    axes.set_title(f"{plain(run.graph.name)}: live bytes while each op runs", loc="left", fontsize=11)
+    axes.set_title(f"{title(run.graph)}: live bytes while each op runs", loc="left", fontsize=11)
     axes.set_xlabel("op, in order of execution")
     byte_axis(axes, "y")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), fontsize=8, ncols=len(ROLE_COLORS), frameon=False)
+
+
+def _stretches(run: Simulation) -> tuple[Ints, Ints]:
+    """Return the edges of what is drawn as one step each, and the execution with most live bytes in each."""
+    count = len(run.schedule)
+    edges = np.unique(np.linspace(0, count, min(count, _STRETCHES) + 1).astype(np.int64))
+    shown = [low + int(run.timeline[low:high].argmax()) for low, high in pairwise(edges.tolist())]
+    return edges, np.array(shown, dtype=np.int64)
 
 
 def _shade_phases(axes: Axes, run: Simulation) -> None:
@@ -133,6 +148,19 @@ def byte_axis(axes: Axes, which: Literal["x", "y"]) -> None:
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_ticks(ticks, [format_bytes(int(tick)).replace(".00 ", " ") for tick in ticks])
     axes.grid(axis=which, alpha=0.3)
+
+
+def title(graph: Graph) -> str:
+    """Return the name of a step with its batch, optimizer and card, as far as it knows them."""
+    training: Mapping[str, Any] = graph.attributes.get("training", {})
+    batch = graph.attributes.get("batch")
+    known = [
+        graph.name,
+        f"batch {batch}" if batch else "",
+        str(training.get("optimizer", "")) if training.get("mode", "train") == "train" else "",
+        str(training.get("device") or training.get("target", "")),
+    ]
+    return plain(", ".join(filter(None, known)))
 
 
 def plain(text: str) -> str:

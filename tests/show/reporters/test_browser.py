@@ -10,6 +10,7 @@ import pytest
 from pages import browser_path, full_page, hostile_graph, rematerialized, step, stretch
 
 import graphsim as gs
+from graphsim.answers.plan import Refusal, plans_of
 from graphsim.show.reporters.html import allocation_data, html_page, peak_label
 from graphsim.units import format_bytes
 
@@ -72,6 +73,15 @@ def settle(page):
     page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
+def until(page, condition):
+    """Wait until *condition* holds; Playwright's own way evaluates text in the page, which its policy forbids."""
+    for _ in range(300):
+        if page.evaluate(condition):
+            return
+        settle(page)
+    raise AssertionError(condition)
+
+
 def card(page):
     settle(page)
     at = int(page.get_attribute("#moment", "data-execution"))
@@ -89,7 +99,9 @@ def test_the_peak_is_the_simulators_number_everywhere(visit, html, run):
     mark = page.locator("#chart .mark.peak").bounding_box()
     over = page.locator("#chart .u-over").bounding_box()
     expected = over["x"] + over["width"] * (run.peak_execution + 0.5) / len(run.schedule)
-    assert mark["x"] == pytest.approx(expected, abs=3)
+    assert mark["x"] + mark["width"] / 2 == pytest.approx(expected, abs=3)
+    share = 1 - (mark["y"] + mark["height"] / 2 - over["y"]) / over["height"]
+    assert share == pytest.approx(1 / 1.24, abs=0.02), "a dot at the height of the peak"
     for prefix in ("Live tensors", "Memory by module"):
         assert page.get_by_role("heading", name=f"{prefix} at the peak").count() == 1
 
@@ -188,8 +200,14 @@ def test_zoom_by_wheel_drag_buttons_and_back(visit, html, run):
     box = page.locator("#chart .u-over").bounding_box()
     middle, y = box["x"] + box["width"] / 2, box["y"] + 150
     page.mouse.move(middle, y)
+    page.mouse.wheel(0, 120)
+    until(page, "scrollY > 0")
+    assert page.evaluate(VIEW) == whole, "the wheel alone scrolls"
+    page.evaluate("scrollTo({ top: 0, behavior: 'instant' })")
+    page.keyboard.down("Control")
     page.mouse.wheel(0, -200)
-    page.wait_for_function("view.max - view.min < STEPS * 0.9")
+    page.keyboard.up("Control")
+    until(page, "view.max - view.min < STEPS * 0.9")
     low, high = page.evaluate(VIEW)
     assert (low + high) / 2 == pytest.approx(whole[1] / 2, rel=0.02)
     page.dblclick("#chart .u-over", position={"x": 50, "y": 50})
@@ -333,9 +351,87 @@ def test_recompute_is_a_phase_and_plans_are_compared(visit):
     page = visit(full_page(run))
     assert page.evaluate("stretches.map(([phase, begin, end]) => [PHASES[phase].name, begin, end])")[1:3] != []
     assert "recompute" in page.evaluate("stretches.map(([phase]) => PHASES[phase].name)")
-    assert page.locator("#plan-chart canvas").is_visible()
     rows = page.locator("#plan-table tbody tr").all_inner_texts()
     assert any(row.startswith("sqrt") and format_bytes(run.peak) in row for row in rows)
+
+
+@pytest.fixture(scope="module")
+def compared():
+    """A page of plans, some of which are refusals, within budgets and without."""
+    run = gs.simulate(step("lenet5", batch=64))
+    budgets = [None, run.peak * 99 // 100, 2**40]
+    plans = list(plans_of(run.graph, budgets, ["none", "sqrt", "greedy", "blocks"]))
+    plans = [Refusal("rotor", budget, "no chain") for budget in budgets] + plans
+    page = html_page(run, facts={"batch": "64"}, plans=plans, verdict="It fits.", command="graphsim report lenet5")
+    return page, plans
+
+
+def test_a_strategy_is_one_row_and_those_without_an_answer_stand_last(visit, compared):
+    html, plans = compared
+    page = visit(html)
+    names = page.locator("#plan-table tbody th").all_inner_texts()
+    assert sorted(names) == sorted({plan.strategy for plan in plans})
+    assert names[-1] == "rotor"
+    assert "no chain" in page.locator("#plan-table tbody tr").last.inner_text()
+    made = [plan for plan in plans if plan.strategy != "rotor"]
+    assert page.locator("#plan-table .dot").count() == len(made)
+    assert page.locator("#plan-table .dot.hollow").count() == sum(not plan.feasible for plan in made) > 0
+    track = page.locator("#plan-table .track").first.bounding_box()
+    scale = 1.02 * 2**40
+    for mark, size in ((".bound", made[0].memory_bound), (".budget >> nth=1", 2**40)):
+        box = page.locator(f"#plan-table .track >> nth=0 >> {mark}").bounding_box()
+        edge = box["x"] + box["width"] if mark == ".bound" else box["x"]
+        assert (edge - track["x"]) / track["width"] == pytest.approx(size / scale, abs=0.02)
+
+
+LABELS = """() => {
+    const boxes = [];
+    const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (walk.nextNode()) {
+        const node = walk.currentNode, host = node.parentElement;
+        if (!node.data.trim() || !host.checkVisibility() || host.closest("script, style, .skip")) continue;
+        const range = document.createRange();
+        range.selectNodeContents(node);
+        const all = { left: -1e9, top: -1e9, right: 1e9, bottom: 1e9 };
+        const seen = host.closest(".scroll")?.getBoundingClientRect() ?? all; // the rest of a list is scrolled away
+        for (const { left, top, right, bottom } of range.getClientRects()) {
+            const box = [Math.max(left, seen.left), Math.max(top, seen.top)];
+            box.push(Math.min(right, seen.right), Math.min(bottom, seen.bottom));
+            if (box[2] - box[0] > 1 && box[3] - box[1] > 1) boxes.push([node.data.trim().slice(0, 40), ...box]);
+        }
+    }
+    const common = (a, b, low) => Math.min(a[low + 2], b[low + 2]) - Math.max(a[low], b[low]);
+    const inner = (a, b) => common(a, b, 1) > 2 && common(a, b, 2) > 4;
+    const clash = [];
+    boxes.forEach((a, i) => boxes.slice(i + 1, i + 400).forEach((b) => inner(a, b) && clash.push([a[0], b[0]])));
+    return clash;
+}"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_no_two_texts_overlap_and_nothing_is_wider_than_the_screen(visit, compared, html, width):
+    for content in (compared[0], html):
+        page = visit(content)
+        page.set_viewport_size({"width": width, "height": 900})
+        until(page, "document.querySelector('#chart canvas').clientWidth <= innerWidth")
+        settle(page)
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert page.evaluate(LABELS) == []
+
+
+def test_what_is_thinner_than_a_pixel_is_seen_if_it_is_the_peak(visit):
+    ops = [gs.Op(f"op{i}", "relu", ("x",), (f"y{i}",), workspace=2**30 if i == 3000 else 0) for i in range(6000)]
+    tensors = [gs.Tensor("x", (64,)), *(gs.Tensor(f"y{i}", (64,)) for i in range(6000))]
+    page = visit(html_page(gs.simulate(gs.Graph(ops, tensors, name="spike"))))
+    settle(page)
+    column = page.evaluate("""() => {
+        const chart = view.charts[0], x = Math.round(chart.valToPos(DATA.peak.execution + 0.5, "x", true));
+        const data = chart.ctx.getImageData(x, chart.bbox.top, 1, chart.bbox.height).data;
+        const key = (i) => "#" + [...data.slice(i, i + 3)].map((v) => v.toString(16).padStart(2, "0")).join("");
+        const column = Array.from({ length: data.length / 4 }, (_, i) => key(4 * i));
+        return column.filter((color) => color === ROLES[WORKSPACE].color).length / column.length;
+    }""")
+    assert column > 0.6
 
 
 def test_hostile_names_run_nothing(visit):

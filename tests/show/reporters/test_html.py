@@ -192,7 +192,14 @@ def test_a_strategy_that_fails_is_a_row_with_its_reason(monkeypatch):
     monkeypatch.setitem(STRATEGIES._table, "none", "tests:none")
     monkeypatch.setattr(type(STRATEGIES), "__getitem__", lambda self, name: Broken)
     (row,) = map(plan_row, plans_of(hostile_graph(), strategies=["none"]))
-    shown = {"peak": None, "overhead": None, "feasible": False, "problem": "no room at all"}
+    shown = {
+        "peak": None,
+        "overhead": None,
+        "bound": None,
+        "least": None,
+        "feasible": False,
+        "problem": "no room at all",
+    }
     assert row == {"strategy": "none", "budget": None, "seconds": 0.0, **shown}
 
 

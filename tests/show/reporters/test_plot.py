@@ -33,6 +33,14 @@ def test_a_picture_is_of_the_format_of_its_suffix(run, suffix, magic):
     assert plot.picture(run, suffix).startswith(magic)
 
 
+def test_the_title_says_of_what_it_is_and_a_vector_picture_is_small():
+    pytest.importorskip("matplotlib")
+    graph = gs.training_step(gs.load("gpt2", batch=2, seq=64), optimizer="adamw", device="t4")
+    run = gs.simulate(graph)
+    assert plot.figure(run).axes[0].get_title(loc="left").startswith("gpt2, batch 2, adamw, t4: ")
+    assert len(plot.picture(run, ".svg")) < 300_000
+
+
 def test_another_suffix_is_refused(run):
     with pytest.raises(UsageError, match=r"\*\.png or \*\.svg or \*\.pdf"):
         plot.picture(run, ".gif")

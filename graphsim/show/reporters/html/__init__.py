@@ -35,6 +35,8 @@ def html_page(
     facts: Mapping[str, str] | None = None,
     allocation: Mapping[str, Any] | None = None,
     plans: Sequence[Plan | Refusal] = (),
+    verdict: str = "",
+    command: str = "",
 ) -> str:
     """Return the page of *run*.
 
@@ -43,6 +45,8 @@ def html_page(
         facts: labels and texts for the head of the page: batch, optimizer and so on.
         allocation: what `allocation_data` returned for the same run.
         plans: what `answers.plan.plans_of` yields.
+        verdict: what to say first, beside the peak.
+        command: the command line that makes this page.
     """
     data = page_data(run, facts=facts or {}, allocation=allocation, plans=plans)
     library, style = _asset("uPlot.iife.min.js"), _asset("uPlot.min.css") + _asset("page.css")
@@ -57,6 +61,8 @@ def html_page(
         facts="".join(f"<li><span>{escape(k)}</span> {escape(v)}</li>" for k, v in data["facts"]),
         peak=escape(peak_label(run)),
         where=escape(_where(data["peak"])),
+        verdict=escape(verdict),
+        command=escape(command),
         roles=_role_rows(data["peak"]),
         style=style,
         library=library,

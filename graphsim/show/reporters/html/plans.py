@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any
 
 from graphsim.answers.plan import Refusal
@@ -16,6 +17,8 @@ def plan_row(one: Plan | Refusal) -> dict[str, Any]:
         "budget": one.budget,
         "peak": plan and plan.peak_bytes,
         "overhead": plan and plan.overhead,
+        "bound": plan and plan.memory_bound,
+        "least": plan.least_overhead if plan and isfinite(plan.time_bound) else None,
         "feasible": plan is not None and plan.feasible,
         "seconds": plan.seconds if plan else 0.0,
         "problem": one.reason if isinstance(one, Refusal) else "",

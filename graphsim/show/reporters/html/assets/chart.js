@@ -74,14 +74,16 @@ const executionAt = (chart, event) => {
   return Math.max(0, Math.min(STEPS - 1, Math.floor(chart.posToVal(left, "x"))));
 };
 
-/** Mouse: wheel zooms at the pointer or pans sideways, shift or the middle button drags, a click pins. */
+/** Mouse: the wheel scrolls the page, with Ctrl it zooms at the pointer; shift or the middle button drags, a click pins. */
 function pointing(chart) {
   const over = chart.over;
   let down = null;
   over.addEventListener("wheel", (event) => {
+    const sideways = event.shiftKey ? event.deltaY || event.deltaX : event.deltaX;
+    const pans = event.shiftKey || Math.abs(sideways) > Math.abs(event.deltaY);
+    if (!pans && !event.ctrlKey && !event.metaKey) return;
     event.preventDefault();
-    const sideways = event.shiftKey ? event.deltaY : event.deltaX;
-    if (Math.abs(sideways) > Math.abs(event.deltaY) || event.shiftKey) pan(Math.sign(sideways) * 0.1);
+    if (pans) pan(Math.sign(sideways) * 0.1);
     else zoom(event.deltaY > 0 ? 1.25 : 0.8, chart.posToVal(event.clientX - over.getBoundingClientRect().left, "x"));
   }, { passive: false });
   over.parentElement.addEventListener("mousedown", (event) => {
@@ -103,16 +105,17 @@ function drag(from, width) {
   document.addEventListener("mouseup", () => document.removeEventListener("mousemove", move), { once: true });
 }
 
-/** A vertical line with a label over the chart; *place* moves it to an execution. */
+/** A mark with a label over the chart: moved to an execution, and to the height of *bytes* if they are given. */
 function marker(chart, className) {
   const text = el("span", {});
   const mark = el("div", { className: `mark ${className}` }, text);
   chart.over.append(mark);
-  return (at, label) => {
+  return (at, label, bytes) => {
     const left = chart.valToPos(at + 0.5, "x");
     const width = chart.over.clientWidth;
     mark.hidden = !(left >= 0 && left <= width);
     mark.style.left = `${left}px`;
+    if (bytes !== undefined) mark.style.top = `${chart.valToPos(bytes, "y")}px`;
     mark.classList.toggle("flip", left > width * 0.6);
     text.textContent = label;
   };

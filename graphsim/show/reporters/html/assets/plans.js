@@ -1,24 +1,46 @@
-// Plans: peak against overhead, the front that no plan beats, and the same as a table. Then start everything.
+// Plans: a row a strategy, its peaks as dots, what they cost beside them. Then start everything.
 
-const PLAN_COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
+const PLAN_COLORS = ["#8c8c8c", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
 
 function drawPlans() {
   if (!DATA.plans.length) return;
   $("plans").hidden = false;
-  const points = DATA.plans.filter((plan) => plan.peak !== null);
-  if (points.length) drawFront(points);
-  const show = sortedTable($("plan-table"), {
-    caption: "Plans", sort: 2,
-    columns: [
-      { label: "strategy", value: (row) => row.strategy },
-      { label: "budget", number: true, value: (row) => row.budget ?? Infinity, cell: (row) => (row.budget === null ? "none" : formatBytes(row.budget)) },
-      { label: "peak", number: true, value: (row) => row.peak ?? Infinity, cell: (row) => (row.peak === null ? "–" : formatBytes(row.peak)) },
-      { label: "extra cost", number: true, value: (row) => row.overhead ?? Infinity, cell: (row) => (row.overhead === null ? "–" : `${(100 * row.overhead).toFixed(1)}%`) },
-      { label: "search", number: true, value: (row) => row.seconds, cell: (row) => `${row.seconds.toFixed(2)} s` },
-      { label: "", value: (row) => row.problem || (row.feasible ? "" : "above the budget") },
-    ],
-  });
-  show(DATA.plans);
+  const budgets = [...new Set(DATA.plans.map((plan) => plan.budget))];
+  const color = (budget) => PLAN_COLORS[(budget === null ? 0 : 1 + budgets.filter((b) => b !== null).indexOf(budget)) % PLAN_COLORS.length];
+  const best = new Set(budgets.flatMap((budget) => front(DATA.plans.filter((plan) => plan.budget === budget && plan.peak !== null))));
+  const scale = 1.02 * Math.max(1, ...DATA.plans.flatMap((plan) => [plan.peak ?? 0, plan.budget ?? 0]));
+  const at = (bytes) => `${(100 * bytes) / scale}%`;
+  const bound = Math.max(0, ...DATA.plans.map((plan) => plan.bound ?? 0));
+
+  const track = (plans) => el("div", { className: "track", style: { height: `${0.5 + 0.8 * budgets.length}em` } },
+    el("i", { className: "bound", style: { width: at(bound) } }),
+    ...budgets.filter((budget) => budget !== null).map((budget) => el("i", { className: "budget", style: { left: at(budget), borderColor: color(budget) } })),
+    ...plans.filter((plan) => plan.peak !== null).map((plan) => el("i", {
+      className: `dot${plan.feasible ? "" : " hollow"}${best.has(plan) ? " best" : ""}`, title: `${plan.strategy}: ${cost(plan)}`,
+      style: { left: at(plan.peak), top: `${(100 * (budgets.indexOf(plan.budget) + 0.5)) / budgets.length}%`, borderColor: color(plan.budget), background: plan.feasible ? color(plan.budget) : "none" },
+    })));
+  const cell = (plan) => el("td", { className: plan && plan.peak === null ? "reason" : "number" },
+    !plan ? "" : plan.peak === null ? plan.problem : cost(plan));
+  const rows = [...new Set(DATA.plans.map((plan) => plan.strategy))].map((name) => ({ name, plans: DATA.plans.filter((plan) => plan.strategy === name) }));
+  const least = ({ plans }) => Math.min(...plans.map((plan) => plan.peak ?? Infinity));
+  rows.sort((a, b) => (least(a) === least(b) ? 0 : least(a) - least(b)));
+
+  const title = (budget) => (budget === null ? "no budget" : `within ${formatBytes(budget)}`);
+  $("plan-legend").append(...budgets.map((budget) => el("span", { className: "role" },
+    el("span", { className: "swatch", style: { background: color(budget) } }), ` ${title(budget)} `)));
+  $("plan-table").append(el("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "Plans" }, el("table", {},
+    el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "strategy"), el("th", { scope: "col" }, `peak, 0 to ${formatBytes(scale)}`),
+      ...budgets.map((budget) => el("th", { scope: "col", className: "number" }, title(budget), floor(budget))))),
+    el("tbody", {}, ...rows.map(({ name, plans }) => el("tr", {}, el("th", { scope: "row" }, name), el("td", {}, track(plans)),
+      ...budgets.map((budget) => cell(plans.find((plan) => plan.budget === budget)))))))));
+}
+
+const percent = (share) => `${share < 0 ? "-" : "+"}${Math.abs(100 * share).toFixed(1)}%`;
+const cost = (plan) => `${formatBytes(plan.peak)}, ${percent(plan.overhead)}${plan.feasible ? "" : ", above the budget"}`;
+/** The least that any plan within a budget is known to cost. */
+function floor(budget) {
+  const known = DATA.plans.filter((plan) => plan.budget === budget && budget !== null && plan.least !== null);
+  return known.length ? el("div", { className: "note" }, `at least ${percent(Math.min(...known.map((plan) => plan.least)))}`) : null;
 }
 
 /** Plans that no other beats in both, by peak. */
@@ -28,52 +50,6 @@ function front(points) {
     if (!best.length || point.overhead < best[best.length - 1].overhead) best.push(point);
   }
   return best;
-}
-
-function drawFront(points) {
-  const sorted = [...points].sort((a, b) => a.peak - b.peak || b.overhead - a.overhead);
-  const names = [...new Set(points.map((point) => point.strategy))];
-  const best = new Set(front(points));
-  const column = (keep) => sorted.map((point) => (keep(point) ? 100 * point.overhead : null));
-  const host = $("plan-chart");
-  const marks = (name, i) => ({
-    label: name, paths: () => null,
-    points: { show: true, size: 11, width: 2, fill: () => PLAN_COLORS[i % PLAN_COLORS.length], stroke: () => palette.ink },
-  });
-  const room = (low, high) => Math.max((high - low) * 0.12, high * 0.02, 1);
-  const chart = new uPlot({
-    width: host.clientWidth || 900, height: 320, legend: { show: false }, cursor: { show: false },
-    scales: {
-      x: { time: false, range: (_, low, high) => [Math.max(0, low - room(low, high)), high + room(low, high)] },
-      y: { range: (_, low, high) => [Math.min(0, low), Math.max(1, high) * 1.2] },
-    },
-    axes: [
-      axis({ incrs: BYTE_STEPS, space: 90, values: (_, ticks) => ticks.map(formatTick), label: "peak", labelSize: 22 }),
-      axis({ size: 60, values: (_, ticks) => ticks.map((tick) => `${tick}%`), label: "extra cost", labelSize: 22 }),
-    ],
-    series: [
-      {},
-      { label: "front", stroke: () => palette.muted, dash: [4, 4], spanGaps: true, points: { show: false }, paths: uPlot.paths.stepped({ align: 1 }) },
-      ...names.map(marks),
-    ],
-    hooks: { draw: [(u) => namePlans(u, sorted)] },
-  }, [sorted.map((point) => point.peak), column((point) => best.has(point)), ...names.map((name) => column((point) => point.strategy === name))], host);
-  onRepaint(() => chart.redraw(false, true));
-  new ResizeObserver(() => chart.setSize({ width: host.clientWidth, height: 320 })).observe(host);
-}
-
-function namePlans(chart, points) {
-  const { ctx, bbox } = chart;
-  ctx.save();
-  ctx.font = `${12 * devicePixelRatio}px system-ui, sans-serif`;
-  ctx.fillStyle = palette.ink;
-  for (const point of points) {
-    const x = chart.valToPos(point.peak, "x", true);
-    const right = x > bbox.left + bbox.width * 0.75;
-    ctx.textAlign = right ? "right" : "left";
-    ctx.fillText(point.strategy, x + (right ? -10 : 10) * devicePixelRatio, chart.valToPos(100 * point.overhead, "y", true) - 8 * devicePixelRatio);
-  }
-  ctx.restore();
 }
 
 function start() {

@@ -1,4 +1,4 @@
-// The timeline: roles stacked, phases shaded, the peak and the pinned moment marked.
+// The timeline: roles stacked, phases shaded, the peak a dot on a stem that is seen also where an op is thinner than a pixel.
 
 const shown = ROLES.map(() => true);
 const present = ROLES.map((_, role) => byRole[role].some((bytes) => bytes > 0));
@@ -23,18 +23,19 @@ function drawTimeline() {
   let placePin = null;
   const mark = () => {
     if (!placePeak) return;
-    placePeak(DATA.peak.execution, `peak ${formatBytes(DATA.peak.bytes)}`);
+    const top = byRole.reduce((sum, line, role) => sum + (shown[role] ? line[DATA.peak.execution] : 0), 0);
+    placePeak(DATA.peak.execution, `peak ${formatBytes(DATA.peak.bytes)}`, top);
     const at = moment.pinned;
     placePin(at === DATA.peak.execution ? NaN : at, `op ${formatInteger(at + 1)}: ${formatBytes(live[at])}`);
   };
   const chart = stepChart($("chart"), {
     height: 380, lines: stacked(), axes: [byteAxis()],
-    scales: { y: { range: (_, low, high) => [0, Math.max(1, high) * 1.14] } },
+    scales: { y: { range: (_, low, high) => [0, Math.max(1, high) * 1.24] } },
     series: [
       ...order.map((role) => ({ label: ROLES[role].label, fill: ROLES[role].color })),
       { label: "live", stroke: () => palette.ink, width: 1 },
     ],
-    hooks: { drawClear: [shadePhases], draw: [namePhases, mark] },
+    hooks: { drawClear: [shadePhases], draw: [drawStem, namePhases, mark] },
   });
   placePeak = marker(chart, "peak");
   placePin = marker(chart, "pin");
@@ -42,6 +43,25 @@ function drawTimeline() {
   moment.followers.push((at) => { showMoment(at); mark(); });
   drawLegend(chart);
   return chart;
+}
+
+/** The stack of the peak, at least two pixels wide. */
+function drawStem(chart) {
+  const at = DATA.peak.execution;
+  if (!inView(at)) return;
+  const [begin, end] = [at, at + 1].map((x) => chart.valToPos(x, "x", true));
+  const width = Math.max(end - begin, 2 * devicePixelRatio);
+  const left = width > end - begin ? Math.round((begin + end - width) / 2) : begin; // whole pixels have the colour whole
+  let below = 0;
+  chart.ctx.save();
+  ROLES.forEach((role, number) => {
+    if (!shown[number]) return;
+    const [low, high] = [below, below + byRole[number][at]].map((bytes) => chart.valToPos(bytes, "y", true));
+    chart.ctx.fillStyle = role.color;
+    chart.ctx.fillRect(left, high, width, low - high);
+    below += byRole[number][at];
+  });
+  chart.ctx.restore();
 }
 
 function drawLegend(chart) {

@@ -7,10 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from test_cli import graphsim
+from command_line import graphsim
 
 import graphsim as gs
-from graphsim.__main__ import main
 
 MESSAGE = (
     "torch.OutOfMemoryError: CUDA out "
@@ -53,11 +52,8 @@ def test_json_of_a_snapshot_and_a_source(tmp_path):
         ((__file__, "lenet6"), "test_cli_explain.py: there is no"),
     ],
 )
-def test_what_is_wrong_is_one_line_with_exit_code_2(arguments, why, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["graphsim", "explain", *arguments])
-    with pytest.raises(SystemExit) as left:
-        main()
-    out, err = capsys.readouterr()
-    assert (left.value.code, out) == (2, "")
-    assert why in err
-    assert err.count("\n") == 1
+def test_what_is_wrong_is_one_line_with_exit_code_2(arguments, why):
+    done = graphsim("explain", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert why in done.stderr
+    assert done.stderr.count("\n") == 1

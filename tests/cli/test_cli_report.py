@@ -6,13 +6,11 @@ import html
 import json
 import re
 import shlex
-import sys
 
 import pytest
 from command_line import graphsim
 
 import graphsim as gs
-from graphsim.__main__ import main
 
 
 def data_of(path):
@@ -50,7 +48,7 @@ def test_a_report_compares_strategies_and_shows_one(tmp_path):
     assert dict(data["facts"])["step"].startswith("1,")
 
 
-def test_the_page_says_first_whether_it_fits_and_how_it_was_made(tmp_path, monkeypatch):
+def test_the_page_says_first_whether_it_fits_and_how_it_was_made(tmp_path):
     setting = {"batch": 5120, "optimizer": "momentum"}
     verdicts = {}
     for source, gpu, params in (("seed_cnn", "t4", {}), ("lenet5", "a100-80g", {"classes": 10})):
@@ -63,9 +61,7 @@ def test_the_page_says_first_whether_it_fits_and_how_it_was_made(tmp_path, monke
     assert "activations are" in verdicts["a100-80g"]
     command = html.unescape(re.search(r'id="command">(.*?)</code>', page)[1])
     assert command == "graphsim report lenet5 --batch 5120 --optimizer momentum --gpu a100-80g --set classes=10"
-    monkeypatch.setattr(sys, "argv", [*shlex.split(command), "-o", str(tmp_path / "again.html")])
-    with pytest.raises(SystemExit):
-        main()
+    graphsim(*shlex.split(command)[1:], "-o", str(tmp_path / "again.html"))
     assert (tmp_path / "again.html").read_text(encoding="utf-8") == page
     assert 'id="command"></code>' in gs.report(gs.load("lenet5", batch=4), allocator="none"), "a graph has no words"
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from generators import chain
 
+from graphsim.answers.planned import Planned
 from graphsim.core.graph import Graph
 from graphsim.core.schedule import Schedule
 from graphsim.recompute.plan import Plan, judge, make_plan
@@ -34,10 +35,19 @@ PLANS = [("none", 4096, 0.0), ("good", 2048, 0.1), ("bad", 3072, 0.2), ("worse",
     ],
 )
 def test_a_bound_says_of_which_plans_it_holds(bound, words):
-    plan = replace(make_plan(chain(10), "sqrt", 10**6), strategy="mine")
+    graph = chain(10)
+    plan = replace(make_plan(graph, "sqrt", 10**6), strategy="mine")
     base = plan.base_time
     told = replace(plan, time=base * 1.2, time_bound=base * bound)
-    assert f"  {words}\n" in plan_text(told, base * 1.1)
+    assert f"  {words}\n" in plan_text(Planned(graph, told, base * 1.1))
+
+
+def test_what_an_allocator_holds_is_beside_the_budget_and_what_is_live_is_not():
+    graph = chain(10)
+    answer = Planned(graph, make_plan(graph, "none", 2**20), 0.0, None, "torch", 2**19)
+    first, second = plan_text(answer).splitlines()[:2]
+    assert "within" not in first
+    assert second == "  torch holds 512.0 KiB (524,288 bytes) within 1.00 MiB, in step 1 and later"
 
 
 def test_the_table_tells_peak_time_and_overhead_and_keys_the_chart_to_its_rows():

@@ -16,6 +16,7 @@ import time
 
 import graphsim as gs
 from graphsim.answers.plan import read_budget
+from graphsim.answers.planned import Planned
 from graphsim.recompute.case import Case
 from graphsim.recompute.plan import judge
 from graphsim.recompute.strategies.auto import Auto
@@ -63,7 +64,7 @@ def run(seconds: float) -> dict[str, float]:
     spent["search"], begin = time.perf_counter() - start, time.process_time()
     plan = judge(case, proposal, strategy="auto", budget=budget, seconds=seconds)
     assert plan.feasible
-    assert plan_text(plan, case.least_time(budget))
+    assert plan_text(Planned(graph, plan, case.least_time(budget)))
     lap("judgement")
     return spent
 

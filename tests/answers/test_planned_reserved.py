@@ -8,6 +8,7 @@ import pytest
 from command_line import graphsim
 
 import graphsim as gs
+from graphsim.answers import planned
 from graphsim.answers.need import need_of
 from graphsim.core.simulation import in_succession, simulate
 from graphsim.errors import UsageError
@@ -31,9 +32,9 @@ def test_without_recompute_it_is_what_peak_says(options, first):
 SMALL = {"batch": 8, "seq": 128, "optimizer": "sgd", "params": {"layers": 3, "vocab": 1000}}
 
 
-@pytest.mark.parametrize(("options", "share"), [("", 0.8), ("expandable_segments=True", 0.7)])
+@pytest.mark.parametrize(("options", "share"), [("", 0.9), ("expandable_segments=True", 0.8)])
 def test_step_1_and_a_later_step_in_one_stream_hold_no_more_than_the_budget(options, share):
-    said = {"allocator": "torch", "allocator_options": options, "strategy": "rotor"}
+    said = {"allocator": "torch", "allocator_options": options, "strategy": "greedy"}
     made, allocator = gs.plan("gpt2", budget=f"{share}x", **SMALL, **said), ALLOCATORS[options]
     stored = gs.plan("gpt2", **SMALL, **said | {"strategy": "none"})
     assert made.feasible
@@ -45,8 +46,9 @@ def test_step_1_and_a_later_step_in_one_stream_hold_no_more_than_the_budget(opti
     assert allocator(both.trace).reserved_peak == made.reserved_bytes
 
 
-def test_a_search_within_what_an_allocator_holds_ends_within_it():
-    made = gs.plan("gpt2", budget="0.9x", options="seconds=1", allocator="torch", **SMALL)
+def test_a_search_within_what_an_allocator_holds_ends_within_it(monkeypatch):
+    monkeypatch.setattr(planned, "SECONDS", 0.2)
+    made = gs.plan("gpt2", budget="0.95x", options="seconds=0.5", allocator="torch", **SMALL)
     assert made.feasible
     assert made.reserved_bytes <= made.plan.budget
     assert made.plan.time_bound <= made.plan.time

@@ -13,7 +13,7 @@ import graphsim as gs
 from graphsim.answers.explain.cause import Kind
 from graphsim.answers.explain.snapshot import _CODES
 from graphsim.answers.fit import CONTEXT
-from graphsim.errors import UsageError
+from graphsim.errors import OutOfMemoryError, UsageError
 from graphsim.memory.allocators.torch import TorchCaching
 from graphsim.show.exports.snapshot import snapshot
 
@@ -234,7 +234,7 @@ def message_of(source, training, room, capacity):
     trace = gs.simulate(steps.first).trace
     try:
         TorchCaching(limit=room)(trace)
-    except gs.GraphSimError as error:
+    except OutOfMemoryError as error:
         row = int(trace.stream[0][error.event])
         held = int(TorchCaching()(trace).used[error.event - 1])
         text = (

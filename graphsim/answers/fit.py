@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Unpack
 
 from graphsim.answers.largest import farthest, interpolated, largest
-from graphsim.answers.measures import Measure, measures_of
+from graphsim.answers.measures import Measure, choices_of, measures_of
 from graphsim.answers.need import Known, Trial, need_of
 from graphsim.answers.setting import Setting, asked, spelled_out, with_one_name
 from graphsim.core.devices import device_of
@@ -41,6 +41,8 @@ class Fit(Answer):
         max_batch: largest batch that fits, where the next one does not; 0 if none does; None if the source takes none.
         max_seq: the same for the sequence, if the model has one; else None.
         simulations: settings that were simulated for the largest batch.
+        choices: what each choice that was made of a captured model (adapters, quantized weights, ...) saves, one after
+            the other; see `choices_of`.
         measures: what saves memory, first those taken until it fits, then the rest by bytes saved.
         notes: what could not be answered, and why.
         warnings: of the source, see `Report`.
@@ -57,6 +59,7 @@ class Fit(Answer):
     max_seq: int | None
     simulations: int
     measures: tuple[Measure, ...]
+    choices: tuple[Measure, ...] = ()
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -127,6 +130,7 @@ def fit_of(
     question = _Question(source, training, strategy, memory - context[1], {})
     batch, simulations, notes = question.largest_batch(int(step.attributes.get("batch") or 1))
     sequence = question.largest_sequence()
+    trial = Trial(source, training, strategy)
     need = question.need(source)  # last, as now most schedules are known
     return Fit(
         spec=step.name,
@@ -139,7 +143,8 @@ def fit_of(
         max_batch=batch,
         max_seq=sequence,
         simulations=simulations,
-        measures=tuple(measures_of(Trial(source, training, strategy), need, question.room, question.known)),
+        measures=tuple(measures_of(trial, need, question.room, question.known)),
+        choices=tuple(choices_of(trial, question.room)),
         notes=notes,
         warnings=tuple(str(text) for text in step.attributes.get("warnings", ())),
         provenance={"graphsim": __version__, "params": dict(source.params), "training": training.as_dict()},

@@ -9,13 +9,17 @@ from graphsim.core.devices import device_of
 from graphsim.errors import GraphSimError
 from graphsim.sources import Source, source_of
 from graphsim.step.rewrites import Rewrite, with_chunked_loss, with_inplace_activations
-from graphsim.step.training import Training
+from graphsim.step.training import CAPTURED, Training, option
 
 REWRITES: dict[str, Rewrite] = {
     "in-place activations (nn.ReLU(inplace=True))": with_inplace_activations,
     "cross-entropy in chunks (Liger's fused linear cross-entropy)": with_chunked_loss,
 }
 """Changes of the model's code, by name."""
+
+
+PLAIN = Training()
+WORDS = {"grad_checkpointing": "checkpointed blocks", "lora": "low-rank adapters", "quant": "4-bit weights"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,38 @@ def measures_of(trial: Trial, need: int, room: int, known: Known) -> list[Measur
     return taken + rest
 
 
+CHOICES = ("precision", "optimizer", "optimizer_impl", "lora", "quant", "grad_checkpointing")
+"""Fields of a training that are chosen to save memory, in an order in which each goes without those after it."""
+
+
+def choices_of(trial: Trial, room: int) -> list[Measure]:
+    """Return what each choice that *trial* has made of a captured model saves, when those before it are made.
+
+    Here `need_bytes` is what it takes with the choice and those before it, and `time` what it adds to the step then.
+    """
+    training = trial.training
+    made = [name for name in CHOICES if getattr(training, name) != getattr(PLAIN, name)]
+    if trial.source.kind != "capture" or training.mode != "train" or not set(made) & set(CAPTURED):
+        return []
+
+    def outcome(chosen: dict[str, object]) -> tuple[int, float]:
+        changed = replace(training, **{name: getattr(PLAIN, name) for name in made} | chosen)  # type: ignore[arg-type]
+        found = outcome_of(replace(trial, training=changed), room, {})
+        return found.need, found.seconds(changed)
+
+    chosen: dict[str, object] = {}
+    before, seconds = outcome(chosen)
+    choices = []
+    for name in made:
+        chosen[name] = getattr(training, name)
+        need, longer = outcome(chosen)
+        choices.append(
+            Measure(option(name, chosen[name]), need, before - need, longer / seconds - 1 if seconds else 0.0)
+        )
+        before, seconds = need, longer
+    return choices
+
+
 def _changes(trial: Trial) -> dict[str, _Change]:
     """Return what can be changed, by name."""
     found = {"PYTORCH_ALLOC_CONF=expandable_segments:True": _Change(expandable=True)}
@@ -109,7 +145,9 @@ def _changes(trial: Trial) -> dict[str, _Change]:
         found |= _precision(trial.training)
     if trial.source.kind != "step" and trial.training.mode == "train":
         found |= _optimizer(trial.training)
-    if trial.training.mode == "train" and not trial.strategy:
+    if trial.source.kind == "capture" and trial.training.mode == "train":
+        found |= _capturing(trial.training)
+    if trial.training.mode == "train" and not trial.strategy and not trial.training.grad_checkpointing:
         found |= {f"recompute (plan --strategy {name})": _Change(strategy=name) for name in ("selective", "sqrt")}
     if trial.source.kind == "model":
         found |= _micro_batches(trial) | _model(trial.source, trial.training)
@@ -133,6 +171,18 @@ def _optimizer(training: Training) -> dict[str, _Change]:
         found["8-bit Adam (--optimizer adam8bit)"] = _Change(training=light)
     if not training.set_to_none:
         found["release gradients (--set-to-none)"] = _Change(training=(("set_to_none", True),))
+    return found
+
+
+def _capturing(training: Training) -> dict[str, _Change]:
+    """Return what can be done to the modules of a captured model, as far as it is not done."""
+    found = _precision(training)
+    options: dict[str, object] = {"grad_checkpointing": True, "lora": 16}
+    if training.lora and training.target == "cuda":
+        options["quant"] = "nf4"
+    for name, value in options.items():
+        if not getattr(training, name):
+            found[f"{WORDS[name]} ({option(name, value)})"] = _Change(training=((name, value),))
     return found
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, TypeVar, get_type_hints
 
+from graphsim.answers.arguments import with_arguments
 from graphsim.errors import UsageError, suggest
 from graphsim.sources import Source, source_of
 from graphsim.sources.spec.expression import Value
@@ -22,8 +24,8 @@ class Setting(TypedDict, total=False):
         batch: samples per (micro-)batch: the param ``batch`` of the source.
         seq: sequence length: the param ``seq``.
         params: values for other params, by name.
-        optimizer: a name such as 'adamw', 'sgd', 'momentum', 'adam8bit'; of a module also a function of the
-            parameters (``torch.optim.AdamW``) or an optimizer.
+        optimizer: a name such as 'adamw', 'sgd', 'momentum', 'adam8bit', of a captured model also 'nadam', 'muon', ...;
+            of a module also a function of the parameters (``torch.optim.AdamW``), an optimizer or a list of some.
         optimizer_impl: 'forloop', 'foreach' or 'fused'; empty: what its library picks on the target.
         precision: 'fp32', 'bf16', 'fp16', 'amp-bf16' or 'amp-fp16'.
         master_weights: the optimizer updates fp32 copies of low-precision parameters.
@@ -33,8 +35,15 @@ class Setting(TypedDict, total=False):
         accumulation: micro-batches per optimizer step.
         zero_grad: where gradients are reset: 'before-forward', 'before-backward' or 'after-step'.
         set_to_none: release gradients instead of zeroing them.
+        grad_checkpointing: of a captured model: run each block again in the backward pass.
+        lora: of a captured model: rank of the adapters that are trained in place of its weights.
+        quant: of a captured model: its weights in bitsandbytes' 'int8', 'nf4' or 'nf4-double'.
+        kv_cache: of a captured model in mode 'inference': tokens in its cache.
+        warmup: of a captured model: steps before the one that is called steady.
+        steps: of a captured model: steps that are taken together as the steady one.
         loss: of a module: a function of its output, or of output and batch, that returns the scalar to differentiate.
         step: of a module: ``step(model, batch, optimizer)``, one training step in your own words.
+        training_args: a JSON file of Hugging Face ``TrainingArguments``, read by their own names.
         training: a `Training`, in place of the words above that say how it is trained.
     """
 
@@ -51,8 +60,15 @@ class Setting(TypedDict, total=False):
     accumulation: int
     zero_grad: str
     set_to_none: bool
+    grad_checkpointing: bool
+    lora: int
+    quant: str
+    kv_cache: int
+    warmup: int
+    steps: int
     loss: Callable[..., Any] | None
     step: Callable[..., Any] | None
+    training_args: str | Path | None
     training: Training | None
 
 
@@ -97,6 +113,10 @@ def asked(what: Any, inputs: Any, setting: Setting) -> Asked:
     for name in said:
         if name not in Setting.__annotations__:
             raise UsageError(f"no option '{name[:60]}'; {suggest(name, Setting.__annotations__)}")
+    if (path := said.pop("training_args", None)) is not None:
+        if said.get("training") is not None:
+            raise UsageError("give a Training or training_args, not both")
+        said = with_arguments(said, path, _DEFAULTS)
     if inputs is not None:
         what = _module(what, inputs, said)
     elif any(said.get(name) is not None for name in _OF_MODULES):

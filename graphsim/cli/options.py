@@ -20,6 +20,10 @@ def _option(*names: str, help: str, **more: Any) -> Any:  # noqa: A002 - typer's
     return typer.Option(*names, help=help, rich_help_panel=_PANEL, **more)
 
 
+def _captured(*names: str, help: str, **more: Any) -> Any:  # noqa: A002 - typer's own word
+    return typer.Option(*names, help=help, rich_help_panel="Captured models (torch:, hf:)", **more)
+
+
 SETTING: dict[str, tuple[Any, Any]] = {
     "batch": (Annotated[int | None, _option(help="Samples per (micro-)batch: param 'batch'.")], None),
     "seq": (Annotated[int | None, _option(help="Sequence length: param 'seq'.")], None),
@@ -30,7 +34,10 @@ SETTING: dict[str, tuple[Any, Any]] = {
     "optimizer": (
         Annotated[
             str,
-            _option(help="sgd, momentum, nesterov, adam, adamw, amsgrad, adagrad, rmsprop, lion, adafactor, adam8bit."),
+            _option(
+                help="sgd, momentum, nesterov, adam, adamw, amsgrad, adagrad, rmsprop, lion, adafactor, adam8bit; of a "
+                "captured model also nadam, radam, adamax, adadelta, asgd, rprop, muon (and AdamW beside it)."
+            ),
         ],
         "adamw",
     ),
@@ -72,6 +79,31 @@ SETTING: dict[str, tuple[Any, Any]] = {
         ],
         True,
     ),
+    "grad_checkpointing": (
+        Annotated[bool, _captured("--grad-checkpointing", help="Run each block again in the backward pass.")],
+        False,
+    ),
+    "lora": (
+        Annotated[
+            int,
+            _captured(metavar="RANK", help="Train adapters of this rank on all linear layers but the head, as peft."),
+        ],
+        0,
+    ),
+    "quant": (
+        Annotated[str, _captured(help="Weights as bitsandbytes has them: int8, nf4, nf4-double.", show_default="none")],
+        "",
+    ),
+    "kv_cache": (
+        Annotated[int, _captured(metavar="TOKENS", help="Tokens in the cache, with --mode inference.")],
+        0,
+    ),
+    "training_args": (
+        Annotated[Path | None, _captured(help="Hugging Face TrainingArguments in a JSON file, by their own names.")],
+        None,
+    ),
+    "warmup": (Annotated[int, _captured(metavar="N", help="Steps before the one that is called steady.")], 1),
+    "steps": (Annotated[int, _captured(metavar="N", help="Steps that are taken together as the steady one.")], 1),
 }
 """The options of `answers.setting.Setting`, in order: annotation and default."""
 

@@ -64,15 +64,12 @@ def captured_source(source: Source, training: Training, *, costs: str = "") -> R
     """
     source.check(training)
     need_torch()
-    from graphsim.sources.torch.capture import gpu
-    from graphsim.sources.torch.optimizers import named
     from graphsim.sources.torch.source import PREFIX, capture_source
 
     def recapture(change: Callable[[Any], Any]) -> Graph:
         step = capture_source(
             source.what,
-            optimizer=named(training.optimizer, training.optimizer_impl),
-            device=gpu(training.target, training.device if training.target == "cuda" else ""),
+            training=training,
             parameters=source.params,
             change=change,
         )

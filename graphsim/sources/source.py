@@ -8,7 +8,7 @@ it stands. Nothing else in graphsim looks at prefixes and suffixes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import PurePath
 from typing import Any, Literal, NamedTuple
@@ -39,8 +39,8 @@ class Frontend:
         load: ``(source, **params) -> Graph``; of a capture, the steady step.
         prefix: of the sources it reads, ``torch:``; empty: none.
         suffixes: of the files it reads, ``.onnx``.
-        steps: of a capture: ``(source, *, optimizer, implementation, target, device, **params)``, which returns
-            step 1 and the steady step, captured once.
+        steps: of a capture: ``(source, *, training, **params)``, which returns step 1 and the steady step as the
+            `Training` says, captured once.
         takes: ``(source, name) -> bool``: whether it takes a param; empty: those of the graph's attribute ``params``.
         stamp: ``(source) -> bytes``: what tells two states of the source apart; empty: the bytes of the file.
         read: ``(source) -> object``: its content, which can be sent elsewhere and is taken in the source's place.
@@ -146,12 +146,12 @@ FRONTENDS: Registry[Frontend] = Registry(
 
 _OPEN: dict[str, tuple[tuple[str, ...], str]] = {
     "capture": (
-        ("target", "device", "optimizer", "optimizer_impl"),
-        "the step is captured as your code runs it; change it there",
+        tuple(f.name for f in fields(Training) if f.name != "master_weights"),
+        "your optimizer keeps the copies that it needs",
     ),
     "step": (("target", "device"), "it is a step as it stands, to which nothing is added"),
 }
-"""What a training may say of each kind that is a step already, and why nothing else."""
+"""What a training may say of each kind that is no model of ours, and why nothing else."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,16 +246,7 @@ class Source:
         self.check(training)
         if self.kind == "step":
             return self.what if isinstance(self.what, Steps) else Steps(self.graph, self.graph)
-        return Steps(
-            *imported(self.frontend.steps)(
-                self.what,
-                optimizer=training.optimizer,
-                implementation=training.optimizer_impl,
-                target=training.target,
-                device=training.device if training.target == "cuda" else "",
-                **self.params,
-            )
-        )
+        return Steps(*imported(self.frontend.steps)(self.what, training=training, **self.params))
 
     def check(self, training: Training) -> None:
         """Check that *training* says only what can be said of this kind of source.
@@ -265,12 +256,7 @@ class Source:
         """
         if self.kind == "model":
             return
-        open_to, why = _OPEN[self.kind]
-        plain = Training(**{name: getattr(training, name) for name in open_to})
-        for name, value in training.as_dict().items():
-            if value != getattr(plain, name):
-                option = "--" + name.replace("_", "-")
-                raise UsageError(f"{option} {value} is not for {self.name}: {why}")
+        training.check(self.name, *_OPEN[self.kind])
 
     def stamp(self) -> bytes:
         """Return what tells two states of the source apart."""

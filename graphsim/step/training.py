@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from graphsim.options import parse_choice
 from graphsim.step.autodiff import differentiate
 from graphsim.step.ops import kind_of
 from graphsim.step.ops.tape import Tape, Target, parse_target
-from graphsim.step.optimizers import implementation_of, update
+from graphsim.step.optimizers import check_modelled, implementation_of, update
 from graphsim.step.precision import LossScaler, Precision, master_weights, precision_of
 from graphsim.units import FLOATING
 
@@ -27,6 +27,20 @@ MODES: tuple[Mode, ...] = ("train", "evaluation", "inference")
 
 ZeroGrad = Literal["before-forward", "before-backward", "after-step"]
 ZERO_GRAD: tuple[ZeroGrad, ...] = ("before-forward", "before-backward", "after-step")
+
+QUANTIZATIONS = ("int8", "nf4", "nf4-double")
+
+BOUNDS = (
+    ("accumulation", 1, 4096),
+    ("lora", 0, 4096),
+    ("kv_cache", 0, 2**24),
+    ("warmup", 1, 64),
+    ("steps", 1, 64),
+)
+"""Numbers of a `Training`, the least and the most that each may be."""
+
+CAPTURED = ("grad_checkpointing", "lora", "quant", "kv_cache", "warmup", "steps")
+"""Fields of a `Training` that are for captured models only: they change modules, or run the user's code."""
 
 MICRO_BATCHES = 3
 """From the third micro-batch on, each does to memory, and takes as long, as the second did: three stand for more."""
@@ -66,6 +80,16 @@ class Training:
         accumulation: micro-batches per optimizer step, each of the batch of the graph.
         zero_grad: where gradients are reset: 'before-forward', 'before-backward', 'after-step'.
         set_to_none: reset gradients by releasing them, not by zeroing in place.
+
+    What only a captured model can be trained with (`CAPTURED`):
+
+    Attributes:
+        grad_checkpointing: each block of the model is run again in the backward pass.
+        lora: rank of the adapters that are trained in place of the weights; 0: none.
+        quant: weights in bitsandbytes' 'int8', 'nf4' or 'nf4-double' (quantized scales); empty: as they are.
+        kv_cache: tokens in the cache when a model generates (mode 'inference').
+        warmup: steps before the one that is called steady.
+        steps: steps that are taken together as the steady one.
     """
 
     optimizer: str = "adamw"
@@ -78,6 +102,12 @@ class Training:
     accumulation: int = 1
     zero_grad: ZeroGrad = "before-forward"
     set_to_none: bool = True
+    grad_checkpointing: bool = False
+    lora: int = 0
+    quant: str = ""
+    kv_cache: int = 0
+    warmup: int = 1
+    steps: int = 1
 
     def __post_init__(self) -> None:
         parse_target(self.target)
@@ -87,13 +117,25 @@ class Training:
         precision_of(self.precision)
         if self.master_weights and precision_of(self.precision).dtype == "float32":
             raise UsageError(f"master_weights are for parameters in bf16 or fp16; {self.precision} keeps them in fp32")
-        if not 1 <= self.accumulation <= 4096:
-            raise UsageError(f"accumulation must be 1 ... 4096 micro-batches, not {self.accumulation}")
+        if self.quant:
+            parse_choice("quantization", self.quant, QUANTIZATIONS)
+        for name, least, most in BOUNDS:
+            if not least <= getattr(self, name) <= most:
+                raise UsageError(f"{name} must be {least} ... {most}, not {getattr(self, name)}")
+        if self.quant and not self.lora and self.mode == "train":
+            raise UsageError(f"weights in {self.quant} cannot be trained: add adapters (lora=16) or choose a mode")
+        if self.kv_cache and self.mode != "inference":
+            raise UsageError("a cache of keys and values is filled in mode 'inference' only")
 
     @property
     def implementation(self) -> str:
         """The optimizer implementation: the one asked for, or the default on the target."""
         return implementation_of(self.optimizer, self.optimizer_impl, self.target)
+
+    @property
+    def gpu(self) -> str:
+        """The GPU of the catalogue, if the target is one."""
+        return self.device if self.target == "cuda" else ""
 
     @property
     def shortened(self) -> Training:
@@ -103,6 +145,25 @@ class Training:
     def as_dict(self) -> dict[str, Any]:
         """Return the options as plain data, for provenance."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def check(self, source: str, open_to: Collection[str], why: str) -> None:
+        """Check that nothing is said of *source* but the fields *open_to*; *why* says the reason.
+
+        Raises:
+            UsageError: a field has another value than its default.
+        """
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name not in open_to and value != f.default:
+                raise UsageError(f"{option(f.name, value)} is not for {source}: {why}")
+
+
+def option(name: str, value: object) -> str:
+    """Return what is written on the command line to give the field *name* this *value*."""
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    return f"--{flag} {value}"
 
 
 def training_step(graph: Graph, training: Training | None = None, *, first: bool = False, **options: Any) -> Graph:
@@ -118,6 +179,9 @@ def training_step(graph: Graph, training: Training | None = None, *, first: bool
         GraphError: the graph has no scalar loss, or nothing in it can be trained.
     """
     chosen = chosen_training(training, options)
+    modelled = [f.name for f in fields(Training) if f.name not in CAPTURED]
+    chosen.check(graph.name, modelled, "it changes modules, and this is a graph; capture the model: torch:, hf:")
+    check_modelled(chosen.optimizer)
     if chosen.accumulation * len(graph.ops) > MAX_LAYERS:
         raise UsageError(
             f"{chosen.accumulation} micro-batches of {len(graph.ops)} layers are too many to write out "

@@ -21,6 +21,12 @@ def fit_text(answer: Fit) -> str:
         *(f"  {note}" for note in answer.notes),
         *(f"  warning: {warning}" for warning in answer.warnings),
     ]
+    if answer.choices:
+        lines += ["", "What the choices save, one after the other:"]
+        lines += [f"  {format_bytes(answer.choices[0].need_bytes + answer.choices[0].saved_bytes):>11}  without them"]
+    for choice in answer.choices:
+        rest = f"{choice.time:+.0%} time; then {format_bytes(choice.need_bytes)} in all"
+        lines.append(f"  {format_bytes(choice.saved_bytes):>11}  {choice.name}, {rest}")
     if answer.measures:
         lines += ["", "What would save memory:", *measure_lines(answer.measures)]
     return "\n".join(lines) + "\n"

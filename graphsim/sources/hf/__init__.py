@@ -12,6 +12,7 @@ from graphsim.core.graph import Graph
 from graphsim.errors import MissingExtraError
 from graphsim.sources.spec.expression import Value
 from graphsim.sources.torch.versions import need_torch
+from graphsim.step.training import Training
 
 if TYPE_CHECKING:
     from graphsim.sources.torch.capture import Capture
@@ -52,21 +53,13 @@ def load_hf(
     return _capture(source, optimizer, target, device, parameters).graph(first=first)
 
 
-def load_steps(
-    source: str,
-    *,
-    optimizer: str,
-    implementation: str = "",
-    target: str = "",
-    device: str = "",
-    **parameters: Value,
-) -> tuple[Graph, Graph]:
+def load_steps(source: str, *, training: Training, **parameters: Value) -> tuple[Graph, Graph]:
     """Return step 1 and the steady step of ``hf:config.json``, captured once; see `load_hf`."""
     _need_transformers()
     from graphsim.sources.torch.optimizers import named
 
-    captured = _capture(source, named(optimizer, implementation), target, device, parameters)
-    return captured.graph(first=True), captured.graph()
+    optimizer = named(training.optimizer, training.optimizer_impl)
+    return _capture(source, optimizer, training.target, training.gpu, parameters, training).steps()
 
 
 def takes(source: str, name: str) -> bool:
@@ -85,11 +78,19 @@ def stamp(source: str) -> bytes:
     return (file / "config.json" if file.is_dir() else file).read_bytes()
 
 
-def _capture(source: str, optimizer: Any, target: str, device: str, parameters: dict[str, Value]) -> Capture:
+def _capture(
+    source: str,
+    optimizer: Any,
+    target: str,
+    device: str,
+    parameters: dict[str, Value],
+    training: Training | None = None,
+) -> Capture:
     from graphsim.sources.hf.model import capture_config
-    from graphsim.sources.torch.capture import gpu
+    from graphsim.sources.torch.capture import AS_IT_IS, gpu
 
-    return capture_config(source.removeprefix(PREFIX), optimizer, parameters, device=gpu(target, device))
+    on = gpu(target, device)
+    return capture_config(source.removeprefix(PREFIX), optimizer, parameters, device=on, training=training or AS_IT_IS)
 
 
 def _need_transformers() -> None:

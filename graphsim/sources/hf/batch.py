@@ -43,13 +43,13 @@ def sizes_of(parameters: Mapping[str, Value], path: str) -> tuple[Sizes, dict[st
     return Sizes(**sizes), {name: value for name, value in parameters.items() if name not in sizes}
 
 
-def make_batch(kind: Any, config: Any, sizes: Sizes) -> dict[str, Any]:
-    """Return keyword arguments for a model of class *kind*: its inputs, and labels if it takes them.
+def make_batch(kind: Any, config: Any, sizes: Sizes, *, labels: bool = True) -> dict[str, Any]:
+    """Return keyword arguments for a model of class *kind*: its inputs, and *labels* if it takes them.
 
     Token ids are all the same but for a last end-of-sequence token; a language model that may see images
     in its text gets none.
     """
-    return _Batch(kind, config, sizes).make()
+    return _Batch(kind, config, sizes).make(labels=labels)
 
 
 def _task(*suffixes: str) -> frozenset[str]:
@@ -71,7 +71,7 @@ class _Batch:
         self.asked = sizes
         self.made: dict[str, Any] = {}
 
-    def make(self) -> dict[str, Any]:
+    def make(self, *, labels: bool) -> dict[str, Any]:
         if "input_ids" in self.takes:
             self._tokens()
         unpaired = self.main != "pixel_values" and self.kind.__name__ in _task("IMAGE_TEXT_TO_TEXT", "MULTIMODAL_LM")
@@ -81,7 +81,8 @@ class _Batch:
             self.made["input_features"] = self._features()
         if "input_values" in self.takes and self.main == "input_values":
             self.made["input_values"] = self._audio()
-        self._labels()
+        if labels:
+            self._labels()
         if self.config.is_encoder_decoder and "labels" not in self.made and "decoder_input_ids" in self.takes:
             self.made["decoder_input_ids"] = self._ids((self.batch, self.seq))
         return self.made

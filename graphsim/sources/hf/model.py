@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import transformers
@@ -20,7 +21,9 @@ from graphsim.sources.bounds import bounded_memory
 from graphsim.sources.hf.batch import make_batch, sizes_of
 from graphsim.sources.hf.config import check_changes, known_type, plain_fields, read_config
 from graphsim.sources.spec.expression import Value
-from graphsim.sources.torch.capture import Capture, capture
+from graphsim.sources.torch.capture import AS_IT_IS, Capture, capture
+from graphsim.sources.torch.recipe import low_dtype
+from graphsim.step.training import Training
 
 MAX_MODULES = 2**16
 MAX_BYTES = 4 * 2**30
@@ -28,28 +31,37 @@ MAX_BYTES = 4 * 2**30
 
 
 def capture_config(
-    path: str, optimizer: Any, parameters: Mapping[str, Value], *, device: Device | None = None
+    path: str,
+    optimizer: Any,
+    parameters: Mapping[str, Value],
+    *,
+    device: Device | None = None,
+    training: Training = AS_IT_IS,
 ) -> Capture:
-    """Capture the training step of the model that the config at *path* describes; see `load_hf`."""
+    """Capture the step of the model that the config at *path* describes, as *training* says; see `load_hf`."""
     data = read_config(path)
     kind_of_config = configuration_auto.CONFIG_MAPPING[
         known_type(data, set(configuration_auto.CONFIG_MAPPING.keys()), path)
     ]
     sizes, changes = sizes_of(parameters, path)
+    if training.kv_cache and sizes.seq is None:
+        sizes = sizes._replace(seq=1)  # tokens beside those in the cache
     if data.get("quantization_config") is not None:
         raise SpecError("'quantization_config' is not modelled: remove it to train the model in its own dtype", path)
     with _apart():
         config = _made(path, lambda: _config(kind_of_config, plain_fields(data), changes, path))
         kind = _model_class(config, path)
-        make = kind._from_config  # as AutoModel.from_config does: in the config's dtype
+        # As AutoModel.from_config does: in the config's dtype, or in the one that is asked for (``dtype=``).
+        make = partial(kind._from_config, **({"dtype": low} if (low := low_dtype(training)) else {}))
         try:
             captured = capture(
                 lambda: _made(path, lambda: make(config)),
-                lambda: make_batch(kind, config, sizes),
+                lambda: make_batch(kind, config, sizes, labels=training.mode != "inference"),
                 optimizer=optimizer,
                 loss=None,
                 step=None,
                 device=device,
+                training=training,
             )
         except CaptureError as error:
             raise CaptureError(f"{path}: {error.reason}", error.layer, error.line) from error

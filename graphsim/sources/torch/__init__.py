@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphsim.core.graph import Graph
 from graphsim.sources.torch.versions import need_torch
+from graphsim.step.training import Training
 
 if TYPE_CHECKING:
     import torch
@@ -127,10 +128,7 @@ def load_torch(
 def load_steps(
     source: str,
     *,
-    optimizer: str,
-    implementation: str = "",
-    target: str = "",
-    device: str = "",
+    training: Training,
     assume: Mapping[str, Any] | None = None,
     **parameters: Any,
 ) -> tuple[Graph, Graph]:
@@ -141,11 +139,6 @@ def load_steps(
         SpecError, UsageError, UnknownNameError, CaptureError: as `load_torch`.
     """
     need_torch()
-    from graphsim.sources.torch.capture import gpu
-    from graphsim.sources.torch.optimizers import named
     from graphsim.sources.torch.source import capture_source
 
-    optimizers = named(optimizer, implementation)
-    on = gpu(target, device)
-    captured = capture_source(source, optimizer=optimizers, device=on, parameters=parameters, assume=assume)
-    return captured.graph(first=True), captured.graph()
+    return capture_source(source, training=training, parameters=parameters, assume=assume).steps()

@@ -15,9 +15,10 @@ SPLIT = {"complex32": "float16", "complex64": "float32", "complex128": "float64"
 """Complex numbers are pairs."""
 
 
-def build_graph(recording: Recording, step: int, *, name: str, attributes: Mapping[str, Any]) -> Graph:
-    """Return the graph of one step of *recording* (0: the first)."""
-    return _Builder(recording, *recording.bounds[step]).build(name, attributes)
+def build_graph(recording: Recording, steps: slice, *, name: str, attributes: Mapping[str, Any]) -> Graph:
+    """Return the graph of some steps of *recording*, one after the other."""
+    bounds = recording.bounds[steps]
+    return _Builder(recording, bounds[0][0], bounds[-1][1]).build(name, attributes)
 
 
 class _Builder:

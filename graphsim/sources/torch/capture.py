@@ -15,23 +15,28 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from graphsim.core.devices import Device, device_of
 from graphsim.core.graph import Graph, Role
 from graphsim.errors import CaptureError, UsageError
-from graphsim.sources.torch import cuda, zeros
+from graphsim.sources.torch import cuda, recipe, zeros
 from graphsim.sources.torch.build import build_graph
+from graphsim.sources.torch.cache import fill_cache
 from graphsim.sources.torch.checks import check_model
 from graphsim.sources.torch.lazy import hollow_copy, initialize, lazy_modules
 from graphsim.sources.torch.libraries import Libraries
 from graphsim.sources.torch.notes import note_leftovers, noted_chance, observed_casts
 from graphsim.sources.torch.observe import Observer
-from graphsim.sources.torch.optimizers import Optimizers, describe, make_optimizer, states
+from graphsim.sources.torch.optimizers import Optimizers, describe, each, make_optimizer, states
 from graphsim.sources.torch.place import located
 from graphsim.sources.torch.prepare import build, exchanged, named_tensors
 from graphsim.sources.torch.reads import guarded
 from graphsim.sources.torch.record import Recording
 from graphsim.sources.torch.scope import Scope
 from graphsim.sources.torch.unknown import Policy
-from graphsim.sources.torch.usual import call, configured, default_step, is_lightning, lightning_step
+from graphsim.sources.torch.usual import UsualStep, call, configured, is_lightning, manual_step
 from graphsim.sources.torch.values import Values
 from graphsim.step.ops.tape import TARGETS
+from graphsim.step.training import Training
+
+AS_IT_IS = Training()
+"""Nothing is done to the model, and the usual step is plain."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +47,17 @@ class Capture:
     name: str
     attributes: Mapping[str, Any]
 
+    warmup: int = 1
+
     def graph(self, *, first: bool = False) -> Graph:
-        """Return step 1 if *first*, else step 2, the steady state."""
+        """Return step 1 if *first*, else the steady state: those after the warm-up, as one."""
         attributes = {**self.attributes, "first_step": first}
-        return build_graph(self.recording, 0 if first else 1, name=self.name, attributes=attributes)
+        steps = slice(0, 1) if first else slice(min(self.warmup, len(self.recording.bounds) - 1), None)
+        return build_graph(self.recording, steps, name=self.name, attributes=attributes)
+
+    def steps(self) -> tuple[Graph, Graph]:
+        """Return step 1 and the steady state."""
+        return self.graph(first=True), self.graph()
 
 
 def capture(
@@ -59,11 +71,14 @@ def capture(
     lines: bool = False,
     device: Device | None = None,
     assume: Mapping[str, Any] | None = None,
-    made_step: Callable[[], Any] | None = None,
+    words: Callable[[], Mapping[str, Any]] | None = None,
+    training: Training = AS_IT_IS,
 ) -> Capture:
-    """Run two steps under observation, on a *device* of the catalogue or where the model is; see `from_torch`.
+    """Run steps under observation, on a *device* of the catalogue or where the model is; see `from_torch`.
 
-    *made_step* returns the step once the model is made, where the same function makes both.
+    Args:
+        words: returns *loss*, *step* and *optimizer*, as far as the function that makes the model makes them too.
+        training: what is done to the model, and in the usual step.
     """
     zeros.give_back()
     policy = Policy(assume)
@@ -73,7 +88,8 @@ def capture(
             stack.enter_context(cuda.pretended(device))
         exchange = stack.enter_context(exchanged(values))
         model, batch = _made(module, inputs, values)
-        step = made_step() if made_step else step
+        said = words() if words else {}
+        step, loss = said.get("step", step), said.get("loss", loss)
         check_model(model, on_gpu=bool(device))
         if lazy_modules(model):
             model = hollow_copy(model, values)
@@ -82,12 +98,24 @@ def capture(
                 initialize(model, lambda: call(model, batch), values)
         exchange.module(model)
         exchange.batch(batch)
-        if step is None and loss is None and is_lightning(model):
-            step, optimizer = lightning_step, build(lambda: configured(model), values)
+        stack.enter_context(recipe.restored(model))
+        recipe.changed(model, training, exchange)
+        batch = recipe.cast_batch(batch, training, exchange)
+        lightning = step is None and loss is None and is_lightning(model)
+        if lightning:
+            said = {**said, "optimizer": build(lambda: configured(model), values)}
+            if not getattr(model, "automatic_optimization", True):
+                step = manual_step
+        if step is not None:
+            recipe.check_own_step(training, type(model).__name__)
+        if "optimizer" in said:
+            recipe.check_own_optimizer(training, type(model).__name__)
+        optimizer = None if training.mode != "train" else said.get("optimizer", optimizer)
         optimizers = Optimizers(exchange)
         stack.callback(optimizers.undo)
         optimize = make_optimizer(optimizer, model, exchange)
-        optimizers.see(optimize)
+        for one in each(optimize):
+            optimizers.see(one)
         parameters = {id(p): path for path, p in model.named_parameters(remove_duplicate=False)}
         scope = Scope(model, parameters, values, optimizers)
         policy.layer = scope.layer
@@ -99,24 +127,25 @@ def capture(
         stack.enter_context(scope.observed())
         stack.enter_context(_quiet_collector())
         with located(model), observer:
-            _run_steps(observer, step or default_step(loss), model, batch, optimize)
+            run = step or UsualStep(training, loss, lightning=lightning)
+            _run_steps(observer, run, model, batch, optimize, training)
         observer.seal()
         note_leftovers(model, optimizers, policy)
-        training = {
+        described = {
             "target": "cuda" if device else "cpu",
             "device": device.name if device else "",
             **describe(optimize, on_gpu=bool(device)),
         }
         attributes = {
             "captured": f"torch {torch.__version__}",
-            "training": training,
+            "training": described,
             "batch": _batch_size(batch),
             "optimizers": list(optimizers.names()),
             "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()}),
             "autocast": list(casts),
             "warnings": list(policy.notes),
         }
-    return Capture(observer.recording, name or type(model).__name__, attributes)
+    return Capture(observer.recording, name or type(model).__name__, attributes, training.warmup)
 
 
 def _made(module: Any, inputs: Any, values: Values) -> tuple[nn.Module, Any]:
@@ -145,35 +174,42 @@ def gpu(target: str, name: str = "", module: Any = None) -> Device | None:
 
 
 CALLS = 64
-"""Calls of the user's step in which an optimizer must have stepped twice."""
+"""Calls of the user's step in which an optimizer must have stepped."""
 
 
-def _run_steps(observer: Observer, run: Any, model: nn.Module, batch: Any, optimizer: Any) -> None:
-    """Call the step until two steps of training are recorded.
+def _run_steps(observer: Observer, run: Any, model: nn.Module, batch: Any, optimizer: Any, training: Training) -> None:
+    """Call the step until all steps of *training* are recorded; one, where nothing is trained.
 
     A step of training ends with the call in which an optimizer stepped: gradients may be accumulated over
     several calls. Where none steps, each call is one.
     """
-    scope = observer.scope
-    begin, updates, calls = 0, 0, 0
-    states_of = scope.optimizers.seen
-    while len(observer.recording.bounds) < 2:
-        scope.begin_step()
-        with noted_chance(observer.values):
-            run(model, batch, optimizer)
-        calls += 1
-        ends = scope.updates > updates or optimizer is None or not scope.after_backward
-        if ends or calls >= CALLS:
-            observer.end_step(begin)
-            begin, updates = len(observer.recording.ops), scope.updates
-        if calls >= CALLS and not updates:
-            raise CaptureError(f"no optimizer steps in {CALLS} calls of the step: pass optimizer=None if that is meant")
-        for used in states_of.values():
+    wanted = training.warmup + training.steps if training.mode == "train" else 1
+    while len(observer.recording.bounds) < wanted:
+        if training.kv_cache:
+            batch = fill_cache(observer, model, batch, training.kv_cache)
+        _run_step(observer, run, model, batch, optimizer)
+        for used in observer.scope.optimizers.seen.values():
             for tensor, label, owner in states(used, model):
                 storage = observer.find(tensor)
                 if storage is not None and storage.role is None:
                     storage.label, storage.role, storage.owner = label, Role.OPTIMIZER_STATE, owner
         gc.collect()
+
+
+def _run_step(observer: Observer, run: Any, model: nn.Module, batch: Any, optimizer: Any) -> None:
+    scope = observer.scope
+    begin, updates = len(observer.recording.ops), scope.updates
+    for _ in range(CALLS):
+        scope.begin_step()
+        with noted_chance(observer.values):
+            run(model, batch, optimizer)
+        if scope.updates > updates or optimizer is None or not scope.after_backward:
+            break
+        gc.collect()
+    else:
+        if not scope.updates:
+            raise CaptureError(f"no optimizer steps in {CALLS} calls of the step: pass optimizer=None if that is meant")
+    observer.end_step(begin)
 
 
 def _declare(observer: Observer, model: nn.Module, batch: Any, optimizer: Any) -> None:

@@ -12,6 +12,7 @@ from graphsim.sources.torch.versions import need_torch
 if TYPE_CHECKING:
     from graphsim.core.graph import Graph
     from graphsim.sources.torch.capture import Capture
+    from graphsim.step.training import Training
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,26 +51,27 @@ def load_module(module: Module, *, optimizer: Any = "adamw", target: str = "", d
     return _captured(module, optimizer, target, device).graph()
 
 
-def load_steps(
-    module: Module, *, optimizer: str, implementation: str = "", target: str = "", device: str = ""
-) -> tuple[Graph, Graph]:
+def load_steps(module: Module, *, training: Training) -> tuple[Graph, Graph]:
     """Return step 1 and the steady step of *module*, captured once; see `from_torch`."""
     need_torch()
     from graphsim.sources.torch.optimizers import named
 
-    captured = _captured(module, named(optimizer, implementation), target, device)
-    return captured.graph(first=True), captured.graph()
+    optimizer = named(training.optimizer, training.optimizer_impl)
+    return _captured(module, optimizer, training.target, training.gpu, training).steps()
 
 
-def _captured(module: Module, optimizer: Any, target: str, device: str) -> Capture:
+def _captured(module: Module, optimizer: Any, target: str, device: str, training: Training | None = None) -> Capture:
     need_torch()
-    from graphsim.sources.torch.capture import capture, gpu
+    from graphsim.sources.torch.capture import AS_IT_IS, capture, gpu
 
+    own = {} if module.optimizer is None else {"optimizer": module.optimizer}
     return capture(
         module.model,
         module.inputs,
-        optimizer=optimizer if module.optimizer is None else module.optimizer,
+        optimizer=optimizer,
         loss=module.loss,
         step=module.step,
         device=gpu(target, device, module.model),
+        words=lambda: own,
+        training=training or AS_IT_IS,
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,9 +13,12 @@ from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from graphsim.errors import UnknownNameError, UsageError
+from graphsim.sources.torch.own_optimizers import Adam8bit, Lion
 from graphsim.sources.torch.prepare import Exchange
+from graphsim.sources.torch.quantized import head_of
 from graphsim.sources.torch.reads import guarded
 from graphsim.sources.torch.values import Evaluating
+from graphsim.step.optimizers import TORCH, implementation_of
 
 IMPLEMENTATIONS: dict[str, dict[str, Any]] = {
     "": {},
@@ -23,7 +28,36 @@ IMPLEMENTATIONS: dict[str, dict[str, Any]] = {
 }
 """Options that choose an implementation."""
 
-OPTIMIZERS: dict[str, Callable[..., Any]] = {
+
+def _is_plain(cls: Any) -> bool:
+    """Whether *cls* is an optimizer that `graphsim.step.optimizers.TORCH` names: one that is made of parameters."""
+    return isinstance(cls, type) and cls.__name__.lower() in TORCH
+
+
+@dataclass(frozen=True)
+class ByModel:
+    """Makes the optimizers of a model, by the places that its parameters have."""
+
+    make: Callable[[nn.Module], Any]
+
+
+def muon_and_adamw(model: nn.Module) -> list[torch.optim.Optimizer]:
+    """Return Muon for the matrices of hidden layers and AdamW for all else, as ``torch.optim.Muon`` is documented.
+
+    Embeddings, the layer that makes the logits, biases and norms are all else.
+    """
+    outer = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    head = head_of(model)
+    outer |= {id(p) for p in head.parameters()} if head is not None else set()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    hidden = [p for p in trained if p.dim() == 2 and id(p) not in outer]
+    rest = [p for p in trained if p.dim() != 2 or id(p) in outer]
+    if not hidden:
+        raise UsageError(f"muon: {type(model).__name__} has no matrix in a hidden layer")
+    return [torch.optim.Muon(hidden, lr=1e-3), *([torch.optim.AdamW(rest, lr=1e-3)] if rest else [])]
+
+
+OPTIMIZERS: dict[str, Callable[..., Any] | ByModel] = {
     "sgd": partial(torch.optim.SGD, lr=1e-3),
     "momentum": partial(torch.optim.SGD, lr=1e-3, momentum=0.9),
     "nesterov": partial(torch.optim.SGD, lr=1e-3, momentum=0.9, nesterov=True),
@@ -33,7 +67,12 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "adagrad": partial(torch.optim.Adagrad, lr=1e-3),
     "rmsprop": partial(torch.optim.RMSprop, lr=1e-3),
     "adafactor": partial(torch.optim.Adafactor, lr=1e-3),
+    "lion": Lion,
+    "adam8bit": Adam8bit,
+    **{cls.__name__.lower(): cls for name in dir(torch.optim) if _is_plain(cls := getattr(torch.optim, name))},
+    "muon": ByModel(muon_and_adamw),
 }
+"""By name. What has a name of `graphsim.step.optimizers.TORCH` is torch's own, as far as it is installed."""
 
 
 def make_optimizer(optimizer: Any, model: nn.Module, exchange: Exchange) -> Any:
@@ -49,6 +88,13 @@ def make_optimizer(optimizer: Any, model: nn.Module, exchange: Exchange) -> Any:
         optimizer = named(optimizer)
     if isinstance(optimizer, torch.optim.Optimizer):
         return optimizer
+    if isinstance(optimizer, list | tuple):
+        return [make_optimizer(one, model, exchange) for one in optimizer]
+    if isinstance(optimizer, Mapping):
+        return {name: make_optimizer(one, model, exchange) for name, one in optimizer.items()}
+    if isinstance(optimizer, ByModel):
+        with Evaluating(exchange.values), guarded(exchange.values):
+            return optimizer.make(model)
     if not callable(optimizer):
         raise UsageError(
             f"optimizer must be a name, a function of the parameters or an optimizer, not {optimizer!r:.60}"
@@ -113,17 +159,33 @@ class Optimizers:
         return {id(p) for optimizer in used for group in optimizer.param_groups for p in group["params"]}
 
 
-def named(name: str, implementation: str = "") -> Callable[..., Any]:
-    """Return the function that makes the optimizer of that name.
+def each(optimizer: Any) -> list[Any]:
+    """Return the optimizers that *optimizer* is: one, a list or dict of several, or none."""
+    if optimizer is None:
+        return []
+    if isinstance(optimizer, Mapping):
+        return list(optimizer.values())
+    return list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
+
+
+def named(name: str, implementation: str = "") -> Callable[..., Any] | ByModel:
+    """Return what makes the optimizer of that name.
 
     Raises:
         UnknownNameError: there is no such optimizer or implementation.
+        UsageError: the optimizer has no such implementation.
     """
     if name not in OPTIMIZERS:
         raise UnknownNameError("optimizer of torch.optim", name, OPTIMIZERS)
     if implementation not in IMPLEMENTATIONS:
         raise UnknownNameError("optimizer implementation", implementation, list(IMPLEMENTATIONS)[1:])
-    return partial(OPTIMIZERS[name], **IMPLEMENTATIONS[implementation])
+    made, options = OPTIMIZERS[name], IMPLEMENTATIONS[implementation]
+    takes = () if isinstance(made, ByModel) else inspect.signature(made).parameters
+    if isinstance(made, ByModel) or not options.keys() <= set(takes):
+        if implementation in ("", "forloop"):  # the only one that it has
+            return made
+        raise UsageError(f"{name} has no {implementation} form")
+    return partial(made, **options)
 
 
 def describe(optimizer: Any, *, on_gpu: bool) -> dict[str, str]:
@@ -136,15 +198,20 @@ def describe(optimizer: Any, *, on_gpu: bool) -> dict[str, str]:
         name = "amsgrad"
     if name not in OPTIMIZERS:
         return {}
-    foreach = on_gpu if options.get("foreach") is None else options["foreach"]
-    form = "fused" if options.get("fused") else "foreach" if foreach else "forloop"
+    if options.get("fused"):
+        form = "fused"
+    elif options.get("foreach") is None:
+        form = implementation_of(name, "", "cuda" if on_gpu else "cpu")
+    else:
+        form = "foreach" if options["foreach"] else "forloop"
     return {"optimizer": name, "optimizer_impl": form}
 
 
 def states(optimizer: Any, model: nn.Module) -> Iterator[tuple[torch.Tensor, str, str]]:
     """Yield each tensor in the optimizer's state, its name, and the module of its parameter."""
     paths = {id(p): path for path, p in model.named_parameters()}
-    for parameter, state in (getattr(optimizer, "state", None) or {}).items():
+    entries = (entry for one in each(optimizer) for entry in (getattr(one, "state", None) or {}).items())
+    for parameter, state in entries:
         path = paths.get(id(parameter), "optimizer")
         for key, value in state.items() if isinstance(state, Mapping) else ():
             if isinstance(value, torch.Tensor):

@@ -11,9 +11,15 @@ from typing import Any
 
 from graphsim.core.devices import Device
 from graphsim.errors import SpecError, UsageError, suggest
-from graphsim.sources.torch.capture import Capture, capture
+from graphsim.sources.torch.capture import AS_IT_IS, Capture, capture, gpu
+from graphsim.sources.torch.optimizers import named
+from graphsim.step.training import Training
 
 PREFIX = "torch:"
+
+MADE = ("model", "inputs", "loss", "step", "optimizer", "optimizers")
+"""What a factory may return in a dict, each as `from_torch` takes it; *optimizers* is a list or dict of several, which
+the step gets in place of one."""
 
 
 def capture_source(
@@ -24,11 +30,13 @@ def capture_source(
     parameters: Mapping[str, Any],
     change: Callable[[Any], Any] | None = None,
     assume: Mapping[str, Any] | None = None,
+    training: Training | None = None,
 ) -> Capture:
     """Capture what the factory named by *source* makes; it is called with those *parameters* that it takes.
 
-    This imports and runs the user's code. The factory returns (model, inputs), (model, inputs, step),
-    or a model with an ``example_input_array``. *change* is applied to the model first.
+    This imports and runs the user's code. The factory returns (model, inputs), (model, inputs, step), a model with an
+    ``example_input_array``, or a dict of `MADE`. *change* is applied to the model first. A *training* says what is
+    done to the model, the optimizer and the device.
 
     Raises:
         SpecError: there is no such function.
@@ -36,38 +44,52 @@ def capture_source(
     """
     factory = _find(source)
     accepted = _accepted(factory, parameters, source)
-    made: list[Any] = []
+    made: dict[str, Any] = {}
 
     def model() -> Any:
-        result = factory(**accepted)
-        made.extend(result if isinstance(result, tuple) else (result,))
+        made.update(_made(factory(**accepted), source))
         if change is not None:
-            change(made[0])
-        return made[0]
+            change(made["model"])
+        return made["model"]
 
     def inputs() -> Any:
-        if len(made) > 1:
-            return made[1]
-        example = getattr(made[0], "example_input_array", None)
-        if example is None:
+        batch = made.pop("inputs", None)
+        batch = getattr(made["model"], "example_input_array", None) if batch is None else batch
+        if batch is None:
             raise UsageError(f"{source} returns a model without inputs: return (model, inputs)")
-        return example
+        return batch
 
-    def step() -> Any:
-        return made[2] if len(made) > 2 else None
-
-    name = source.removeprefix(PREFIX)
+    if training is not None:
+        optimizer, device = named(training.optimizer, training.optimizer_impl), gpu(training.target, training.gpu)
     return capture(
         model,
         inputs,
         optimizer=optimizer,
         loss=None,
         step=None,
-        made_step=step,
-        name=name,
+        words=lambda: {name: made[name] for name in ("loss", "step", "optimizer") if made.get(name) is not None},
+        name=source.removeprefix(PREFIX),
         device=device,
         assume=assume,
+        training=training or AS_IT_IS,
     )
+
+
+def _made(result: Any, source: str) -> dict[str, Any]:
+    """Return what a factory returned by the names of `MADE`."""
+    if not isinstance(result, Mapping):
+        return dict(zip(("model", "inputs", "step"), result if isinstance(result, tuple) else (result,), strict=False))
+    for name in result:
+        if name not in MADE:
+            raise UsageError(f"{source} returns a dict with '{name!s:.40}'; {suggest(str(name), MADE)}")
+    if "model" not in result:
+        raise UsageError(f"{source} returns a dict without 'model'")
+    made = dict(result)
+    if "optimizers" in made:
+        if "optimizer" in made:
+            raise UsageError(f"{source} returns both 'optimizer' and 'optimizers': name one")
+        made["optimizer"] = made.pop("optimizers")
+    return made
 
 
 def takes(source: str, name: str) -> bool:

@@ -4,34 +4,81 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from graphsim.errors import CaptureError
+from graphsim.sources.torch.optimizers import each
+from graphsim.step.precision import precision_of
+from graphsim.step.training import Training
 
 
-def default_step(loss: Callable[..., Any] | None) -> Any:
-    """Return the usual step. The model's output goes when the loss is known; the loss stays to the end."""
-    arity = 1 if loss is None else _arity(loss)
+class UsualStep:
+    """The usual step of *training*. The model's output goes when the loss is known; the loss stays to the end.
 
-    def forward(model: Any, batch: Any) -> Any:
+    A LightningModule says its loss itself, and a Trainer resets the gradients before the backward pass.
+    """
+
+    def __init__(self, training: Training, loss: Callable[..., Any] | None, *, lightning: bool = False) -> None:
+        self.training, self.loss, self.lightning = training, loss, lightning
+        self.arity = 1 if loss is None else _arity(loss)
+        self.zero_grad = "before-backward" if lightning else training.zero_grad
+        self.precision = precision_of(training.precision)
+        self.scaler: Any = None  # made in the first step: on which device is then known
+
+    def __call__(self, model: Any, batch: Any, optimizer: Any) -> Any:
+        """Do one step; without an optimizer there is no update."""
+        if self.training.mode == "inference":
+            with torch.no_grad():
+                return call(model, batch)
+        device = next(model.parameters()).device.type if self.precision.autocast else ""
+        if self.precision.loss_scaling and self.scaler is None:
+            self.scaler = torch.amp.GradScaler(device)
+        self._reset("before-forward", model, optimizer)
+        for micro in range(self.training.accumulation):
+            with self._autocast(device):
+                value = self._forward(model, batch)
+            if self.training.mode == "evaluation":
+                return value
+            if self.training.accumulation > 1:
+                value = value / self.training.accumulation
+            if micro == 0:
+                self._reset("before-backward", model, optimizer)
+            (self.scaler.scale(value) if self.scaler else value).backward()
+        self._update(optimizer)
+        self._reset("after-step", model, optimizer)
+        return None
+
+    def _autocast(self, device: str) -> Any:
+        low = self.precision.autocast
+        return torch.autocast(device, dtype=getattr(torch, low)) if low else nullcontext()
+
+    def _forward(self, model: Any, batch: Any) -> Any:
+        if self.lightning:
+            return _lightning_loss(model, batch)
         output = call(model, batch)
-        return _plain_loss(output) if loss is None else loss(output) if arity == 1 else loss(output, batch)
+        if self.loss is None:
+            return _plain_loss(output)
+        return self.loss(output) if self.arity == 1 else self.loss(output, batch)
 
-    def run(model: Any, batch: Any, optimizer: Any) -> None:
-        if optimizer is not None:
-            optimizer.zero_grad(set_to_none=True)
-        else:
-            model.zero_grad(set_to_none=True)
-        value = forward(model, batch)
-        value.backward()
-        if optimizer is not None:
-            optimizer.step()
+    def _reset(self, place: str, model: Any, optimizer: Any) -> None:
+        if place == self.zero_grad:
+            for owner in each(optimizer) or [model]:
+                owner.zero_grad(set_to_none=self.training.set_to_none)
 
-    return run
+    def _update(self, optimizer: Any) -> None:
+        for one in each(optimizer):
+            if self.scaler:
+                self.scaler.step(one)
+            else:
+                one.step()
+        if self.scaler:
+            self.scaler.update()
 
 
 def call(model: Any, batch: Any) -> Any:
@@ -68,29 +115,49 @@ def is_lightning(model: Any) -> bool:
 
 
 def configured(model: Any) -> Any:
-    """Return the optimizer of ``model.configure_optimizers()``, in any of the forms that Lightning takes.
+    """Return the optimizer of ``model.configure_optimizers()``, or a list of several, in any form that Lightning takes.
 
     Raises:
-        CaptureError: there are several, which the model's own code steps.
+        CaptureError: there are several, and the model leaves it to a Trainer to step them.
     """
     made = model.configure_optimizers()
     if isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], list | tuple):
         made = made[0]
     made = [made] if isinstance(made, Mapping) or not isinstance(made, list | tuple) else list(made)
-    if len(made) != 1 or not getattr(model, "automatic_optimization", True):
-        reason = "its optimizers are stepped by its own code through a Trainer: write step(model, batch, optimizer)"
+    made = [one["optimizer"] if isinstance(one, Mapping) else one for one in made]
+    if len(made) != 1 and getattr(model, "automatic_optimization", True):
+        reason = "several optimizers need automatic_optimization = False, as in Lightning itself"
         raise CaptureError(f"{type(model).__name__}: {reason}")
-    return made[0]["optimizer"] if isinstance(made[0], Mapping) else made[0]
+    return made[0] if len(made) == 1 else made
 
 
-def lightning_step(model: Any, batch: Any, optimizer: Any) -> None:
-    """Do what a Trainer does for each batch: the closure of ``optimizer.step`` in automatic optimization."""
+def manual_step(model: Any, batch: Any, optimizer: Any) -> None:
+    """Run the training step of a LightningModule that steps its optimizers itself (``automatic_optimization = False``).
+
+    ``self.optimizers()``, ``self.manual_backward(loss)`` and the toggles, which ask a Trainer, answer for it.
+    """
+    made = each(optimizer)
+    stand_in = {
+        "optimizers": lambda *_, **__: made[0] if len(made) == 1 else made,
+        "manual_backward": lambda loss, *given, **named: loss.backward(*given, **named),
+        "toggle_optimizer": lambda one: _toggle(model, one, made),
+        "untoggle_optimizer": lambda one: _toggle(model, None, made),
+        "lr_schedulers": lambda: None,
+    }
+    with patch.multiple(model, create=True, **stand_in):
+        model.training_step(batch, 0)
+
+
+def _toggle(model: Any, one: Any, made: list[Any]) -> None:
+    """Let only the parameters of *one* require gradients; of all, if it is None."""
+    for other in made:
+        for parameter in (p for group in other.param_groups for p in group["params"]):
+            parameter.requires_grad_(one is None or other is one)
+
+
+def _lightning_loss(model: Any, batch: Any) -> Any:
     result = model.training_step(batch, 0)
     loss = result["loss"] if isinstance(result, Mapping) else result
     if loss is None:
         raise CaptureError(f"{type(model).__name__}.training_step returns no loss")
-    if optimizer is not None:
-        optimizer.zero_grad()
-    loss.backward()
-    if optimizer is not None:
-        optimizer.step()
+    return loss

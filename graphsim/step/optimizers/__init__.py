@@ -113,6 +113,19 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "adam8bit": Optimizer({"forloop": eightbit.adam}, late_states=eightbit.states_of, cuda="forloop"),
 }
 
+TORCH = ("nadam", "radam", "adamax", "adadelta", "asgd", "rprop", "muon")
+"""Optimizers of torch.optim that only captured models are trained with: they are run, not modelled."""
+
+
+def check_modelled(optimizer: str) -> None:
+    """Check that there are rules for *optimizer*.
+
+    Raises:
+        UsageError: only captures know it.
+    """
+    if optimizer in TORCH:
+        raise UsageError(f"{optimizer} is for captured models (torch:, hf:); modelled: {', '.join(OPTIMIZERS)}")
+
 
 def implementation_of(optimizer: str, implementation: str, target: Target) -> str:
     """Return the implementation asked for; if empty, what the optimizer's library picks on *target*.
@@ -121,10 +134,12 @@ def implementation_of(optimizer: str, implementation: str, target: Target) -> st
         UnknownNameError: there is no such optimizer or implementation.
         UsageError: the optimizer does not have it.
     """
-    if optimizer not in OPTIMIZERS:
+    if optimizer not in (*OPTIMIZERS, *TORCH):
         raise UnknownNameError("optimizer", optimizer, OPTIMIZERS)
     if implementation not in ("", *IMPLEMENTATIONS):
         raise UnknownNameError("optimizer implementation", implementation, IMPLEMENTATIONS)
+    if optimizer in TORCH:
+        return implementation or ("forloop" if target == "cpu" or optimizer == "muon" else "foreach")
     chosen = OPTIMIZERS[optimizer]
     if implementation and implementation not in chosen.implementations:
         raise UsageError(f"{optimizer} has no {implementation} form; it has: {', '.join(chosen.implementations)}")

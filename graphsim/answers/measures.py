@@ -121,7 +121,7 @@ def choices_of(trial: Trial, room: int) -> list[Measure]:
         return []
 
     def outcome(chosen: dict[str, object]) -> tuple[int, float]:
-        changed = replace(training, **{name: getattr(PLAIN, name) for name in made} | chosen)  # type: ignore[arg-type]
+        changed = replace(training, **{name: getattr(PLAIN, name) for name in made} | chosen)
         found = outcome_of(replace(trial, training=changed), room, {})
         return found.need, found.seconds(changed)
 

@@ -113,7 +113,7 @@ def quantize(model: nn.Module, kind: str, *, compute: torch.dtype | None) -> Non
             return None
         bias = module.bias
         if kind == "int8":
-            return Linear8bit(*sizes, bias)  # type: ignore[arg-type]
+            return Linear8bit(*sizes, bias)
         return Linear4bit(*sizes, bias, module.weight.dtype, compute, double=kind == "nf4-double")  # type: ignore[arg-type]
 
     if not replace_modules(model, quantized):
@@ -130,7 +130,7 @@ class Linear4bit(nn.Module):
         self, inputs: int, outputs: int, bias: Any, dtype: torch.dtype, compute: torch.dtype | None, *, double: bool
     ) -> None:
         super().__init__()
-        self.shape, self.dtype, self.compute, self.double = (outputs, inputs), dtype, compute, double
+        self.shape, self.dtype, self.compute, self.nested = (outputs, inputs), dtype, compute, double
         packed, scales = -(-inputs * outputs // 2), -(-inputs * outputs // BLOCK)
         self.weight = nn.Parameter(torch.empty(packed, 1, dtype=torch.uint8), requires_grad=False)
         self.bias = bias
@@ -160,7 +160,7 @@ class Linear4bit(nn.Module):
     def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
         """Return the weight: backends/cuda/ops.py, ``_dequant_linear_fallback``."""
         absmax: Any = self.absmax
-        if self.double:
+        if self.nested:
             absmax = dequantize_blockwise(absmax, self.outer_absmax, self.outer_code) + self.offset
         return dequantize_4bit(self.weight, absmax, list(self.shape), dtype)  # type: ignore[no-any-return]
 
@@ -175,7 +175,7 @@ class _MatMul4Bit(torch.autograd.Function):
         return layer.product(x, bias)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
         """Return the gradients of input and bias. The weight is dequantized to the dtype that it was loaded in."""
         inputs, bias, _ = ctx.needs_input_grad
         layer = ctx.layer
@@ -215,7 +215,7 @@ class _MatMul8bit(torch.autograd.Function):
         return output.reshape(*shape[:-1], output.shape[-1]) if len(shape) == 3 else output
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
         """Return the gradients of input and bias; the weight is made in the input's dtype."""
         inputs, bias, _ = ctx.needs_input_grad
         grad_bias = grad.sum(0, dtype=ctx.bias_dtype) if bias else None

@@ -95,7 +95,7 @@ def cast_batch(batch: Any, training: Training, exchange: Exchange) -> Any:
 def low_dtype(training: Training) -> torch.dtype | None:
     """Return the dtype to which parameters and inputs are cast; None if they stay as they are."""
     name = precision_of(training.precision).dtype
-    return None if name == "float32" else getattr(torch, name)  # type: ignore[no-any-return]
+    return None if name == "float32" else getattr(torch, name)
 
 
 def autocast_dtype(training: Training) -> torch.dtype | None:

@@ -137,7 +137,7 @@ def manual_step(model: Any, batch: Any, optimizer: Any) -> None:
     ``self.optimizers()``, ``self.manual_backward(loss)`` and the toggles, which ask a Trainer, answer for it.
     """
     made = each(optimizer)
-    stand_in = {
+    stand_in: dict[str, Any] = {
         "optimizers": lambda *_, **__: made[0] if len(made) == 1 else made,
         "manual_backward": lambda loss, *given, **named: loss.backward(*given, **named),
         "toggle_optimizer": lambda one: _toggle(model, one, made),

@@ -187,7 +187,7 @@ def test_a_factory_without_a_batch_is_said(run):
         (["peak", "every_source_model:make"], "did you mean torch:every_source_model:make"),
         (["peak", "torhc:a:b"], "torch:"),
         (["plan", "lenet5", "--budget", "0.9x", "--emit", "torch"], "no PyTorch model"),
-        (["peak", "torch:every_source_model:make", "--precision", "bf16"], "captured as your code runs it"),
+        (["peak", "torch:every_source_model:make", "--quant", "nf4"], "nf4 cannot be trained"),
         (["peak", "lenet5", "--gpu", "abacus"], "known: "),
         (["fit", "lenet5", "--memory", "8"], "8GiB"),
     ],

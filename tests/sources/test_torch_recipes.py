@@ -14,7 +14,9 @@ from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 import graphsim as gs  # noqa: E402
 from graphsim.errors import CaptureError, UsageError  # noqa: E402
+from graphsim.sources import source_of  # noqa: E402
 from graphsim.sources.torch.capture import capture  # noqa: E402
+from graphsim.sources.torch.module import Module  # noqa: E402
 from graphsim.sources.torch.optimizers import named  # noqa: E402
 from graphsim.sources.torch.quantized import Linear4bit  # noqa: E402
 from graphsim.step.training import Training  # noqa: E402
@@ -279,7 +281,7 @@ def test_a_weight_takes_as_many_bits_as_is_published():
 def test_quantized_layers_make_their_weight_again_in_backward(quant):
     """Of a frozen layer autograd saves no input in 4 bits, and the input in 8 bits (autograd/_functions.py)."""
     training = Training(lora=4, quant=quant, precision="bf16", optimizer="sgd")
-    steps = gs.sources.source_of(gs.sources.torch.module.Module(Blocks(), torch.randn(2048, 16))).steps(training)
+    steps = source_of(Module(Blocks(), torch.randn(2048, 16))).steps(training)
     made = "dequantize_4bit" if quant == "nf4" else "mul_"
     weights = [op for op in steps.steady.ops if op.kind.endswith(made) and op.phase is gs.Phase.BACKWARD]
     assert len(weights) >= 5  # six layers; the first needs no gradient of its input

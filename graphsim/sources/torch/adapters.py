@@ -56,24 +56,26 @@ class LoraLinear(nn.Module):
 
     def _beside_plain(self, x: torch.Tensor) -> torch.Tensor:
         """peft/tuners/lora/layer.py, Linear.forward: the sum is in the wider dtype, then cast."""
-        result = self.base_layer(x)
+        result: torch.Tensor = self.base_layer(x)
         dtype = result.dtype
-        lora_a, lora_b = self.lora_A["default"], self.lora_B["default"]
-        x = x.to(lora_a.weight.dtype)  # type: ignore[arg-type]
+        lora_a: Any = self.lora_A["default"]
+        lora_b: Any = self.lora_B["default"]
+        x = x.to(lora_a.weight.dtype)
         result = result + lora_b(lora_a(x)) * self.scaling
-        return result.to(dtype)  # type: ignore[no-any-return]
+        return result.to(dtype)
 
     def _beside_quantized(self, x: torch.Tensor) -> torch.Tensor:
         """peft/tuners/lora/bnb.py, forward of Linear8bitLt and Linear4bit, which copies the base layer's output."""
-        result = self.base_layer(x)
+        result: torch.Tensor = self.base_layer(x)
         if isinstance(self.base_layer, Linear4bit):
             result = result.clone()
-        lora_a, lora_b = self.lora_A["default"], self.lora_B["default"]
+        lora_a: Any = self.lora_A["default"]
+        lora_b: Any = self.lora_B["default"]
         convert = not torch.is_autocast_enabled()
         if convert:
             dtype = result.dtype
-            x = x.to(lora_a.weight.dtype)  # type: ignore[arg-type]
-        output = lora_b(lora_a(x)) * self.scaling
+            x = x.to(lora_a.weight.dtype)
+        output: torch.Tensor = lora_b(lora_a(x)) * self.scaling
         if convert:
             output = output.to(dtype)
-        return result + output  # type: ignore[no-any-return]
+        return result + output

@@ -111,10 +111,11 @@ def quantize(model: nn.Module, kind: str, *, compute: torch.dtype | None) -> Non
         sizes = linear_sizes(module)
         if sizes is None or module is head or uses[id(module.weight)] > 1 or any(module.weight is p for p in last):
             return None
-        bias = module.bias
+        bias: Any = module.bias
+        weight: Any = module.weight
         if kind == "int8":
             return Linear8bit(*sizes, bias)
-        return Linear4bit(*sizes, bias, module.weight.dtype, compute, double=kind == "nf4-double")  # type: ignore[arg-type]
+        return Linear4bit(*sizes, bias, weight.dtype, compute, double=kind == "nf4-double")
 
     if not replace_modules(model, quantized):
         raise UsageError(f"--quant {kind}: {type(model).__name__} has no linear layer that bitsandbytes would quantize")
@@ -147,14 +148,16 @@ class Linear4bit(nn.Module):
         x = x if self.compute is None else x.to(self.compute)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
-            return _MatMul4Bit.apply(x, bias, self).to(given)  # type: ignore[no-any-return, no-untyped-call]
+            product: torch.Tensor = _with_backward(_MatMul4Bit)(x, bias, self)
+            return product.to(given)
         return self.product(x, bias).to(given)
 
     def product(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """backends/cuda/ops.py, ``gemm_4bit``, an op below autocast."""
         with torch.autocast(x.device.type, enabled=False):
             if x.numel() // x.shape[-1] <= FUSED_ROWS and x.shape[-1] % BLOCK == 0:
-                return gemm_4bit(x, self.weight, self.absmax, self.shape[0])  # type: ignore[no-any-return]
+                fused: torch.Tensor = gemm_4bit(x, self.weight, self.absmax, self.shape[0])
+                return fused
             return functional.linear(x, self.dequantized(x.dtype), bias)
 
     def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
@@ -162,7 +165,13 @@ class Linear4bit(nn.Module):
         absmax: Any = self.absmax
         if self.nested:
             absmax = dequantize_blockwise(absmax, self.outer_absmax, self.outer_code) + self.offset
-        return dequantize_4bit(self.weight, absmax, list(self.shape), dtype)  # type: ignore[no-any-return]
+        weight: torch.Tensor = dequantize_4bit(self.weight, absmax, list(self.shape), dtype)
+        return weight
+
+
+def _with_backward(function: Any) -> Callable[..., Any]:
+    apply: Callable[..., Any] = function.apply
+    return apply
 
 
 class _MatMul4Bit(torch.autograd.Function):
@@ -195,7 +204,8 @@ class Linear8bit(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """bitsandbytes/nn/modules.py, Linear8bitLt.forward."""
         bias = self.bias if self.bias is None or self.bias.dtype == x.dtype else self.bias.to(x.dtype)
-        return _MatMul8bit.apply(x, bias, self)  # type: ignore[no-any-return, no-untyped-call]
+        product: torch.Tensor = _with_backward(_MatMul8bit)(x, bias, self)
+        return product
 
 
 class _MatMul8bit(torch.autograd.Function):
@@ -230,7 +240,8 @@ class _MatMul8bit(torch.autograd.Function):
 def _quantized_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """backends/cuda/ops.py, ``int8_vectorwise_quant``: it first looks for outliers, and finds none."""
     outliers = x.abs() >= 6.0  # noqa: F841 - it lives on while the kernel runs
-    return int8_quantize_rows(x)  # type: ignore[no-any-return]
+    made: tuple[torch.Tensor, torch.Tensor] = int8_quantize_rows(x)
+    return made
 
 
 def _scaled(

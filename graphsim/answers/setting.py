@@ -116,7 +116,7 @@ def asked(what: Any, inputs: Any, setting: Setting) -> Asked:
     if (path := said.pop("training_args", None)) is not None:
         if said.get("training") is not None:
             raise UsageError("give a Training or training_args, not both")
-        said = with_arguments(said, path, _DEFAULTS)
+        said = with_arguments(said, path, DEFAULTS)
     if inputs is not None:
         what = _module(what, inputs, said)
     elif any(said.get(name) is not None for name in _OF_MODULES):

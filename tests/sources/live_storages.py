@@ -59,6 +59,7 @@ class LiveStorages(TorchDispatchMode):
 def count(step: Callable[[], object], existing: Iterable[torch.Tensor]) -> list[list[Boundary]]:
     """Run *step* twice and return the boundaries of each run. Garbage is collected between them only."""
     gc.collect()
+    gc.freeze()
     gc.disable()
     try:
         with LiveStorages(existing) as counter:
@@ -69,5 +70,6 @@ def count(step: Callable[[], object], existing: Iterable[torch.Tensor]) -> list[
                 steps.append(counter.boundaries)
                 gc.collect()
     finally:
+        gc.unfreeze()
         gc.enable()
     return steps

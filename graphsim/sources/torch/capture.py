@@ -18,7 +18,7 @@ from graphsim.errors import CaptureError, UsageError
 from graphsim.sources.torch import cuda, recipe, zeros
 from graphsim.sources.torch.build import build_graph
 from graphsim.sources.torch.cache import fill_cache
-from graphsim.sources.torch.checks import check_model
+from graphsim.sources.torch.checks import check_model, nothing_compiled
 from graphsim.sources.torch.lazy import hollow_copy, initialize, lazy_modules
 from graphsim.sources.torch.libraries import Libraries
 from graphsim.sources.torch.notes import note_leftovers, noted_chance, observed_casts
@@ -123,6 +123,7 @@ def capture(
         observer = Observer(scope, values, lines=lines, libraries=libraries)
         _declare(observer, model, batch, optimize)
         casts = stack.enter_context(observed_casts())
+        stack.enter_context(nothing_compiled(scope.layer))
         stack.enter_context(guarded(values))
         stack.enter_context(scope.observed())
         stack.enter_context(_quiet_collector())

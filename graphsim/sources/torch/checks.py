@@ -1,9 +1,9 @@
-"""Models that a capture would get wrong, noticed before it begins."""
+"""What a capture would get wrong, noticed before it begins or where it is called."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -12,11 +12,15 @@ import torch
 from torch import nn
 
 from graphsim.errors import CaptureError
+from graphsim.sources.torch.unknown import python_line
 
-_SEVERAL = "runs in several processes or on several GPUs, which a capture does not follow: capture the model inside"
+SEVERAL = "runs in several processes or on several GPUs, which a capture does not follow: capture the model inside"
 _COMPILED = (
-    "is compiled, and a capture would show the step without the compiler: capture the model without torch.compile"
+    "is compiled, and a capture would show the step without the compiler: capture it without torch.compile "
+    "(TORCH_COMPILE_DISABLE=1)"
 )
+_FUSED_BY_ITSELF = "torch.nn.attention"
+"""Where functions are defined that are one op to a capture, compiled or not: FlexAttention."""
 _CUDNN = 'runs in cuDNN on a GPU, whose reserve a capture does not know; a spec does (op = "lstm" or "gru")'
 _SPARSE = "makes sparse gradients, which have no storage that a capture can follow: use sparse=False"
 
@@ -36,7 +40,7 @@ def check_model(model: nn.Module, *, on_gpu: bool) -> None:
 def _reason(module: nn.Module, on_gpu: bool) -> str:
     wrappers = _distributed()
     if isinstance(module, wrappers):
-        return _SEVERAL
+        return SEVERAL
     dynamo = sys.modules.get("torch._dynamo.eval_frame")
     compiled = dynamo is not None and isinstance(module, dynamo.OptimizedModule)
     if compiled or getattr(module, "_compiled_call_impl", None) is not None:
@@ -61,7 +65,7 @@ def only_plain_wrappers() -> Iterator[None]:
 
     def refuse(kind: type) -> Any:
         def init(self: Any, *_: Any, **__: Any) -> None:
-            raise CaptureError(f"{kind.__name__} {_SEVERAL}")
+            raise CaptureError(f"{kind.__name__} {SEVERAL}")
 
         return init
 
@@ -69,4 +73,27 @@ def only_plain_wrappers() -> Iterator[None]:
         for kind in _distributed():
             if "__init__" in vars(kind):
                 stack.enter_context(patch.object(kind, "__init__", refuse(kind)))
+        yield
+
+
+@contextmanager
+def nothing_compiled(layer: Callable[[], str]) -> Iterator[None]:
+    """Refuse compiled functions where they are called; *layer* says which module is running.
+
+    While an observer stands before the dispatcher, PyTorch's compiler steps aside and nothing says so.
+    """
+    from torch._dynamo import eval_frame  # an observer needs it anyway
+
+    original: Any = eval_frame._callback_from_stance
+
+    def asked(callback: Any) -> Any:
+        chosen = original(callback)
+        if chosen is not None and chosen is not False:
+            called = sys._getframe(1).f_locals.get("fn")
+            if not str(getattr(called, "__module__", "")).startswith(_FUSED_BY_ITSELF):
+                name = getattr(called, "__qualname__", type(called).__name__)
+                raise CaptureError(f"{name} {_COMPILED}", layer(), python_line())
+        return chosen
+
+    with patch.object(eval_frame, "_callback_from_stance", asked):
         yield

@@ -34,10 +34,15 @@ class _Twin:
 
 
 class Hollows:
-    """Pairs of hollow tensors and their fake twins."""
+    """Pairs of hollow tensors and their fake twins.
+
+    Attributes:
+        largest: bytes of the largest storage so far.
+    """
 
     def __init__(self, fake: FakeTensorMode) -> None:
         self.fake = fake
+        self.largest = 1
         self._storages: WeakValueDictionary[int, Any] = WeakValueDictionary()
 
     def hollow(self, twin: torch.Tensor) -> torch.Tensor:
@@ -59,6 +64,7 @@ class Hollows:
             storage = torch._C._construct_storage_from_data_pointer(zeros.ADDRESS, twin.device, actual.nbytes())
             setattr(storage, _TWIN, twin)
             self._storages[actual._cdata] = storage
+            self.largest = max(self.largest, actual.nbytes())
         return storage
 
     def is_hollow_storage(self, storage: Any) -> bool:

@@ -17,6 +17,7 @@ _WRAPPERS = ("_fn", "inner", "__torch_dispatch__", "unobserved_in_place")
 
 IN_NODE = {
     "IndexBackward0": ("index_put",),
+    "IndexSelectBackward0": ("index_add",),
     "GatherBackward0": ("scatter_add",),
     "CummaxBackward0": ("scatter_add",),
     "CumminBackward0": ("scatter_add",),

@@ -1,117 +1,27 @@
-"""What fake kernels do not tell: temporaries inside of kernels, and outputs whose fake has the wrong size."""
+"""Scratch: temporaries inside of kernels, of which neither fakes nor observers know."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import prod
 from typing import Any
 
 import torch
+from torch._prims_common import suggest_memory_format
 
 from graphsim.core.graph import Tensor
 from graphsim.step.ops.attention import efficient_scratch, flash_scratch
 from graphsim.step.ops.conv import OneDnn
 from graphsim.step.ops.layernorm import THREADS
 from graphsim.step.ops.matmul import softmax_backward_scratch
-from graphsim.step.ops.onednn import lstm_backward_scratch, lstm_forward_scratch, lstm_workspace
+from graphsim.step.ops.onednn import lstm_backward_scratch, lstm_forward_scratch
 from graphsim.step.ops.tape import Type
 
 aten = torch.ops.aten
 
 Workspace = Callable[[Any, Any], int]
 """(arguments, result) -> bytes of scratch beside inputs and outputs."""
-
-
-# -- outputs that fakes get wrong ------------------------------------------------------------------
-
-
-def _lstm_layer(*args: Any, **kwargs: Any) -> Any:
-    """The fourth output is oneDNN's workspace; the fake kernel says that it is empty."""
-    result = aten.mkldnn_rnn_layer.default(*args, **kwargs)
-    if args[-1]:
-        return (*result[:3], result[3].new_empty(_lstm_sizes(args, lstm_workspace), dtype=torch.uint8))
-    return result
-
-
-def _lstm_layer_backward(*args: Any, **kwargs: Any) -> Any:
-    """The gradients of the two biases are a tensor and its clone; the fake kernel returns one tensor twice."""
-    result = list(aten.mkldnn_rnn_layer_backward.default(*args, **kwargs))
-    result[4] = torch.empty_like(result[3])
-    return tuple(result)
-
-
-def _lstm_sizes(args: Any, size: Callable[..., int], **options: Any) -> int:
-    """Return *size* of (steps, batch, input width, hidden width, dtype)."""
-    x, w_ih, w_hh = args[:3]
-    return size(x.shape[0], x.shape[1], w_ih.shape[1], w_hh.shape[1], _dtype(x), **options)
-
-
-def _whole_loss(func: Any) -> Callable[..., Any]:
-    """The scalar stands in a storage of the size of the elementwise losses, which is resized, not replaced.
-
-    Source: aten/src/ATen/native/BinaryOps.cpp, TORCH_META_FUNC(mse_loss) and (smooth_l1_loss).
-    """
-
-    def run(x: Any, target: Any, reduction: int = 1, *rest: Any, **kwargs: Any) -> Any:
-        if not reduction:
-            return func(x, target, reduction, *rest, **kwargs)
-        return torch.empty_like(x + target).as_strided((), ())
-
-    return run
-
-
-def _layer_norm(x: Any, shape: Any, weight: Any, bias: Any, eps: float) -> Any:
-    """Mean and inverse deviation have the dtype of the weight (layer_norm.cpp, ``layer_norm_cpu``)."""
-    y, mean, deviation = aten.native_layer_norm.default(x, shape, weight, bias, eps)
-    if weight is not None and weight.dtype != mean.dtype:
-        mean, deviation = (torch.empty_like(t, dtype=weight.dtype) for t in (mean, deviation))
-    return y, mean, deviation
-
-
-def _ordered_layer_norm_backward(grad: Any, x: Any, *rest: Any) -> Any:
-    """The gradient of the input is in order, whatever the incoming one is (layer_norm.cpp)."""
-    dx, *others = aten.native_layer_norm_backward.default(grad, x, *rest)
-    if dx is not None:
-        dx = torch.empty_like(x, memory_format=torch.contiguous_format)
-    return (dx, *others)
-
-
-def _softmax_backward(grad: Any, output: Any, dim: int, dtype: Any) -> Any:
-    """The result is in order (SoftMax.cpp, TORCH_META_FUNC(log_softmax_backward_cpu_out))."""
-    return grad.new_empty(grad.shape, dtype=dtype)
-
-
-def _grouped_mm(a: Any, b: Any, offs: Any = None, bias: Any = None, out_dtype: Any = None) -> Any:
-    """A product per group. The fake kernel knows the GPU's fast path only; any dtype will do elsewhere.
-
-    Source: aten/src/ATen/native/GroupedMMUtils.h, ``create_grouped_gemm_output_tensor``.
-    """
-    rows = (offs.shape[0], a.shape[0]) if a.dim() == b.dim() == 2 else (a.shape[0],) if a.dim() == 2 else a.shape[:2]
-    if a.dim() == 3 and b.dim() == 2:
-        rows = (a.shape[1],)
-    return a.new_empty((*rows, b.shape[-1]), dtype=out_dtype or a.dtype)
-
-
-_BOTH: dict[Any, Callable[..., Any]] = {
-    aten.mse_loss.default: _whole_loss(aten.mse_loss.default),
-    aten.smooth_l1_loss.default: _whole_loss(aten.smooth_l1_loss.default),
-    aten._softmax_backward_data.default: _softmax_backward,
-    aten._log_softmax_backward_data.default: _softmax_backward,
-    aten._grouped_mm.default: _grouped_mm,
-}
-
-_CPU: dict[Any, Callable[..., Any]] = {
-    aten.mkldnn_rnn_layer.default: _lstm_layer,
-    aten.mkldnn_rnn_layer_backward.default: _lstm_layer_backward,
-    aten.native_layer_norm.default: _layer_norm,
-    aten.native_layer_norm_backward.default: _ordered_layer_norm_backward,
-}
-
-FAKES = {"cpu": _BOTH | _CPU, "cuda": _BOTH}
-"""Ops for which something else runs under fake tensors, by the type of the device."""
-
-
-# -- temporaries -----------------------------------------------------------------------------------
 
 
 def _dtype(tensor: Any) -> str:
@@ -125,6 +35,11 @@ def _bytes(tensor: Any) -> int:
 def _copies(*operands: Any) -> int:
     """Operands that are not in order are copied before the kernel proper runs."""
     return sum(_bytes(operand) for operand in operands if not operand.is_contiguous())
+
+
+def _argument(args: Any, number: int, default: Any) -> Any:
+    """Return an argument, which the dispatcher leaves out where it is the default and the last."""
+    return args[number] if len(args) > number else default
 
 
 def _tensor(tensor: Any) -> Tensor:
@@ -159,13 +74,27 @@ def _convolution_backward(args: Any, result: Any) -> int:
 
 
 def _batch_norm(args: Any, result: Any) -> int:
-    """Sums per channel. Source: graphsim.step.ops.norm."""
-    return 2 * int(args[0].shape[1]) * 4
+    """Sums per channel; where the input is in no order, a wide copy if it is narrow.
+
+    Source: graphsim.step.ops.norm; Normalization.cpp, ``batch_norm_cpu_update_stats_template``.
+    """
+    x = args[0]
+    if _image_in_order(args, result):
+        return int(x.numel()) * 4 if x.itemsize < 4 else 0
+    return 2 * int(x.shape[1]) * 4
 
 
 def _batch_norm_backward(args: Any, result: Any) -> int:
-    """A second tensor of the input's size, in training. Source: graphsim.step.ops.norm."""
-    return _bytes(args[1]) if args[7] else 0
+    """A second tensor of the input's size, in training; sums per channel where gradient and input lie differently.
+
+    Source: graphsim.step.ops.norm; Normalization.cpp, ``batch_norm_backward_cpu_template``.
+    """
+    grad, x = args[:2]
+    form = suggest_memory_format(x)
+    together = suggest_memory_format(grad) == form and all(t.is_contiguous(memory_format=form) for t in (grad, x))
+    if not together:
+        return int(x.shape[1]) * 4 + (int(x.numel()) * 4 if x.itemsize < 4 else 0)
+    return _bytes(x) if args[7] and args[9][0] else 0
 
 
 def _group_norm_backward(args: Any, result: Any) -> int:
@@ -191,18 +120,161 @@ def _softmax_backward_on_cuda(args: Any, result: Any) -> int:
     return product * (1 if grad.is_contiguous() else 2) + _copies(output)
 
 
-def _mse_loss(args: Any, result: Any) -> int:
-    """The squares before they are reduced. Source: graphsim.step.ops.loss."""
-    reduction = args[2] if len(args) > 2 else 1
-    return _bytes(args[0]) if reduction else 0
+# -- losses ------------------------------------------------------------------------------------------
+
+
+def _before_reduction(args: Any, result: Any) -> int:
+    """The losses of the elements before they are reduced. Source: graphsim.step.ops.loss; Loss.cpp."""
+    return _bytes(args[0]) if _argument(args, 2, 1) else 0
+
+
+def _loss_with_logits(args: Any, result: Any, *, on_cpu: bool) -> int:
+    """The sigmoid's logarithm, on the CPU with its buffer while it is made; then beside it the losses.
+
+    Source: Loss.cpp, ``binary_cross_entropy_with_logits``; Activation.cpp, ``log_sigmoid_forward_cpu``.
+    """
+    x, reduction = args[0], _argument(args, 4, 1)
+    peak = 2 * _bytes(x) + (_copies(x) if on_cpu else 0)
+    return peak - (0 if reduction else _bytes(x))
+
+
+def _soft_margin_backward(args: Any, result: Any) -> int:
+    """An exponential of a product of a negative, each a tensor (Loss.cpp, ``soft_margin_loss_backward_out``)."""
+    return 2 * _bytes(args[1])
+
+
+def _ctc_backward(args: Any, result: Any) -> int:
+    """What goes back through the states, as large as what went forward. Source: LossCTC.cpp, cuda/LossCTC.cu."""
+    return _bytes(next(t for t in reversed(args) if isinstance(t, torch.Tensor)))
+
+
+# -- operands in order, of another dtype, or as indices ------------------------------------------------
+
+
+def _image_in_order(args: Any, result: Any) -> int:
+    """Pooling copies an input that is contiguous in no format (AdaptiveAveragePooling.cpp, AveragePool2d.cpp)."""
+    x = args[0]
+    return 0 if x.is_contiguous(memory_format=suggest_memory_format(x)) else _bytes(x)
+
+
+def _first_in_order(args: Any, result: Any) -> int:
+    return _copies(args[0])
+
+
+def _norm_in_order(args: Any, result: Any) -> int:
+    """Input, weight and bias. Source: layer_norm.cpp and cuda/layer_norm_kernel.cu, ``expect_contiguous``."""
+    x, _, *affine = args[:4]
+    return _copies(x, *(t for t in affine if t is not None))
+
+
+def _distance_operands(args: Any, result: Any) -> int:
+    """Source: Distance.cpp, ``cdist_impl`` and ``_cdist_backward``."""
+    return _copies(*(t for t in args[:3] if isinstance(t, torch.Tensor)))
+
+
+def _columns(args: Any, result: Any) -> int:
+    """The output is made as large as the input, then grown, while the smaller one is there (Im2Col.cpp)."""
+    return _bytes(args[0]) if result.numel() > args[0].numel() else 0
+
+
+def _cast_to_result(args: Any, result: Any, *, on_cpu: bool) -> int:
+    """A reduction to another dtype casts all that it reads, save low precision to float32 on CUDA.
+
+    Source: aten/src/ATen/native/ReduceOpsUtils.h, ``make_reduction_from_out_ty``; ReduceOps.cpp, ``impl_func_cum_ops``.
+    """
+    x = args[0]
+    low = not on_cpu and x.dtype in (torch.float16, torch.bfloat16) and result.dtype is torch.float32
+    return 0 if x.dtype == result.dtype or low else int(x.numel()) * result.itemsize
+
+
+def _cast_to_bool(args: Any, result: Any) -> int:
+    """``any`` and ``all``. Source: ReduceOps.cpp, ``get_allany_iter``."""
+    return int(args[0].numel()) if args[0].dtype not in (torch.bool, torch.uint8) else 0
+
+
+def _log_sum_exp(args: Any, result: Any) -> int:
+    """Exponentials of differences to the maxima. Source: ReduceOps.cpp, ``logsumexp_out_impl``."""
+    return _bytes(args[0]) + _bytes(result)
+
+
+def _mask_indices(args: Any, result: Any) -> int:
+    """Masks become a vector of indices for each of their dimensions. Source: IndexingUtils.h, ``expandTensors``."""
+    masks = [i for i in args[1] if i is not None and i.dtype in (torch.bool, torch.uint8)]
+    if not masks:
+        return 0
+    first = next(number for number, index in enumerate(args[1]) if index is not None)
+    return sum(int(mask.dim()) for mask in masks) * int(result.shape[first]) * 8
+
+
+def _selected(args: Any, result: Any) -> int:
+    """The mask is summed as integers, and its running sum made where elements are selected in parallel.
+
+    Source: aten/src/ATen/native/TensorAdvancedIndexing.cpp, ``masked_select_out_impl_cpu``.
+    """
+    x, mask = torch.broadcast_tensors(*args[:2])
+    serial = x.numel() < 32768 and x.is_contiguous() and mask.is_contiguous()
+    return max(0, 8 * x.numel() - _bytes(result)) if serial else 16 * int(x.numel())
+
+
+def _kth_value(args: Any, result: Any) -> int:
+    """Copies of values and of indices are partitioned. Source: Sorting.cpp, ``kthvalue_out_impl_cpu``."""
+    return int(args[0].numel()) * (args[0].itemsize + 8)
+
+
+def _median(args: Any, result: Any) -> int:
+    """A copy is partitioned. Source: Sorting.cpp, ``median_impl``."""
+    return _bytes(args[0])
+
+
+def _multinomial(args: Any, result: Any) -> int:
+    """An exponential for each weight: the fast path of Distributions.cpp, ``multinomial_out``."""
+    return _bytes(args[0]) if args[1] == 1 or not _argument(args, 2, False) else 0
+
+
+def _promoted(args: Any, result: Any) -> int:
+    """An elementwise kernel on the CPU casts operands of another dtype first, and results in place last.
+
+    Source: aten/src/ATen/TensorIterator.cpp, ``compute_types``.
+    """
+    tensors = [value for value in args if isinstance(value, torch.Tensor)]
+    if not isinstance(result, torch.Tensor) or all(t.dtype == result.dtype for t in tensors):
+        return 0
+    inplace = any(t is result for t in tensors)
+    if result.dtype is torch.bool or inplace:
+        common = torch.result_type(*args[:2]) if len(args) > 1 and _is_operand(args[1]) else tensors[0].dtype
+    else:
+        common = result.dtype
+    if common.is_complex or any(t.is_complex() for t in tensors):
+        return 0
+    cast = sum(int(t.numel()) * common.itemsize for t in tensors if t.dtype != common)
+    return cast + (int(result.numel()) * common.itemsize if inplace and result.dtype != common else 0)
+
+
+def _is_operand(value: Any) -> bool:
+    return isinstance(value, torch.Tensor | int | float)
+
+
+def _chosen(args: Any, result: Any) -> int:
+    """``where`` casts what it chooses from, not the condition."""
+    return _promoted(args[1:], result)
+
+
+def _no_scratch(args: Any, result: Any) -> int:
+    return 0
+
+
+def lstm_sizes(args: Any, size: Callable[..., int], **options: Any) -> int:
+    """Return *size* of (steps, batch, input width, hidden width, dtype)."""
+    x, w_ih, w_hh = args[:3]
+    return size(x.shape[0], x.shape[1], w_ih.shape[1], w_hh.shape[1], _dtype(x), **options)
 
 
 def _lstm_forward(args: Any, result: Any) -> int:
-    return _lstm_sizes(args, lstm_forward_scratch, training=bool(args[-1]))
+    return lstm_sizes(args, lstm_forward_scratch, training=bool(args[-1]))
 
 
 def _lstm_backward(args: Any, result: Any) -> int:
-    return _lstm_sizes(args, lstm_backward_scratch)
+    return lstm_sizes(args, lstm_backward_scratch)
 
 
 def _flash_backward(args: Any, result: Any) -> int:
@@ -217,6 +289,36 @@ def _efficient_backward(args: Any, result: Any) -> int:
     return efficient_scratch(batch, heads, rows, width, q.itemsize)
 
 
+_REDUCTIONS = (
+    aten.sum.default,
+    aten.sum.dim_IntList,
+    aten.nansum.default,
+    aten.mean.default,
+    aten.mean.dim,
+    aten.prod.default,
+    aten.prod.dim_int,
+    aten.cumsum.default,
+    aten.cumprod.default,
+)
+
+_BOTH_SCRATCH: dict[Any, Workspace] = {
+    aten._softmax.default: _softmax_operands,
+    aten._log_softmax.default: _softmax_operands,
+    aten._log_softmax_backward_data.default: _softmax_operands,
+    aten.native_layer_norm.default: _norm_in_order,
+    aten.mse_loss.default: _before_reduction,
+    aten.smooth_l1_loss.default: _before_reduction,
+    aten.huber_loss.default: _before_reduction,
+    aten.soft_margin_loss_backward.default: _soft_margin_backward,
+    aten._ctc_loss_backward.default: _ctc_backward,
+    aten._ctc_loss_backward.Tensor: _ctc_backward,
+    aten.im2col.default: _columns,
+    aten.col2im.default: _first_in_order,
+    aten.logsumexp.default: _log_sum_exp,
+    aten.index.Tensor: _mask_indices,
+    aten.multinomial.default: _multinomial,
+}
+
 _CPU_SCRATCH: dict[Any, Workspace] = {
     aten.convolution.default: _convolution,
     aten.convolution_backward.default: _convolution_backward,
@@ -224,25 +326,50 @@ _CPU_SCRATCH: dict[Any, Workspace] = {
     aten.native_batch_norm_backward.default: _batch_norm_backward,
     aten.native_group_norm_backward.default: _group_norm_backward,
     aten.native_layer_norm_backward.default: _layer_norm_backward,
-    aten.mse_loss.default: _mse_loss,
-    aten._softmax.default: _softmax_operands,
-    aten._log_softmax.default: _softmax_operands,
     aten._softmax_backward_data.default: _softmax_operands,
-    aten._log_softmax_backward_data.default: _softmax_operands,
-    aten.mkldnn_rnn_layer.default: lambda args, result: _lstm_sizes(
-        args, lstm_forward_scratch, training=bool(args[-1])
+    aten.binary_cross_entropy_with_logits.default: partial(_loss_with_logits, on_cpu=True),
+    aten.log_sigmoid_forward.default: _first_in_order,
+    **dict.fromkeys(
+        (
+            aten._adaptive_avg_pool2d.default,
+            aten.adaptive_max_pool2d.default,
+            aten.avg_pool2d.default,
+            aten.avg_pool3d.default,
+            aten.max_pool2d_with_indices.default,
+            aten.max_pool3d_with_indices.default,
+        ),
+        _image_in_order,
     ),
-    aten.mkldnn_rnn_layer_backward.default: lambda args, result: _lstm_sizes(args, lstm_backward_scratch),
+    aten._cdist_forward.default: _distance_operands,
+    aten._cdist_backward.default: _distance_operands,
+    **dict.fromkeys(_REDUCTIONS, partial(_cast_to_result, on_cpu=True)),
+    **dict.fromkeys((aten.any.default, aten.any.dim, aten.all.default, aten.all.dim), _cast_to_bool),
+    aten.masked_select.default: _selected,
+    aten.kthvalue.default: _kth_value,
+    aten.median.default: _median,
+    aten.floor_divide.default: _promoted,
+    aten.where.self: _chosen,
+    aten.masked_fill.Scalar: _no_scratch,
+    aten.masked_fill.Tensor: _no_scratch,
+    aten.mkldnn_rnn_layer.default: _lstm_forward,
+    aten.mkldnn_rnn_layer_backward.default: _lstm_backward,
 }
 
 _CUDA_SCRATCH: dict[Any, Workspace] = {
     aten._scaled_dot_product_flash_attention_backward.default: _flash_backward,
     aten._scaled_dot_product_efficient_attention_backward.default: _efficient_backward,
-    aten._softmax.default: _softmax_operands,
-    aten._log_softmax.default: _softmax_operands,
     aten._softmax_backward_data.default: _softmax_backward_on_cuda,
-    aten._log_softmax_backward_data.default: _softmax_operands,
+    aten.binary_cross_entropy_with_logits.default: partial(_loss_with_logits, on_cpu=False),
+    **dict.fromkeys(_REDUCTIONS, partial(_cast_to_result, on_cpu=False)),
 }
 
-WORKSPACE = {"cpu": _CPU_SCRATCH, "cuda": _CUDA_SCRATCH}
+WORKSPACE = {"cpu": _BOTH_SCRATCH | _CPU_SCRATCH, "cuda": _BOTH_SCRATCH | _CUDA_SCRATCH}
 """Scratch of kernels by the type of the device, as graphsim.step.ops models it (the sources are named there)."""
+
+
+def scratch(func: Any, device: str) -> Workspace | None:
+    """Return what says the scratch of an op on that type of device; None if it has none."""
+    known = WORKSPACE[device].get(func)
+    if known is None and device == "cpu" and torch.Tag.pointwise in func.tags:
+        return _promoted
+    return known

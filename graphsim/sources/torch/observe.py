@@ -11,7 +11,7 @@ from torch.utils.flop_counter import flop_registry
 
 from graphsim.core.graph import Role
 from graphsim.sources.torch.inplace import unobserved_in_place
-from graphsim.sources.torch.kernels import WORKSPACE
+from graphsim.sources.torch.kernels import Workspace, scratch
 from graphsim.sources.torch.libraries import Libraries
 from graphsim.sources.torch.record import BEFORE, Executed, Geometry, Operand, Recording, Reference, Storage
 from graphsim.sources.torch.scope import Scope
@@ -22,11 +22,12 @@ aten = torch.ops.aten
 
 
 class Signature(NamedTuple):
-    """What the schema of an op says."""
+    """What the schema of an op says, and its scratch."""
 
     kind: str
     writes: tuple[int, ...]
     writes_by_name: tuple[str, ...]
+    scratch: Workspace | None
 
 
 class Observer(TorchDispatchMode):
@@ -43,7 +44,6 @@ class Observer(TorchDispatchMode):
         self.values = values
         self.libraries = libraries
         self.device = values.device.type if values.device else "cpu"
-        self._workspace = WORKSPACE[self.device]
         self.lines = lines
         self.scope = scope
         self.recording = Recording()
@@ -119,7 +119,7 @@ class Observer(TorchDispatchMode):
             _mark_gradient(outputs, place.parameter)
         if self.libraries:
             outputs += self._keep(self.libraries.allocate(func, args, place.phase, position))
-        workspace = self._workspace.get(func)
+        workspace = signature.scratch
         flops = flop_registry.get(func._overloadpacket)
         self.recording.ops.append(
             Executed(
@@ -154,7 +154,7 @@ class Observer(TorchDispatchMode):
         positions = tuple(number for number, argument in written if not argument.kwarg_only)
         names = tuple(argument.name for _, argument in written)
         kind = schema.name.removeprefix("aten::")
-        signature = Signature(kind, positions, names)
+        signature = Signature(kind, positions, names, scratch(func, self.device))
         self._signatures[func] = signature
         return signature
 

@@ -58,6 +58,9 @@ LOGGING = frozenset(
 )
 """Names of functions that take numbers and decide nothing by them."""
 
+HARMLESS = frozenset(("int", "float", "round", "abs", "min", "max", "sum", "str", "format"))
+"""Names of functions that only compute with numbers."""
+
 
 def user_frame() -> FrameType | None:
     """Return the innermost frame outside of PyTorch, NumPy and this package."""
@@ -122,7 +125,7 @@ class Policy:
         if given is not None:
             return float(given)
         frame = user_frame()
-        if frame is None or not _only_logged(frame.f_code.co_filename, frame.f_lineno):
+        if frame is None or not _only_logged(frame):
             raise self.undecided("a number of a tensor is read")
         self.note(f"{python_line()}: 1 stands for a number that is not known, in a statement that logs or counts")
         return 1.0
@@ -132,23 +135,50 @@ def _names(place: str, line: str) -> bool:
     return line == place or line.endswith(f"/{place}")
 
 
+def _only_logged(frame: FrameType) -> bool:
+    """True if what *frame* evaluates goes into a call of one of `LOGGING`, or into a count, by way of `HARMLESS`."""
+    place = list(frame.f_code.co_positions())[frame.f_lasti // 2]
+    return None not in place and _is_logged(frame.f_code.co_filename, place)
+
+
 @lru_cache(maxsize=256)
-def _only_logged(path: str, number: int) -> bool:
-    """True if the statement at that line is a call of one of `LOGGING`, or adds to a count."""
+def _is_logged(path: str, place: tuple[int | None, ...]) -> bool:
     try:
         tree = ast.parse("".join(linecache.getlines(path)))
     except SyntaxError:
         return False
-    around = [n for n in ast.walk(tree) if isinstance(n, ast.stmt) and n.lineno <= number <= (n.end_lineno or 0)]
-    if not around:
-        return False
-    statement = min(around, key=lambda n: ((n.end_lineno or 0) - n.lineno, -n.col_offset))
-    if isinstance(statement, ast.AugAssign):
-        return isinstance(statement.op, ast.Add)
-    if not isinstance(statement, ast.Expr) or not isinstance(statement.value, ast.Call):
-        return False
-    called = statement.value.func
-    return getattr(called, "attr", getattr(called, "id", "")) in LOGGING
+    parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
+    node: ast.AST | None = next((n for n in parents if isinstance(n, ast.expr) and _span(n) == place), None)
+    while node is not None and (parent := parents.get(node)) is not None:
+        if isinstance(parent, ast.AugAssign):
+            return node is parent.value and isinstance(parent.op, ast.Add)
+        if isinstance(parent, ast.Call) and node is not parent.func and _called(parent) in LOGGING:
+            return isinstance(parents.get(parent), ast.Expr)
+        if not _passes_on(parent, node):
+            return False
+        node = parent
+    return False
+
+
+def _span(node: ast.expr) -> tuple[int | None, ...]:
+    return node.lineno, node.end_lineno, node.col_offset, node.end_col_offset
+
+
+def _called(call: ast.Call) -> str:
+    return str(getattr(call.func, "attr", getattr(call.func, "id", "")))
+
+
+def _passes_on(parent: ast.AST, node: ast.AST) -> bool:
+    """True if *parent* computes with the value of *node* or holds it, and chooses nothing by it."""
+    if isinstance(parent, ast.Call):
+        return node is not parent.func and _called(parent) in HARMLESS
+    if isinstance(parent, ast.IfExp):
+        return node is not parent.test
+    return isinstance(
+        parent,
+        ast.BinOp | ast.UnaryOp | ast.keyword | ast.Starred | ast.FormattedValue | ast.JoinedStr
+        | ast.List | ast.Tuple | ast.Dict | ast.Set,
+    )  # fmt: skip
 
 
 class Unknown(float):

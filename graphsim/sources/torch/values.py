@@ -25,8 +25,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from graphsim.errors import CaptureError
 from graphsim.sources.torch import zeros
+from graphsim.sources.torch.fakes import FAKES
 from graphsim.sources.torch.hollow import Hollows
-from graphsim.sources.torch.kernels import FAKES
 from graphsim.sources.torch.unknown import Policy, python_line
 
 aten = torch.ops.aten
@@ -54,6 +54,9 @@ REPLACES_STORAGE = frozenset({aten.set_.source_Storage, aten.set_.source_Storage
 """Ops after which a tensor has other content, which is not known."""
 
 NEEDS_DATA = (DataDependentOutputException, DynamicOutputShapeException)
+
+_NO_KERNEL = "Could not run '"
+"""In what PyTorch says where an op without a fake kernel is tried on real tensors of a device that is not there."""
 
 _KEY = "_graphsim_value"
 _HOST = torch.device("cpu")
@@ -89,15 +92,17 @@ def _masked_select(args: Any, content: Content) -> torch.Tensor:
 def _ctc_loss(args: Any, content: Content) -> tuple[torch.Tensor, torch.Tensor]:
     """Source: aten/src/ATen/native/LossCTC.cpp: a cell for each time and each label, blanks between."""
     scores, _, _, lengths = args[:4]
-    with no_dispatch():
-        longest = int(content(lengths).max())
+    if isinstance(lengths, torch.Tensor):
+        with no_dispatch():
+            lengths = content(lengths).tolist()
     steps, batch = scores.shape[:2]
-    return scores.new_empty(batch), scores.new_empty(batch, steps, 2 * longest + 1)
+    return scores.new_empty(batch), scores.new_empty(batch, steps, 2 * max(lengths) + 1)
 
 
 SHAPED: dict[Any, Callable[[Any, Content], Any]] = {
     aten.index.Tensor: _index,
     aten.masked_select.default: _masked_select,
+    aten._ctc_loss.default: _ctc_loss,
     aten._ctc_loss.Tensor: _ctc_loss,
 }
 """Ops whose result has a shape that depends on the values of some operands."""
@@ -229,16 +234,18 @@ class Values:
         """
         try:
             return self.hollows.call(self.call, func, args, kwargs)
-        except (*NEEDS_DATA, UnsupportedOperatorException) as error:
+        except (*NEEDS_DATA, UnsupportedOperatorException, NotImplementedError) as error:
+            if isinstance(error, NotImplementedError) and _NO_KERNEL not in str(error):
+                raise
             raise CaptureError(_reason(func, error), self.policy.layer(), python_line()) from error
 
     def check_unread(self, *, widely: bool = False) -> None:
-        """Check that nothing was read where there are only zeros.
+        """Check that nothing was read where there are only zeros: at the start, or *widely*, in any tensor.
 
         Raises:
             CaptureError: something was, since the check before.
         """
-        if zeros.was_read(widely=widely):
+        if zeros.was_read(self.hollows.largest if widely else 1):
             raise self.policy.unread("the memory of a tensor is read below PyTorch's dispatcher")
 
     def forget(self, tensor: torch.Tensor) -> None:
@@ -420,7 +427,7 @@ def _is_small(tensor: torch.Tensor) -> bool:
 
 
 def _reason(func: Any, error: Exception) -> str:
-    if isinstance(error, UnsupportedOperatorException):
+    if isinstance(error, UnsupportedOperatorException | NotImplementedError):
         return f"{func} has no fake kernel, so its result is not known without running it"
     return f"{func} depends on the values of a tensor, which are not known without running the model"
 

@@ -25,8 +25,8 @@ _NO_RESERVE = {"linux": 0x4000}
 """``MAP_NORESERVE`` (asm-generic/mman-common.h), which Python 3.11 does not name."""
 
 _PAGE = mmap.PAGESIZE
-_WIDE = 2**30
-"""Bytes from the start that are asked after a step, for reads that began far inside of a tensor."""
+_ASKED_AT_ONCE = 2**30
+"""Bytes of which one question asks."""
 
 
 def _reserve() -> Any:
@@ -68,20 +68,25 @@ if _mincore is not None:
 _first = (ctypes.c_ubyte * 1)()
 
 
-def was_read(*, widely: bool = False) -> bool:
-    """True if the region was touched since it was asked last; always False where the system cannot tell.
+def was_read(extent: int = 1) -> bool:
+    """True if the first *extent* bytes of the region, in whole pages, were touched since it was asked last.
 
-    Looks at the first page, where almost every read begins; *widely*, at the first GiB.
+    Almost every read begins in the first page. Always False where the system cannot tell.
     """
     if _mincore is None:
         return False
-    pages = (ctypes.c_ubyte * (_WIDE // _PAGE))() if widely else _first
-    if _mincore(ADDRESS, len(pages) * _PAGE, pages):
-        return False
-    touched = bool(bytes(pages).strip(b"\0"))
+    touched = any(_touched(begin, min(extent - begin, _ASKED_AT_ONCE)) for begin in range(0, extent, _ASKED_AT_ONCE))
     if touched:
         give_back()
     return touched
+
+
+def _touched(begin: int, size: int) -> bool:
+    count = -(-size // _PAGE)
+    pages = _first if count == 1 else (ctypes.c_ubyte * count)()
+    if _mincore(ADDRESS + begin, count * _PAGE, pages):
+        return False
+    return any(bytes(pages).strip(b"\0"))
 
 
 def give_back() -> None:

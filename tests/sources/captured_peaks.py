@@ -11,8 +11,10 @@ import torch
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "sources")]
 
+import architectures_learning  # noqa: E402, F401
 from architectures import PLAIN  # noqa: E402
 from architectures_hf import TRANSFORMERS  # noqa: E402
+from architectures_more import MORE  # noqa: E402
 
 import graphsim as gs  # noqa: E402
 from graphsim.errors import CaptureError  # noqa: E402
@@ -21,7 +23,7 @@ from graphsim.errors import CaptureError  # noqa: E402
 def peak(name: str) -> str:
     """Return the peaks of both steps in bytes, or why there are none."""
     torch.manual_seed(0)
-    model, batch = (PLAIN | TRANSFORMERS)[name]()
+    model, batch = (PLAIN | MORE | TRANSFORMERS)[name]()
     try:
         steps = [gs.from_torch(model, batch, optimizer="adamw", target="cuda", first=first) for first in (True, False)]
     except CaptureError as error:
@@ -31,5 +33,5 @@ def peak(name: str) -> str:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    for name in (*PLAIN, *TRANSFORMERS):
+    for name in (*PLAIN, *MORE, *TRANSFORMERS):
         print(name, peak(name), flush=True)  # noqa: T201

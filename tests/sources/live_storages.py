@@ -59,7 +59,6 @@ class LiveStorages(TorchDispatchMode):
 def count(step: Callable[[], object], existing: Iterable[torch.Tensor]) -> list[list[Boundary]]:
     """Run *step* twice and return the boundaries of each run. Garbage is collected between them only."""
     gc.collect()
-    gc.freeze()
     gc.disable()
     try:
         with LiveStorages(existing) as counter:
@@ -70,6 +69,5 @@ def count(step: Callable[[], object], existing: Iterable[torch.Tensor]) -> list[
                 steps.append(counter.boundaries)
                 gc.collect()
     finally:
-        gc.unfreeze()
         gc.enable()
     return steps

@@ -11,8 +11,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import architectures_learning  # noqa: E402, F401
 from architectures import PLAIN, Case  # noqa: E402
 from architectures_hf import TRANSFORMERS  # noqa: E402
+from architectures_more import MORE  # noqa: E402
 from exhaustive import only  # noqa: E402
 from live_storages import Boundary, count  # noqa: E402
 
@@ -91,11 +93,22 @@ def compare(ours: list[Boundary], real: list[Boundary]) -> None:
 
 FAMILIES = ["bert", "deberta_v2", "gpt2", "llama", "mixtral", "mamba", "t5", "vit", "convnext", "wav2vec2", "clip"]
 
+VARIED = [
+    "RegionHead", "CapacityExperts", "RoutedExperts", "Tagger", "Quantizer", "Flow", "Adversary", "DeepQ", "SoftActor",
+    "Prompted", "TwoTowers", "Triplets", "Redundancy", "Isomorphism", "GraphAttention", "PointCloud", "Factorization",
+]  # fmt: skip
+
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_plain_modules_are_exact(name):
     torch.manual_seed(0)
     check(PLAIN[name]())
+
+
+@pytest.mark.parametrize("name", only(VARIED, MORE))
+def test_more_architectures_are_exact(name):
+    torch.manual_seed(0)
+    check(MORE[name](), optimizer=sgd)
 
 
 @pytest.mark.parametrize("name", only(FAMILIES, TRANSFORMERS))

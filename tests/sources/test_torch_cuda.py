@@ -16,7 +16,7 @@ from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 import graphsim as gs  # noqa: E402
-from graphsim.errors import UnknownNameError, UsageError  # noqa: E402
+from graphsim.errors import CaptureError, UnknownNameError, UsageError  # noqa: E402
 from graphsim.sources import Steps  # noqa: E402
 from graphsim.sources.torch.capture import capture, gpu  # noqa: E402
 
@@ -164,6 +164,23 @@ def autocast_sum():
 )
 def test_attention_is_the_kernel_of_the_device_and_the_dtype(dtype, device, masked, kernel):
     assert attention(dtype, device, masked=masked) == kernel
+
+
+def test_ctc_is_the_kernel_of_pytorch_or_refused_where_cudnn_may_run():
+    class Speech(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.out = nn.Linear(8, 5)
+
+        def forward(self, x, labels):
+            return functional.ctc_loss(self.out(x).log_softmax(-1), labels, torch.full((2,), 6), torch.full((2,), 3))
+
+    x = lambda labels: lambda: (torch.randn(6, 2, 8), labels)  # noqa: E731
+    graph = gs.from_torch(Speech, x(torch.ones(2, 3, dtype=torch.int64)), target="cuda")
+    (backward,) = (op for op in graph.ops if op.kind == "_ctc_loss_backward")
+    assert backward.workspace == 2 * 6 * (2 * 3 + 1) * 4  # both, in both directions: a cell for each time and label
+    with pytest.raises(CaptureError, match="cuDNN"):
+        gs.from_torch(Speech, x(torch.ones(6, dtype=torch.int32)), target="cuda")
 
 
 def test_heads_that_flash_attention_cannot_take_are_padded():

@@ -251,6 +251,34 @@ def test_a_compiled_module_is_refused():
         gs.from_torch(model, torch.randn(8, 16))
 
 
+@pytest.mark.parametrize("compiled", ["a function", "the model", "the step", "the update"])
+def test_what_is_compiled_is_refused_where_it_is_called(compiled):
+    model, compile_ = net(), torch.compile
+    inner = compile_(torch.relu) if compiled == "a function" else torch.relu
+    whole = compile_(model) if compiled == "the model" else model
+
+    def step(model, batch, optimizer):
+        inner(whole(batch)).mean().backward()
+        update = compile_(optimizer.step) if compiled == "the update" else optimizer.step
+        update()
+
+    run = compile_(step) if compiled == "the step" else step
+    with pytest.raises(CaptureError, match=r"test_torch_inplace\.py:\d+: .* is compiled, and"):
+        gs.from_torch(model, torch.randn(8, 16), step=lambda *operands: run(*operands))
+
+
+def test_what_is_sharded_is_refused_in_one_line():
+    from torch.distributed.tensor import DTensor
+
+    class Sharded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            DTensor.from_local(torch.zeros(2), None)
+
+    with pytest.raises(CaptureError, match=r"test_torch_inplace\.py:\d+: what torch.distributed shards runs in sev"):
+        gs.from_torch(Sharded, torch.randn(8, 16))
+
+
 def test_a_factory_that_raises_is_one_line_with_its_place():
     def make():
         raise FileNotFoundError("weights.pt")

@@ -157,6 +157,36 @@ def test_a_plain_number_where_a_statement_counts_is_in_the_warnings():
     assert HERE in second
 
 
+def test_a_count_that_chooses_in_the_same_statement_is_an_error():
+    layers = [lambda x: x, lambda x: x * 2]
+
+    def choose(loss, logits, target):
+        total = 0
+        total += layers[int((logits > 0).sum())](1)
+        return total < 0
+
+    with pytest.raises(CaptureError, match=HERE):
+        graph(choose)
+
+
+@pytest.mark.parametrize("kind", ["Normal", "Gamma", "Dirichlet"])
+def test_parameters_that_are_positive_pass(kind):
+    def loss(output):
+        positive = functional.softplus(output)
+        made = getattr(torch.distributions, kind)
+        return made(positive).rsample().mean() if kind == "Dirichlet" else made(positive, positive).rsample().mean()
+
+    class First(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net()
+
+        def forward(self, x, y):
+            return self.net(x)
+
+    gs.from_torch(First(), batch(), optimizer=adam, loss=loss)
+
+
 # -- what decides ----------------------------------------------------------------------------------
 
 DECISIONS = {
@@ -258,7 +288,9 @@ def test_a_read_of_the_region_finds_zeros_and_is_noticed():
     assert not zeros.was_read()
     ctypes.string_at(zeros.ADDRESS + 2**20, 1)
     assert not zeros.was_read()
-    assert zeros.was_read(widely=True)
+    assert zeros.was_read(2**21)
+    ctypes.string_at(zeros.ADDRESS + 2**31, 1)  # beyond what one question asks of
+    assert zeros.was_read(2**32)
 
 
 def test_what_is_written_there_is_gone():

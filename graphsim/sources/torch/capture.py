@@ -237,13 +237,16 @@ def _quiet_collector() -> Iterator[None]:
     """Cyclic garbage is collected between steps only: lives do not depend on the collector's mood.
 
     What was there before, garbage or not, is frozen: to look through all of it would take longer than a small capture.
+    What the caller froze stays so.
     """
-    enabled = gc.isenabled()
-    gc.freeze()
+    enabled, frozen = gc.isenabled(), gc.get_freeze_count()
+    if not frozen:
+        gc.freeze()
     gc.disable()
     try:
         yield
     finally:
-        gc.unfreeze()
+        if not frozen:
+            gc.unfreeze()
         if enabled:
             gc.enable()

@@ -44,6 +44,14 @@ def _col2im(columns: Any, *rest: Any) -> Any:
     return whole.as_strided(image.shape, image.stride())
 
 
+def _embedding_bag(*args: Any, **kwargs: Any) -> Any:
+    """The bag of each index is counted with one index more (EmbeddingBag.cpp, ``make_offset2bag_out``)."""
+    y, bags, *others = aten._embedding_bag.default(*args, **kwargs)
+    if bags.numel():
+        bags = bags.new_empty(bags.numel() + 1)[: bags.numel()]
+    return (y, bags, *others)
+
+
 # -- layouts -----------------------------------------------------------------------------------------
 
 
@@ -195,6 +203,7 @@ _BOTH: dict[Any, Fake] = {
 _CPU: dict[Any, Fake] = {
     aten.mkldnn_rnn_layer.default: _lstm_layer,
     aten.mkldnn_rnn_layer_backward.default: _lstm_layer_backward,
+    aten._embedding_bag.default: _embedding_bag,
     aten.native_layer_norm.default: _layer_norm,
     aten.native_layer_norm_backward.default: _ordered_layer_norm_backward,
     aten.native_batch_norm.default: _batch_norm,

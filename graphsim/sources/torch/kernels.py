@@ -198,12 +198,16 @@ def _log_sum_exp(args: Any, result: Any) -> int:
 
 
 def _mask_indices(args: Any, result: Any) -> int:
-    """Masks become a vector of indices for each of their dimensions. Source: IndexingUtils.h, ``expandTensors``."""
+    """Masks become a vector of indices for each of their dimensions. Source: IndexingUtils.h, ``expandTensors``.
+
+    How many there are is the extent of what is read, or written, where the indices stand.
+    """
     masks = [i for i in args[1] if i is not None and i.dtype in (torch.bool, torch.uint8)]
     if not masks:
         return 0
     first = next(number for number, index in enumerate(args[1]) if index is not None)
-    return sum(int(mask.dim()) for mask in masks) * int(result.shape[first]) * 8
+    values = args[2] if len(args) > 2 else result
+    return sum(int(mask.dim()) for mask in masks) * int(values.shape[first]) * 8 if values.dim() > first else 0
 
 
 def _selected(args: Any, result: Any) -> int:
@@ -316,6 +320,8 @@ _BOTH_SCRATCH: dict[Any, Workspace] = {
     aten.col2im.default: _first_in_order,
     aten.logsumexp.default: _log_sum_exp,
     aten.index.Tensor: _mask_indices,
+    aten.index_put.default: _mask_indices,
+    aten.index_put_.default: _mask_indices,
     aten.multinomial.default: _multinomial,
 }
 

@@ -1,0 +1,173 @@
+"""Captured steps against steps that nobody observes: the peak of PyTorch's own record of every malloc and free."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import torch.nn.functional as F  # noqa: E402, N812
+from torch import nn  # noqa: E402
+from torch_memory import measure  # noqa: E402
+
+import graphsim as gs  # noqa: E402
+
+CASES = {}
+
+
+def case(*operands):
+    """Enter a function of a layer and *operands*, given as functions that make them."""
+
+    def enter(loss):
+        class Model(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layer = nn.Linear(64, 64)
+
+            def forward(self, *tensors):
+                return loss(self.layer, *tensors)
+
+        CASES[loss.__name__] = (Model, operands)
+        return loss
+
+    return enter
+
+
+def rows():
+    return torch.randn(16, 24, 64)
+
+
+def targets():
+    return torch.rand(16, 24, 64)
+
+
+@case(rows)
+def plain(layer, x):
+    return F.gelu(layer(x)).square().mean()
+
+
+@case(rows, targets)
+def entropy(layer, x, target):
+    return F.binary_cross_entropy(layer(x).sigmoid(), target)
+
+
+@case(rows, targets)
+def entropy_with_logits(layer, x, target):
+    return F.binary_cross_entropy_with_logits(layer(x), target)
+
+
+@case(rows, targets)
+def soft_margin(layer, x, target):
+    return F.soft_margin_loss(layer(x), target.round() * 2 - 1)
+
+
+@case(rows, targets)
+def huber(layer, x, target):
+    return F.huber_loss(layer(x), target) + F.smooth_l1_loss(layer(x), target)
+
+
+@case(rows, targets)
+def squares_of_swapped(layer, x, target):
+    return F.mse_loss(layer(x).transpose(1, 2), target.transpose(1, 2))
+
+
+@case(rows)
+def columns(layer, x):
+    image = layer(x).view(16, 6, 16, 16)
+    return F.fold(F.unfold(image, 3, padding=1), (16, 16), 3, padding=1).square().mean()
+
+
+@case(rows, lambda: torch.randint(0, 384, (100,)))
+def selected(layer, x, index):
+    return layer(x).flatten(0, 1).index_select(0, index).square().mean()
+
+
+@case(rows, lambda: torch.rand(16, 24) > 0.3)
+def masked(layer, x, keep):
+    return layer(x)[keep].square().mean()
+
+
+@case(rows)
+def booleans(layer, x):
+    h = layer(x)
+    return (h * (x > 0)).sum() / (h > 0).sum()
+
+
+@case(rows)
+def other_dtypes(layer, x):
+    return (layer(x) + x.double().square() + (x > 0).int()).mean().float()
+
+
+@case(rows)
+def batch_norm_of_swapped(layer, x):
+    h = F.batch_norm(layer(x).transpose(1, 2), None, None, training=True).transpose(1, 2)
+    return layer(h).square().mean()
+
+
+@case(rows)
+def batch_norm_of_the_input(layer, x):
+    return layer(F.batch_norm(x, None, None, weight=layer.bias[:24], training=True)).square().mean()
+
+
+@case(rows)
+def activations_of_swapped(layer, x):
+    return (F.softplus(layer(x).transpose(1, 2)) * F.elu(layer(x).transpose(1, 2))).contiguous().square().mean()
+
+
+@case(rows)
+def log_sum_exp(layer, x):
+    return layer(x).logsumexp(-1).mean()
+
+
+@case(rows, lambda: torch.randint(1, 64, (24, 5)))
+def connectionist(layer, x, labels):
+    scores = layer(x).log_softmax(-1)
+    return F.ctc_loss(scores, labels, torch.full((24,), 16), torch.full((24,), 5))
+
+
+@case(rows)
+def normalized_of_swapped(layer, x):
+    return F.layer_norm(layer(x).transpose(0, 1), (64,)).square().mean()
+
+
+def step(model, batch, optimizer):
+    optimizer.zero_grad()
+    loss = model(*batch)
+    loss.backward()
+    optimizer.step()
+    del loss
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """Peaks of the second step of each case, over what the case itself holds: one record for all."""
+
+    def train(name):
+        model, operands = CASES[name]
+        net, batch = model(), [make() for make in operands]
+        optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
+        for number in (1, 2):
+            with torch.profiler.record_function(f"##{name} {number}"):
+                step(net, batch, optimizer)
+
+    def run():
+        for name in CASES:
+            gc.collect()
+            with torch.profiler.record_function(f"##{name} before"):
+                pass
+            train(name)
+
+    torch.manual_seed(0)
+    found = measure(run)
+    return {name: found[f"{name} 2"].peak - found[f"{name} before"].end for name in CASES}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_peak_is_that_of_the_step_without_an_observer(name, measured):
+    """Within 0.1 %, and some scalars."""
+    torch.manual_seed(0)
+    model, operands = CASES[name]
+    graph = gs.from_torch(model(), [make() for make in operands], step=step, optimizer=torch.optim.SGD)
+    assert gs.simulate(graph).peak == pytest.approx(measured[name], rel=1e-3, abs=256)

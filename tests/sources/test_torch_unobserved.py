@@ -84,7 +84,7 @@ def selected(layer, x, index):
     return layer(x).flatten(0, 1).index_select(0, index).square().mean()
 
 
-@case(rows, lambda: torch.rand(16, 24) > 0.3)
+@case(rows, lambda: torch.arange(384).view(16, 24) % 10 > 2)
 def masked(layer, x, keep):
     return layer(x)[keep].square().mean()
 

@@ -166,21 +166,15 @@ def test_attention_is_the_kernel_of_the_device_and_the_dtype(dtype, device, mask
     assert attention(dtype, device, masked=masked) == kernel
 
 
-def test_ctc_is_the_kernel_of_pytorch_or_refused_where_cudnn_may_run():
+def test_ctc_is_refused_in_one_line():
     class Speech(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.out = nn.Linear(8, 5)
-
         def forward(self, x, labels):
-            return functional.ctc_loss(self.out(x).log_softmax(-1), labels, torch.full((2,), 6), torch.full((2,), 3))
+            return functional.ctc_loss(x.log_softmax(-1), labels, torch.full((2,), 6), torch.full((2,), 3))
 
-    x = lambda labels: lambda: (torch.randn(6, 2, 8), labels)  # noqa: E731
-    graph = gs.from_torch(Speech, x(torch.ones(2, 3, dtype=torch.int64)), target="cuda")
-    (backward,) = (op for op in graph.ops if op.kind == "_ctc_loss_backward")
-    assert backward.workspace == 2 * 6 * (2 * 3 + 1) * 4  # both, in both directions: a cell for each time and label
-    with pytest.raises(CaptureError, match="cuDNN"):
-        gs.from_torch(Speech, x(torch.ones(6, dtype=torch.int32)), target="cuda")
+    with pytest.raises(CaptureError, match=r"test_torch_cuda\.py:\d+: ctc_loss on CUDA reads lengths on the host"):
+        gs.from_torch(
+            Speech, lambda: (torch.randn(6, 2, 8), torch.ones(2, 3, dtype=torch.int64)), optimizer=None, target="cuda"
+        )
 
 
 def test_heads_that_flash_attention_cannot_take_are_padded():

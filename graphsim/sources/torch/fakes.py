@@ -7,9 +7,7 @@ from typing import Any
 
 import torch
 from torch._prims_common import suggest_memory_format
-from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
-from graphsim.errors import CaptureError
 from graphsim.sources.torch.kernels import lstm_sizes
 from graphsim.step.ops.onednn import lstm_workspace
 
@@ -144,27 +142,6 @@ def _lstm_layer_backward(*args: Any, **kwargs: Any) -> Any:
     return tuple(result)
 
 
-def _ctc_in_cudnn(scores: Any, labels: Any, _lengths: Any, _label_lengths: Any, blank: int) -> bool:
-    """Whether cuDNN's kernel runs, which a CPU build cannot ask (cudnn/LossCTC.cpp, ``_use_cudnn_ctc_loss``).
-
-    Raises:
-        CaptureError: it may, and its workspace is not known.
-    """
-    if not blank and labels.dim() == 1 and labels.dtype is torch.int32 and scores.dtype is torch.float32:
-        raise CaptureError("ctc_loss of int32 labels runs in cuDNN, whose workspace is not known: give int64 labels")
-    return False
-
-
-def _ctc_loss(*_: Any) -> Any:
-    """The fake kernel wants the lengths, which are on the host, on the device; a rule in `values` reads them."""
-    raise DynamicOutputShapeException(aten._ctc_loss.Tensor)
-
-
-def _ctc_loss_backward(grad: Any, scores: Any, *_: Any) -> Any:
-    """A gradient of the scores, in order (cuda/LossCTC.cu, ``ctc_loss_backward_gpu_template``)."""
-    return torch.empty_like(scores, memory_format=torch.contiguous_format)
-
-
 def _grouped_mm(a: Any, b: Any, offs: Any = None, bias: Any = None, out_dtype: Any = None) -> Any:
     """A product per group. The fake kernel knows the GPU's fast path only; any dtype will do elsewhere.
 
@@ -222,14 +199,5 @@ _CPU: dict[Any, Fake] = {
     aten.log_sigmoid_forward.default: _log_sigmoid,
 }
 
-_CUDA: dict[Any, Fake] = {
-    aten._use_cudnn_ctc_loss.default: _ctc_in_cudnn,
-    aten._use_cudnn_ctc_loss.Tensor: _ctc_in_cudnn,
-    aten._use_miopen_ctc_loss.default: lambda *_: False,
-    aten._use_miopen_ctc_loss.Tensor: lambda *_: False,
-    aten._ctc_loss.Tensor: _ctc_loss,
-    aten._ctc_loss_backward.Tensor: _ctc_loss_backward,
-}
-
-FAKES = {"cpu": _BOTH | _CPU, "cuda": _BOTH | _CUDA}
+FAKES = {"cpu": _BOTH | _CPU, "cuda": _BOTH}
 """Ops for which something else runs under fake tensors, by the type of the device."""

@@ -20,6 +20,7 @@ from torch.storage import _StorageBase
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_map
 
+from graphsim.errors import CaptureError
 from graphsim.sources.torch.unknown import Unknown, python_line, unknown_to_math
 from graphsim.sources.torch.values import NEEDS_DATA, Values
 
@@ -197,6 +198,7 @@ class _Calls(TorchFunctionMode):
             torch.tensor_split: self._tensor_split,
             torch.Tensor.tensor_split: self._tensor_split,
             functional.one_hot: self._one_hot,
+            torch.ctc_loss: self._ctc_loss,
         }
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -230,6 +232,13 @@ class _Calls(TorchFunctionMode):
     def _tensor_split(self, func: Any, tensor: Any, *args: Any, **options: Any) -> Any:
         options = {n: v.tolist() if isinstance(v, torch.Tensor) else v for n, v in options.items()}
         return func(tensor, *(v.tolist() if isinstance(v, torch.Tensor) else v for v in args), **options)
+
+    def _ctc_loss(self, func: Any, scores: Any, *args: Any, **options: Any) -> Any:
+        """Which kernel runs, cuDNN's or PyTorch's, depends on lengths that PyTorch reads below its dispatcher."""
+        if scores.is_cuda:
+            reason = "ctc_loss on CUDA reads lengths on the host, which a capture cannot follow: capture for the CPU"
+            raise CaptureError(reason, self.values.policy.layer(), python_line())
+        return func(scores, *args, **options)
 
     def _one_hot(self, func: Any, tensor: Any, num_classes: int = -1) -> Any:
         """It checks that the classes are between 0 and their number. They are."""

@@ -217,7 +217,7 @@ def _selected(args: Any, result: Any) -> int:
     """
     x, mask = torch.broadcast_tensors(*args[:2])
     serial = x.numel() < 32768 and x.is_contiguous() and mask.is_contiguous()
-    return max(0, 8 * x.numel() - _bytes(result)) if serial else 16 * int(x.numel())
+    return max(0, 8 * int(x.numel()) - _bytes(result)) if serial else 16 * int(x.numel())
 
 
 def _kth_value(args: Any, result: Any) -> int:

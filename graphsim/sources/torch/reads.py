@@ -198,6 +198,7 @@ class _Calls(TorchFunctionMode):
             torch.tensor_split: self._tensor_split,
             torch.Tensor.tensor_split: self._tensor_split,
             functional.one_hot: self._one_hot,
+            functional.ctc_loss: self._ctc_loss,
             torch.ctc_loss: self._ctc_loss,
         }
 
@@ -233,12 +234,12 @@ class _Calls(TorchFunctionMode):
         options = {n: v.tolist() if isinstance(v, torch.Tensor) else v for n, v in options.items()}
         return func(tensor, *(v.tolist() if isinstance(v, torch.Tensor) else v for v in args), **options)
 
-    def _ctc_loss(self, func: Any, scores: Any, *args: Any, **options: Any) -> Any:
+    def _ctc_loss(self, func: Any, *args: Any, **options: Any) -> Any:
         """Which kernel runs, cuDNN's or PyTorch's, depends on lengths that PyTorch reads below its dispatcher."""
-        if scores.is_cuda:
+        if (args[0] if args else options["log_probs"]).is_cuda:
             reason = "ctc_loss on CUDA reads lengths on the host, which a capture cannot follow: capture for the CPU"
             raise CaptureError(reason, self.values.policy.layer(), python_line())
-        return func(scores, *args, **options)
+        return func(*args, **options)
 
     def _one_hot(self, func: Any, tensor: Any, num_classes: int = -1) -> Any:
         """It checks that the classes are between 0 and their number. They are."""

@@ -57,12 +57,12 @@ class Bottleneck(nn.Module):
         return self.relu(out)
 
 
-def resnet50() -> nn.Module:
-    """ResNet-50 v1.5."""
+def resnet50(blocks: tuple[int, ...] = (3, 4, 6, 3)) -> nn.Module:
+    """ResNet-50 v1.5; deeper ones have more *blocks* in each stage."""
     layers = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)]
     channels = 64
-    for stage, (width, blocks) in enumerate(((64, 3), (128, 4), (256, 6), (512, 3))):
-        for block in range(blocks):
+    for stage, (width, repeats) in enumerate(zip((64, 128, 256, 512), blocks, strict=True)):
+        for block in range(repeats):
             layers.append(Bottleneck(channels, width, 2 if stage and not block else 1, not block))
             channels = 4 * width
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2048, 1000))

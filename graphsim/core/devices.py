@@ -36,15 +36,16 @@ class Device:
     """A device. Memory in bytes, bandwidth in bytes/s, rates in FLOP/s.
 
     ``sold_as`` is the size on the box in GB; ``memory`` is what the driver reports, to 1 MiB where its source are the
-    device's properties, to 0.01 GiB where it is a message. ``fp32`` and ``fp64`` are the rates of the vector units;
-    ``half`` (fp16, bf16), ``tf32`` and ``fp8`` those of matrix units, equal to the next wider type's where a device has
-    none for it.
+    device's properties, to 0.01 GiB where it is a message. ``processors`` counts its multiprocessors. ``fp32`` and
+    ``fp64`` are the rates of the vector units; ``half`` (fp16, bf16), ``tf32`` and ``fp8`` those of matrix units, equal
+    to the next wider type's where a device has none for it.
     """
 
     name: str
     sold_as: int
     memory: int
     memory_source: str
+    processors: int
     capability: tuple[int, int]
     bandwidth: float
     fp32: float
@@ -59,13 +60,16 @@ def _device(
     sold_as: int,
     mib: int,
     source: str,
+    processors: int,
     capability: tuple[int, int],
     bandwidth: float,
     tera: tuple[float, float, float, float, float],
 ) -> Device:
     """Memory: GB on the box, MiB as reported. Bandwidth in GB/s; *tera*: fp32, half, tf32, fp8, fp64 in TFLOP/s."""
     fp32, half, tf32, fp8, fp64 = (rate * 1e12 for rate in tera)
-    return Device(name, sold_as, mib * 2**20, source, capability, bandwidth * 1e9, fp32, half, tf32, fp8, fp64)
+    return Device(
+        name, sold_as, mib * 2**20, source, processors, capability, bandwidth * 1e9, fp32, half, tf32, fp8, fp64
+    )
 
 
 _PROPERTIES = "get_device_properties"
@@ -74,40 +78,40 @@ _MESSAGE = "out-of-memory message: "
 DEVICES = {
     d.name: d
     for d in (
-        _device("p100", 16, 16276, _PROPERTIES, (6, 0), 732, (10.6, 21.2, 10.6, 21.2, 5.3)),
-        _device("t4", 16, 14909, _MESSAGE + "14.56 GiB", (7, 5), 320, (8.1, 65, 8.1, 65, 0.25)),
-        _device("v100-16g", 16, 16130, _PROPERTIES, (7, 0), 900, (15.7, 125, 15.7, 125, 7.8)),
-        _device("v100-32g", 32, 32501, _MESSAGE + "31.74 GiB", (7, 0), 900, (15.7, 125, 15.7, 125, 7.8)),
-        _device("rtx3060", 12, 11931, _PROPERTIES, (8, 6), 360, (12.7, 25.5, 12.7, 25.5, 0.199)),
-        _device("rtx3080", 10, 10014, _MESSAGE + "9.78 GiB", (8, 6), 760, (29.8, 59.5, 29.8, 59.5, 0.465)),
-        _device("rtx3090", 24, 24259, _PROPERTIES, (8, 6), 936, (35.6, 71, 35.6, 71, 0.556)),
-        _device("a10", 24, 22517, _MESSAGE + "21.99 GiB", (8, 6), 600, (31.2, 125, 62.5, 125, 0.488)),
-        _device("a10g", 24, 22517, "as the A10, with the same chip and memory", (8, 6), 600, (35, 70, 35, 70, 0.547)),
-        _device("a30", 24, 24094, _MESSAGE + "23.53 GiB", (8, 0), 933, (10.3, 165, 82, 165, 5.2)),
-        _device("a40", 48, 45416, _PROPERTIES, (8, 6), 696, (37.4, 149.7, 74.8, 149.7, 0.584)),
-        _device("rtxa6000", 48, 48676, _PROPERTIES, (8, 6), 768, (38.7, 154.8, 77.4, 154.8, 0.605)),
-        _device("a100-40g", 40, 40339, _PROPERTIES, (8, 0), 1555, (19.5, 312, 156, 312, 9.7)),
-        _device("a100-80g", 80, 81039, _MESSAGE + "79.14 GiB", (8, 0), 2039, (19.5, 312, 156, 312, 9.7)),
-        _device("rtx4060", 8, 7813, _MESSAGE + "7.63 GiB", (8, 9), 272, (15.1, 30.2, 15.1, 60.5, 0.236)),
-        _device("rtx4080", 16, 16384, NOMINAL, (8, 9), 717, (48.7, 97.5, 48.7, 195, 0.76)),
-        _device("rtx4090", 24, 24084, _MESSAGE + "23.52 GiB", (8, 9), 1008, (82.6, 165, 82.6, 330, 1.29)),
-        _device("rtx6000ada", 48, 45496, _MESSAGE + "44.43 GiB, ECC on", (8, 9), 960, (91.1, 364, 182, 728, 1.42)),
-        _device("l4", 24, 22558, _MESSAGE + "22.03 GiB", (8, 9), 300, (30.3, 121, 60, 242, 0.473)),
-        _device("l40", 48, 45465, _MESSAGE + "44.40 GiB", (8, 9), 864, (90.5, 181, 90.5, 362, 1.41)),
-        _device("l40s", 48, 45486, _MESSAGE + "44.42 GiB", (8, 9), 864, (91.6, 362, 183, 733, 1.43)),
-        _device("h100-80g", 80, 81008, _MESSAGE + "79.11 GiB", (9, 0), 3350, (66.9, 989, 494, 1979, 33.5)),
-        _device("h100-pcie", 80, 81008, "as the H100 SXM", (9, 0), 2000, (51.2, 756, 378, 1513, 25.6)),
-        _device("h100-nvl", 94, 95232, _MESSAGE + "93.00 GiB", (9, 0), 3938, (60, 835, 417, 1671, 30)),
-        _device("h200", 141, 143073, _MESSAGE + "139.72 GiB", (9, 0), 4800, (66.9, 989, 494, 1979, 33.5)),
-        _device("b200", 180, 182630, "device properties: 178.35 GiB", (10, 0), 8000, (75, 2250, 1100, 4500, 37)),
-        _device("rtx5090", 32, 32117, _PROPERTIES, (12, 0), 1792, (104.8, 209.5, 104.8, 419, 1.64)),
+        _device("p100", 16, 16276, _PROPERTIES, 56, (6, 0), 732, (10.6, 21.2, 10.6, 21.2, 5.3)),
+        _device("t4", 16, 14909, _MESSAGE + "14.56 GiB", 40, (7, 5), 320, (8.1, 65, 8.1, 65, 0.25)),
+        _device("v100-16g", 16, 16130, _PROPERTIES, 80, (7, 0), 900, (15.7, 125, 15.7, 125, 7.8)),
+        _device("v100-32g", 32, 32501, _MESSAGE + "31.74 GiB", 80, (7, 0), 900, (15.7, 125, 15.7, 125, 7.8)),
+        _device("rtx3060", 12, 11931, _PROPERTIES, 28, (8, 6), 360, (12.7, 25.5, 12.7, 25.5, 0.199)),
+        _device("rtx3080", 10, 10014, _MESSAGE + "9.78 GiB", 68, (8, 6), 760, (29.8, 59.5, 29.8, 59.5, 0.465)),
+        _device("rtx3090", 24, 24259, _PROPERTIES, 82, (8, 6), 936, (35.6, 71, 35.6, 71, 0.556)),
+        _device("a10", 24, 22517, _MESSAGE + "21.99 GiB", 72, (8, 6), 600, (31.2, 125, 62.5, 125, 0.488)),
+        _device("a10g", 24, 22517, "as the A10, with the same chip", 80, (8, 6), 600, (35, 70, 35, 70, 0.547)),
+        _device("a30", 24, 24094, _MESSAGE + "23.53 GiB", 56, (8, 0), 933, (10.3, 165, 82, 165, 5.2)),
+        _device("a40", 48, 45416, _PROPERTIES, 84, (8, 6), 696, (37.4, 149.7, 74.8, 149.7, 0.584)),
+        _device("rtxa6000", 48, 48676, _PROPERTIES, 84, (8, 6), 768, (38.7, 154.8, 77.4, 154.8, 0.605)),
+        _device("a100-40g", 40, 40339, _PROPERTIES, 108, (8, 0), 1555, (19.5, 312, 156, 312, 9.7)),
+        _device("a100-80g", 80, 81039, _MESSAGE + "79.14 GiB", 108, (8, 0), 2039, (19.5, 312, 156, 312, 9.7)),
+        _device("rtx4060", 8, 7813, _MESSAGE + "7.63 GiB", 24, (8, 9), 272, (15.1, 30.2, 15.1, 60.5, 0.236)),
+        _device("rtx4080", 16, 16384, NOMINAL, 76, (8, 9), 717, (48.7, 97.5, 48.7, 195, 0.76)),
+        _device("rtx4090", 24, 24084, _MESSAGE + "23.52 GiB", 128, (8, 9), 1008, (82.6, 165, 82.6, 330, 1.29)),
+        _device("rtx6000ada", 48, 45496, _MESSAGE + "44.43 GiB, ECC on", 142, (8, 9), 960, (91.1, 364, 182, 728, 1.42)),
+        _device("l4", 24, 22558, _MESSAGE + "22.03 GiB", 58, (8, 9), 300, (30.3, 121, 60, 242, 0.473)),
+        _device("l40", 48, 45465, _MESSAGE + "44.40 GiB", 142, (8, 9), 864, (90.5, 181, 90.5, 362, 1.41)),
+        _device("l40s", 48, 45486, _MESSAGE + "44.42 GiB", 142, (8, 9), 864, (91.6, 362, 183, 733, 1.43)),
+        _device("h100-80g", 80, 81008, _MESSAGE + "79.11 GiB", 132, (9, 0), 3350, (66.9, 989, 494, 1979, 33.5)),
+        _device("h100-pcie", 80, 81008, "as the H100 SXM", 114, (9, 0), 2000, (51.2, 756, 378, 1513, 25.6)),
+        _device("h100-nvl", 94, 95232, _MESSAGE + "93.00 GiB", 132, (9, 0), 3938, (60, 835, 417, 1671, 30)),
+        _device("h200", 141, 143073, _MESSAGE + "139.72 GiB", 132, (9, 0), 4800, (66.9, 989, 494, 1979, 33.5)),
+        _device("b200", 180, 182630, "device properties: 178.35 GiB", 148, (10, 0), 8000, (75, 2250, 1100, 4500, 37)),
+        _device("rtx5090", 32, 32117, _PROPERTIES, 170, (12, 0), 1792, (104.8, 209.5, 104.8, 419, 1.64)),
         # Kernels and workspaces of AMD's libraries are not modelled: those of CUDA stand in for them.
-        _device("mi300x", 192, 196587, _MESSAGE + "191.98 GiB", (9, 4), 5300, (163.4, 1307, 654, 2615, 81.7)),
+        _device("mi300x", 192, 196587, _MESSAGE + "191.98 GiB", 304, (9, 4), 5300, (163.4, 1307, 654, 2615, 81.7)),
     )
 }
 """Devices by name."""
 
-_CPU = Device("cpu", 0, 0, NOMINAL, (0, 0), 0, 0, 0, 0, 0, 0)
+_CPU = Device("cpu", 0, 0, NOMINAL, 0, (0, 0), 0, 0, 0, 0, 0, 0)
 _DEFAULT = "a100-80g"
 
 

@@ -217,6 +217,7 @@ class _Step:
             training=training.mode == "train",
             gradients=training.mode != "inference",
             capability=device.capability,
+            processors=device.processors,
         )
         self.sources: dict[str, Tensor] = {}
         self.gradients: dict[str, Tensor] = {}

@@ -232,8 +232,6 @@ def test_the_graph_says_what_the_step_did():
     [
         (lambda: nn.DataParallel(net()), "cpu", "several processes"),
         (lambda: nn.parallel.DistributedDataParallel(net()), "cpu", "several processes"),
-        (lambda: nn.LSTM(16, 4), "cuda", "cuDNN"),
-        (lambda: nn.Sequential(nn.GRU(16, 4)), "cuda", "cuDNN"),
         (lambda: nn.Sequential(nn.Embedding(10, 4, sparse=True)), "cuda", "sparse"),
     ],
 )

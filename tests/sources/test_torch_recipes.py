@@ -285,9 +285,9 @@ def test_quantized_layers_make_their_weight_again_in_backward(quant):
     made = "dequantize_4bit" if quant == "nf4" else "mul_"
     weights = [op for op in steps.steady.ops if op.kind.endswith(made) and op.phase is gs.Phase.BACKWARD]
     assert len(weights) >= 5  # six layers; the first needs no gradient of its input
-    weights = [t for t in steps.steady.tensors.values() if t.name.endswith("base_layer.weight")]
+    frozen = [t for t in steps.steady.tensors.values() if t.name.endswith("base_layer.weight")]
     each_layer = 16 * 64 // (2 if quant == "nf4" else 1)
-    assert [t.nbytes for t in weights[:5]] == [each_layer] * 5
+    assert [t.nbytes for t in frozen[:5]] == [each_layer] * 5
     assert any("outlier" in note for note in steps.steady.attributes["warnings"]) == (quant == "int8")
 
 

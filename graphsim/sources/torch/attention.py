@@ -18,6 +18,8 @@ from torch.nn import functional
 from torch.nn.functional import pad, scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
+from graphsim.sources.torch.cudnn_rnn import acceptable, recur
+
 aten = torch.ops.aten
 
 Capability = tuple[int, int]
@@ -30,7 +32,7 @@ MASK_ALIGNMENT = 16
 
 
 class CudaAttention(TorchFunctionMode):
-    """Answers ``scaled_dot_product_attention`` of CUDA tensors with the kernel that a device would run."""
+    """Answers attention and recurrent layers of CUDA tensors with the kernel that a device would run."""
 
     def __init__(self, capability: Capability) -> None:
         super().__init__()
@@ -40,6 +42,8 @@ class CudaAttention(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is scaled_dot_product_attention:
             return self._answer(*args, **kwargs)
+        if acceptable(func, args):
+            return recur(func, args)
         if func is functional.multi_head_attention_forward:  # it calls attention where the mode is off
             with patch.object(functional, "scaled_dot_product_attention", self._answer):
                 return func(*args, **kwargs)

@@ -90,7 +90,7 @@ def capture(
         model, batch = _made(module, inputs, values)
         said = words() if words else {}
         step, loss = said.get("step", step), said.get("loss", loss)
-        check_model(model, on_gpu=bool(device))
+        check_model(model)
         if lazy_modules(model):
             model = hollow_copy(model, values)
             with located(model):

@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
-import torch
 from torch import nn
 
 from graphsim.errors import CaptureError
@@ -21,23 +20,22 @@ _COMPILED = (
 )
 _FUSED_BY_ITSELF = "torch.nn.attention"
 """Where functions are defined that are one op to a capture, compiled or not: FlexAttention."""
-_CUDNN = 'runs in cuDNN on a GPU, whose reserve a capture does not know; a spec does (op = "lstm" or "gru")'
 _SPARSE = "makes sparse gradients, which have no storage that a capture can follow: use sparse=False"
 
 
-def check_model(model: nn.Module, *, on_gpu: bool) -> None:
+def check_model(model: nn.Module) -> None:
     """Check *model*.
 
     Raises:
-        CaptureError: a part of it is compiled, distributed, sparse, or of cuDNN; the message says what to do.
+        CaptureError: a part of it is compiled, distributed or sparse; the message says what to do.
     """
     for path, module in model.named_modules():
-        reason = _reason(module, on_gpu)
+        reason = _reason(module)
         if reason:
             raise CaptureError(f"{type(module).__name__} {reason}", path)
 
 
-def _reason(module: nn.Module, on_gpu: bool) -> str:
+def _reason(module: nn.Module) -> str:
     wrappers = _distributed()
     if isinstance(module, wrappers):
         return SEVERAL
@@ -45,8 +43,6 @@ def _reason(module: nn.Module, on_gpu: bool) -> str:
     compiled = dynamo is not None and isinstance(module, dynamo.OptimizedModule)
     if compiled or getattr(module, "_compiled_call_impl", None) is not None:
         return _COMPILED
-    if on_gpu and isinstance(module, nn.RNNBase) and torch.backends.cudnn.enabled:
-        return _CUDNN
     if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
         return _SPARSE
     return ""

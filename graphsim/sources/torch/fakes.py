@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch._prims_common import suggest_memory_format
 
+from graphsim.sources.torch import kernels_cuda
 from graphsim.sources.torch.kernels import lstm_sizes
 from graphsim.step.ops.onednn import lstm_workspace
 
@@ -199,5 +200,5 @@ _CPU: dict[Any, Fake] = {
     aten.log_sigmoid_forward.default: _log_sigmoid,
 }
 
-FAKES = {"cpu": _BOTH | _CPU, "cuda": _BOTH}
+FAKES = {"cpu": _BOTH | _CPU, "cuda": _BOTH | kernels_cuda.FAKES}
 """Ops for which something else runs under fake tensors, by the type of the device."""

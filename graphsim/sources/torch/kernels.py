@@ -11,10 +11,10 @@ import torch
 from torch._prims_common import suggest_memory_format
 
 from graphsim.core.graph import Tensor
-from graphsim.step.ops.attention import efficient_scratch, flash_scratch
+from graphsim.sources.torch import kernels_cuda
+from graphsim.sources.torch.operands import copies, dtype_name, nbytes
 from graphsim.step.ops.conv import OneDnn
 from graphsim.step.ops.layernorm import THREADS
-from graphsim.step.ops.matmul import softmax_backward_scratch
 from graphsim.step.ops.onednn import lstm_backward_scratch, lstm_forward_scratch
 from graphsim.step.ops.tape import Type
 
@@ -24,30 +24,17 @@ Workspace = Callable[[Any, Any], int]
 """(arguments, result) -> bytes of scratch beside inputs and outputs."""
 
 
-def _dtype(tensor: Any) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
-
-
-def _bytes(tensor: Any) -> int:
-    return int(tensor.numel()) * int(tensor.itemsize)
-
-
-def _copies(*operands: Any) -> int:
-    """Operands that are not in order are copied before the kernel proper runs."""
-    return sum(_bytes(operand) for operand in operands if not operand.is_contiguous())
-
-
 def _argument(args: Any, number: int, default: Any) -> Any:
     """Return an argument, which the dispatcher leaves out where it is the default and the last."""
     return args[number] if len(args) > number else default
 
 
 def _tensor(tensor: Any) -> Tensor:
-    return Tensor("", tuple(tensor.shape), _dtype(tensor))
+    return Tensor("", tuple(tensor.shape), dtype_name(tensor))
 
 
 def _type(tensor: Any) -> Type:
-    return Type(tuple(tensor.shape), _dtype(tensor))
+    return Type(tuple(tensor.shape), dtype_name(tensor))
 
 
 def _one_dnn(x: Any, weight: Any, y: Any, stride: Any, groups: int, transposed: bool) -> OneDnn:
@@ -60,7 +47,7 @@ def _convolution(args: Any, result: Any) -> int:
     x, weight, _, stride, _, _, transposed, _, groups = args
     sizes = _one_dnn(x, weight, result, stride, groups, transposed)
     peak = sizes.backward_data() if transposed else sizes.forward()
-    return max(0, peak - _bytes(result)) + _copies(x, weight)
+    return max(0, peak - nbytes(result)) + copies(x, weight)
 
 
 def _convolution_backward(args: Any, result: Any) -> int:
@@ -69,8 +56,8 @@ def _convolution_backward(args: Any, result: Any) -> int:
     sizes = _one_dnn(x, weight, grad, stride, groups, transposed)
     data = sizes.forward() if transposed else sizes.backward_data()
     weights = sizes.backward_weights(needs[2]) if any(needs[1:]) else 0
-    peak = max(data, _bytes(x) + weights) if needs[0] else weights
-    return max(0, peak - sum(_bytes(tensor) for tensor in result if tensor is not None)) + _copies(grad, x, weight)
+    peak = max(data, nbytes(x) + weights) if needs[0] else weights
+    return max(0, peak - sum(nbytes(tensor) for tensor in result if tensor is not None)) + copies(grad, x, weight)
 
 
 def _batch_norm(args: Any, result: Any) -> int:
@@ -94,7 +81,7 @@ def _batch_norm_backward(args: Any, result: Any) -> int:
     together = suggest_memory_format(grad) == form and all(t.is_contiguous(memory_format=form) for t in (grad, x))
     if not together:
         return int(x.shape[1]) * 4 + (int(x.numel()) * 4 if x.itemsize < 4 else 0)
-    return _bytes(x) if args[7] and args[9][0] else 0
+    return nbytes(x) if args[7] and args[9][0] else 0
 
 
 def _group_norm_backward(args: Any, result: Any) -> int:
@@ -105,19 +92,12 @@ def _group_norm_backward(args: Any, result: Any) -> int:
 def _layer_norm_backward(args: Any, result: Any) -> int:
     """Gradients of weight and bias are summed per thread. Source: graphsim.step.ops.layernorm."""
     partial = 2 * THREADS * prod(int(extent) for extent in args[2]) * 4 if any(args[7][1:]) else 0
-    return partial + _copies(*args[:2])
+    return partial + copies(*args[:2])
 
 
 def _softmax_operands(args: Any, result: Any) -> int:
     """What the kernel reads is put in order first: aten/src/ATen/native/SoftMax.cpp and cuda/SoftMax.cu."""
-    return _copies(*(operand for operand in args[:2] if isinstance(operand, torch.Tensor)))
-
-
-def _softmax_backward_on_cuda(args: Any, result: Any) -> int:
-    """Source: graphsim.step.ops.matmul, `softmax_backward_scratch`; the product lies as the gradient does."""
-    grad, output = args[:2]
-    product = softmax_backward_scratch("cuda", grad.numel(), _dtype(output))
-    return product * (1 if grad.is_contiguous() else 2) + _copies(output)
+    return copies(*(operand for operand in args[:2] if isinstance(operand, torch.Tensor)))
 
 
 # -- losses ------------------------------------------------------------------------------------------
@@ -125,7 +105,7 @@ def _softmax_backward_on_cuda(args: Any, result: Any) -> int:
 
 def _before_reduction(args: Any, result: Any) -> int:
     """The losses of the elements before they are reduced. Source: graphsim.step.ops.loss; Loss.cpp."""
-    return _bytes(args[0]) if _argument(args, 2, 1) else 0
+    return nbytes(args[0]) if _argument(args, 2, 1) else 0
 
 
 def _loss_with_logits(args: Any, result: Any, *, on_cpu: bool) -> int:
@@ -134,18 +114,18 @@ def _loss_with_logits(args: Any, result: Any, *, on_cpu: bool) -> int:
     Source: Loss.cpp, ``binary_cross_entropy_with_logits``; Activation.cpp, ``log_sigmoid_forward_cpu``.
     """
     x, reduction = args[0], _argument(args, 4, 1)
-    peak = 2 * _bytes(x) + (_copies(x) if on_cpu else 0)
-    return peak - (0 if reduction else _bytes(x))
+    peak = 2 * nbytes(x) + (copies(x) if on_cpu else 0)
+    return peak - (0 if reduction else nbytes(x))
 
 
 def _soft_margin_backward(args: Any, result: Any) -> int:
     """An exponential of a product of a negative, each a tensor (Loss.cpp, ``soft_margin_loss_backward_out``)."""
-    return 2 * _bytes(args[1])
+    return 2 * nbytes(args[1])
 
 
 def _ctc_backward(args: Any, result: Any) -> int:
     """What goes back through the states, as large as what went forward. Source: LossCTC.cpp, cuda/LossCTC.cu."""
-    return _bytes(next(t for t in reversed(args) if isinstance(t, torch.Tensor)))
+    return nbytes(next(t for t in reversed(args) if isinstance(t, torch.Tensor)))
 
 
 # -- operands in order, of another dtype, or as indices ------------------------------------------------
@@ -154,27 +134,27 @@ def _ctc_backward(args: Any, result: Any) -> int:
 def _image_in_order(args: Any, result: Any) -> int:
     """Pooling copies an input that is contiguous in no format (AdaptiveAveragePooling.cpp, AveragePool2d.cpp)."""
     x = args[0]
-    return 0 if x.is_contiguous(memory_format=suggest_memory_format(x)) else _bytes(x)
+    return 0 if x.is_contiguous(memory_format=suggest_memory_format(x)) else nbytes(x)
 
 
 def _first_in_order(args: Any, result: Any) -> int:
-    return _copies(args[0])
+    return copies(args[0])
 
 
 def _norm_in_order(args: Any, result: Any) -> int:
     """Input, weight and bias. Source: layer_norm.cpp and cuda/layer_norm_kernel.cu, ``expect_contiguous``."""
     x, _, *affine = args[:4]
-    return _copies(x, *(t for t in affine if t is not None))
+    return copies(x, *(t for t in affine if t is not None))
 
 
 def _distance_operands(args: Any, result: Any) -> int:
     """Source: Distance.cpp, ``cdist_impl`` and ``_cdist_backward``."""
-    return _copies(*(t for t in args[:3] if isinstance(t, torch.Tensor)))
+    return copies(*(t for t in args[:3] if isinstance(t, torch.Tensor)))
 
 
 def _columns(args: Any, result: Any) -> int:
     """The output is made as large as the input, then grown, while the smaller one is there (Im2Col.cpp)."""
-    return _bytes(args[0]) if result.numel() > args[0].numel() else 0
+    return nbytes(args[0]) if result.numel() > args[0].numel() else 0
 
 
 def _cast_to_result(args: Any, result: Any, *, on_cpu: bool) -> int:
@@ -194,7 +174,7 @@ def _cast_to_bool(args: Any, result: Any) -> int:
 
 def _log_sum_exp(args: Any, result: Any) -> int:
     """Exponentials of differences to the maxima. Source: ReduceOps.cpp, ``logsumexp_out_impl``."""
-    return _bytes(args[0]) + _bytes(result)
+    return nbytes(args[0]) + nbytes(result)
 
 
 def _mask_indices(args: Any, result: Any) -> int:
@@ -217,22 +197,22 @@ def _selected(args: Any, result: Any) -> int:
     """
     x, mask = torch.broadcast_tensors(*args[:2])
     serial = x.numel() < 32768 and x.is_contiguous() and mask.is_contiguous()
-    return max(0, 8 * int(x.numel()) - _bytes(result)) if serial else 16 * int(x.numel())
+    return max(0, 8 * int(x.numel()) - nbytes(result)) if serial else 16 * int(x.numel())
 
 
 def _kth_value(args: Any, result: Any) -> int:
     """Copies of values and of indices are partitioned. Source: Sorting.cpp, ``kthvalue_out_impl_cpu``."""
-    return int(args[0].numel()) * (args[0].itemsize + 8)
+    return int(args[0].numel()) * int(args[0].itemsize + 8)
 
 
 def _median(args: Any, result: Any) -> int:
     """A copy is partitioned. Source: Sorting.cpp, ``median_impl``."""
-    return _bytes(args[0])
+    return nbytes(args[0])
 
 
 def _multinomial(args: Any, result: Any) -> int:
     """An exponential for each weight: the fast path of Distributions.cpp, ``multinomial_out``."""
-    return _bytes(args[0]) if args[1] == 1 or not _argument(args, 2, False) else 0
+    return nbytes(args[0]) if args[1] == 1 or not _argument(args, 2, False) else 0
 
 
 def _promoted(args: Any, result: Any) -> int:
@@ -270,7 +250,7 @@ def _no_scratch(args: Any, result: Any) -> int:
 def lstm_sizes(args: Any, size: Callable[..., int], **options: Any) -> int:
     """Return *size* of (steps, batch, input width, hidden width, dtype)."""
     x, w_ih, w_hh = args[:3]
-    return size(x.shape[0], x.shape[1], w_ih.shape[1], w_hh.shape[1], _dtype(x), **options)
+    return size(x.shape[0], x.shape[1], w_ih.shape[1], w_hh.shape[1], dtype_name(x), **options)
 
 
 def _lstm_forward(args: Any, result: Any) -> int:
@@ -279,18 +259,6 @@ def _lstm_forward(args: Any, result: Any) -> int:
 
 def _lstm_backward(args: Any, result: Any) -> int:
     return lstm_sizes(args, lstm_backward_scratch)
-
-
-def _flash_backward(args: Any, result: Any) -> int:
-    _, q, k = args[:3]
-    batch, heads, rows, width = q.shape
-    return flash_scratch(batch, heads, rows, width, k.shape[1], k.shape[2], q.itemsize)
-
-
-def _efficient_backward(args: Any, result: Any) -> int:
-    _, q = args[:2]
-    batch, heads, rows, width = q.shape
-    return efficient_scratch(batch, heads, rows, width, q.itemsize)
 
 
 _REDUCTIONS = (
@@ -362,9 +330,7 @@ _CPU_SCRATCH: dict[Any, Workspace] = {
 }
 
 _CUDA_SCRATCH: dict[Any, Workspace] = {
-    aten._scaled_dot_product_flash_attention_backward.default: _flash_backward,
-    aten._scaled_dot_product_efficient_attention_backward.default: _efficient_backward,
-    aten._softmax_backward_data.default: _softmax_backward_on_cuda,
+    **kernels_cuda.SCRATCH,
     aten.binary_cross_entropy_with_logits.default: partial(_loss_with_logits, on_cpu=False),
     **dict.fromkeys(_REDUCTIONS, partial(_cast_to_result, on_cpu=False)),
 }

@@ -118,7 +118,7 @@ class Observer(TorchDispatchMode):
         if place.parameter:
             _mark_gradient(outputs, place.parameter)
         if self.libraries:
-            outputs += self._keep(self.libraries.allocate(func, args, place.phase, position))
+            outputs += self._keep(self.libraries.allocate(func, place.phase, position))
         workspace = signature.scratch
         flops = flop_registry.get(func._overloadpacket)
         self.recording.ops.append(

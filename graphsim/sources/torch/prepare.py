@@ -71,6 +71,8 @@ class Exchange:
         """
         if id(tensor) in self._known:
             return tensor
+        if tensor.is_cuda and self.values.hollows.is_hollow(tensor):
+            return tensor  # made in the step, as the parameters of an optimizer that is made there
         _check_plain(tensor)
         gradient = tensor.grad if tensor.is_leaf else None
         self._known.add(id(tensor))

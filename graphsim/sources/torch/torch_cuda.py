@@ -119,7 +119,7 @@ def _answers(device: Device) -> dict[str, Any]:
         major=capability[0],
         minor=capability[1],
         total_memory=device.memory,
-        multi_processor_count=100,
+        multi_processor_count=device.processors,
         warp_size=32,
         is_integrated=False,
         gcnArchName="",

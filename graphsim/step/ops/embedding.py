@@ -11,7 +11,30 @@ from graphsim.core.graph import Role, Tensor
 from graphsim.step.ops.elementwise import like
 from graphsim.step.ops.kind import Attribute, Attributes, Kind, Parameter, ShapeError, Signature
 from graphsim.step.ops.tape import Gradients, Tape, Type
-from graphsim.units import FLOATING
+from graphsim.units import FLOATING, itemsize
+
+SORTED = 3072
+"""More indices than this are sorted before their gradients are summed (``embedding_dense_backward_cuda``)."""
+
+ROWS_PER_THREAD = 10
+"""``NROWS_PER_THREAD`` in cuda/EmbeddingBackwardKernel.cu."""
+
+
+def embedding_backward_scratch(
+    indices: int, rows: int, width: int, dtype: str, index: int = 8, *, counts: bool = False
+) -> int:
+    """Return the bytes that CUDA's kernel takes beside the gradient of the table; *index*: bytes of an index.
+
+    Source: aten/src/ATen/native/cuda/Embedding.cu and EmbeddingBackwardKernel.cu, ``embedding_backward_cuda_kernel``:
+    the indices sorted, their order and the begin of each segment; of at most min(indices, rows) segments, two
+    counts; of at most so many and indices / 10 parts of them, the begin and the sum in fp32.
+    """
+    if indices <= SORTED and not counts:
+        return 0
+    segments = min(indices, rows)
+    parts = indices // ROWS_PER_THREAD + segments
+    sums = parts * width * max(4, itemsize(dtype))
+    return index * ((4 if counts else 3) * indices + 2 * segments + parts) + sums
 
 
 def lookup(tape: Tape, indices: Tensor, table: Tensor) -> Tensor:
@@ -22,7 +45,10 @@ def lookup(tape: Tape, indices: Tensor, table: Tensor) -> Tensor:
     )
 
     def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
-        return (tape.emit("embedding_backward", (grad, indices), like(table)),)
+        scratch = copy
+        if tape.target == "cuda":
+            scratch += embedding_backward_scratch(indices.size, table.shape[0], table.shape[1], grad.dtype)
+        return (tape.emit("embedding_backward", (grad, indices), like(table), workspace=scratch),)
 
     tape.differentiate((table,), y, (indices,), backward)
     return y

@@ -9,9 +9,24 @@ from graphsim.core.graph import Tensor
 from graphsim.step.ops.elementwise import like
 from graphsim.step.ops.kind import Attribute, Attributes, Kind, Parameter, ShapeError, Signature
 from graphsim.step.ops.tape import Gradients, Tape, Type
+from graphsim.units import itemsize
 
 THREADS = 2
 """Threads whose partial sums are counted in the CPU backward kernel."""
+
+WARP = 32
+
+
+def affine_sums_scratch(rows: int, columns: int, itemsize: int, processors: int) -> int:
+    """Return the bytes of CUDA's partial sums for one gradient of weight or bias, in layer norm and RMS norm.
+
+    They are taken where there are many more rows than columns, for a device of so many multiprocessors.
+    Source: aten/src/ATen/native/cuda/layer_norm_kernel.cu, ``LaunchGammaBetaBackwardCUDAKernel``.
+    """
+    if rows <= 64 * 1024 or columns // WARP >= processors // 2:
+        return 0
+    blocks = min(32 * 1024 // -(-columns // WARP), -(-rows // WARP))
+    return blocks * columns * itemsize
 
 
 def layer_norm(tape: Tape, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -28,7 +43,10 @@ def layer_norm(tape: Tape, x: Tensor, weight: Tensor | None, bias: Tensor | None
     saved = [x, mean, deviation] if weight is None else [x, weight, mean, deviation]
 
     def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
-        partial = 2 * THREADS * x.shape[-1] * 4 if affine and tape.target == "cpu" else 0
+        if tape.target == "cuda":
+            partial = len(affine) * affine_sums_scratch(rows, x.shape[-1], itemsize(x.dtype), tape.processors)
+        else:
+            partial = 2 * THREADS * x.shape[-1] * 4 if affine else 0
         results = tape.emit_many(
             "layer_norm_backward",
             (grad, *saved),

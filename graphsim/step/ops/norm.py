@@ -6,13 +6,38 @@ Source: aten/src/ATen/native/Normalization.cpp and group_norm.cpp; CUDA: cudnn/B
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 
 from graphsim.core.graph import Role, Tensor
 from graphsim.step.ops.elementwise import like
 from graphsim.step.ops.kind import Attribute, Attributes, Kind, Parameter, ShapeError, Signature
 from graphsim.step.ops.tape import Gradients, Tape, Type
+from graphsim.units import itemsize
 
 Owned = Mapping[str, Tensor]
+
+
+def group_norm_scratch(batch: int, channels: int, extent: int, groups: int, dtype: str, *, affine: bool) -> int:
+    """Return the bytes of what CUDA's kernel computes first: scale and shift per channel, and fp32 statistics.
+
+    Source: aten/src/ATen/native/cuda/group_norm_kernel.cu, ``GroupNormKernelImplInternal``; *extent*: pixels.
+    """
+    statistics = 2 * batch * groups * 4 if itemsize(dtype) < 4 else 0
+    fused = 2 * batch * channels * max(4, itemsize(dtype)) if affine and extent != 1 else 0
+    return statistics + fused
+
+
+def group_norm_backward_scratch(
+    batch: int, channels: int, extent: int, groups: int, dtype: str, *, scaled: bool, inputs: bool = True
+) -> int:
+    """Return the bytes of CUDA's sums per channel and of the factors that follow from them.
+
+    Source: aten/src/ATen/native/cuda/group_norm_kernel.cu, ``GroupNormBackwardKernelImplInternal``.
+    """
+    factors = 2 * batch * groups if inputs else 0
+    scales = batch * channels if inputs and scaled else 0
+    sums = 2 * batch * channels
+    return (factors if extent == 1 else factors + scales + sums) * max(4, itemsize(dtype))
 
 
 def batch_norm(tape: Tape, x: Tensor, owned: Owned, *, training: bool) -> Tensor:
@@ -60,16 +85,25 @@ def group_norm(tape: Tape, x: Tensor, groups: int, weight: Tensor | None, bias: 
     x, *_ = tape.full_precision(x)
     affine = [t for t in (weight, bias) if t is not None]
     statistics = Type((x.shape[0], groups), x.dtype)
-    y, mean, deviation = tape.emit_many("group_norm", (x, *affine), (like(x), statistics, statistics), flops=4 * x.size)
+    sizes = (x.shape[0], x.shape[1], prod(x.shape[2:]), groups, x.dtype)
+    on_cuda = tape.target == "cuda"
+    y, mean, deviation = tape.emit_many(
+        "group_norm",
+        (x, *affine),
+        (like(x), statistics, statistics),
+        workspace=group_norm_scratch(*sizes, affine=bool(affine)) if on_cuda else 0,
+        flops=4 * x.size,
+    )
     saved = [x, mean, deviation] if weight is None else [x, weight, mean, deviation]
 
     def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
-        # Sums of gradient and of gradient * input per channel (group_norm_kernel.cpp).
+        # On the CPU sums of gradient and of gradient * input per channel (group_norm_kernel.cpp).
+        on_cpu = 2 * x.shape[0] * x.shape[1] * 4
         results = tape.emit_many(
             "group_norm_backward",
             (grad, *saved),
             (like(x), *(like(t) for t in affine)),
-            workspace=2 * x.shape[0] * x.shape[1] * 4,
+            workspace=group_norm_backward_scratch(*sizes, scaled=weight is not None) if on_cuda else on_cpu,
             flops=8 * x.size,
         )
         return [result if need else None for result, need in zip(results, needs, strict=True)]

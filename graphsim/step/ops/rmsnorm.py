@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from graphsim.core.graph import Tensor
 from graphsim.step.ops.elementwise import like, mul, power, shift
 from graphsim.step.ops.kind import Attribute, Attributes, Kind, Parameter, ShapeError, Signature
+from graphsim.step.ops.layernorm import affine_sums_scratch
 from graphsim.step.ops.shape import mean
 from graphsim.step.ops.tape import Gradients, Tape, Type
+from graphsim.units import itemsize
 
 
 def composed_rms_norm(tape: Tape, x: Tensor, weight: Tensor, *, style: str) -> Tensor:
@@ -41,8 +43,10 @@ def fused_rms_norm(tape: Tape, x: Tensor, weight: Tensor) -> Tensor:
     y, rstd = tape.emit_many("rms_norm", (x, weight), (like(x), Type((*x.shape[:-1], 1), "float32")), flops=4 * x.size)
 
     def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
+        sums = affine_sums_scratch(x.size // x.shape[-1], x.shape[-1], itemsize(x.dtype), tape.processors)
         wanted = (like(x), like(weight))
-        dx, dw = tape.emit_many("rms_norm_backward", (grad, x, rstd, weight), wanted, flops=8 * x.size)
+        operands = (grad, x, rstd, weight)
+        dx, dw = tape.emit_many("rms_norm_backward", operands, wanted, workspace=sums, flops=8 * x.size)
         return (dx if needs[0] else None, dw if needs[1] else None)
 
     tape.differentiate((x, weight), y, (x, weight, rstd), backward)

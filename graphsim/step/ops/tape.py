@@ -90,6 +90,7 @@ class Tape:
         gradients: autograd records; False is ``torch.no_grad()``.
         autocast: the low-precision dtype of an enclosing autocast region, if any.
         capability: CUDA compute capability, for rules that depend on it (kernel choice).
+        processors: multiprocessors of the device, for kernels that sum in parts.
     """
 
     def __init__(
@@ -100,12 +101,14 @@ class Tape:
         gradients: bool = True,
         autocast: str | None = None,
         capability: tuple[int, int] = (8, 0),
+        processors: int = 108,
     ) -> None:
         self.target = target
         self.training = training
         self.gradients = gradients
         self.autocast = autocast
         self.capability = capability
+        self.processors = processors
         self.phase = Phase.FORWARD
         self.layer = ""
         self.forward_of = ""

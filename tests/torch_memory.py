@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple
@@ -21,6 +22,7 @@ def measure(run: Callable[[], object]) -> dict[str, Measured]:
     """
     from torch.profiler import ProfilerActivity, profile
 
+    gc.collect()  # garbage of tests before must not be freed within
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:

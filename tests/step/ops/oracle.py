@@ -9,6 +9,7 @@ parameters, buffers and inputs; gradients count.
 
 from __future__ import annotations
 
+import gc
 import io
 import warnings
 from collections.abc import Callable
@@ -37,6 +38,7 @@ def measure(forward: Callable[[], torch.Tensor]) -> Bytes:
     """Measure one forward and backward pass; *forward* returns the loss."""
     from torch.profiler import ProfilerActivity, profile, record_function
 
+    gc.collect()  # garbage of tests before must not be freed within
     with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:

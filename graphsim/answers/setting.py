@@ -41,6 +41,8 @@ class Setting(TypedDict, total=False):
         kv_cache: of a captured model in mode 'inference': tokens in its cache.
         warmup: of a captured model: steps before the one that is called steady.
         steps: of a captured model: steps that are taken together as the steady one.
+        assume: of a captured model: values of numbers on which its code decides and that are not known without
+            running it, by the place that reads them: ``{"train.py:31": 0.5}``.
         loss: of a module: a function of its output, or of output and batch, that returns the scalar to differentiate.
         step: of a module: ``step(model, batch, optimizer)``, one training step in your own words.
         training_args: a JSON file of Hugging Face ``TrainingArguments``, read by their own names.
@@ -66,6 +68,7 @@ class Setting(TypedDict, total=False):
     kv_cache: int
     warmup: int
     steps: int
+    assume: Mapping[str, float] | None
     loss: Callable[..., Any] | None
     step: Callable[..., Any] | None
     training_args: str | Path | None
@@ -78,6 +81,7 @@ DEFAULTS: dict[str, Any] = {
     **{f.name: f.default for f in fields(Training)},
     "target": "",
     "gpu": "",
+    "assume": None,
 }
 
 
@@ -147,6 +151,7 @@ def _training(said: Mapping[str, Any]) -> Training:
             raise UsageError("give a Training or its fields as keywords, not both")
         return given  # type: ignore[no-any-return]
     options["device"] = options.pop("gpu", "")
+    options["assume"] = tuple(dict(options.get("assume") or {}).items())
     options["target"] = options.get("target") or "cuda"
     if not isinstance(options.get("optimizer", ""), str):
         raise UsageError("an optimizer that is no name is for a module with its inputs")

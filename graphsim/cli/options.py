@@ -104,6 +104,13 @@ SETTING: dict[str, tuple[Any, Any]] = {
     ),
     "warmup": (Annotated[int, _captured(metavar="N", help="Steps before the one that is called steady.")], 1),
     "steps": (Annotated[int, _captured(metavar="N", help="Steps that are taken together as the steady one.")], 1),
+    "assume": (
+        Annotated[
+            list[str] | None,
+            _captured(metavar="FILE.py:LINE=VALUE", help="A number that this line reads and decides by."),
+        ],
+        None,
+    ),
 }
 """The options of `answers.setting.Setting`, in order: annotation and default."""
 
@@ -155,6 +162,7 @@ def takes_setting(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def run(**given: Any) -> None:
         setting = {name: given.pop(name) for name in SETTING}
+        setting["assume"] = _assumed(setting["assume"])
         setting["params"] = params_of(setting.pop("settings"), batch=setting["batch"], seq=setting["seq"])
         command(**given, setting=setting)
 
@@ -163,6 +171,24 @@ def takes_setting(command: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature([*arguments, *options, *shared])  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in [*own, *shared]}
     return run
+
+
+def _assumed(given: list[str] | None) -> dict[str, float] | None:
+    """Return the numbers that ``--assume`` gives by place.
+
+    Raises:
+        UsageError: one is no FILE.py:LINE=VALUE.
+    """
+    assumed = {}
+    for text in given or []:
+        place, equals, value = text.rpartition("=")
+        try:
+            assumed[place] = float(value)
+        except ValueError:
+            equals = ""
+        if not equals or not place:
+            raise UsageError(f"--assume {text[:60]!r}: write FILE.py:LINE=VALUE, for example --assume train.py:31=0.5")
+    return assumed or None
 
 
 def params_of(settings: list[str] | None, **named: int | None) -> dict[str, Value]:

@@ -128,7 +128,9 @@ def _command(what: Any, setting: Mapping[str, Any], own: Mapping[str, Any]) -> s
     words = [what] if isinstance(what, str) else []
     options: dict[str, Any] = {n: setting[n] for n, usual in DEFAULTS.items() if setting.get(n, usual) != usual}
     params = [f"{name}={value}" for name, value in (options.pop("params", None) or {}).items()]
-    options |= {name: value for name, value in own.items() if value != _OWN.get(name)} | {"set": params}
+    assumed = [f"{place}={value}" for place, value in (options.pop("assume", None) or {}).items()]
+    options |= {name: value for name, value in own.items() if value != _OWN.get(name)}
+    options |= {"set": params, "assume": assumed}
     for name, value in options.items():
         option = f"--{name.replace('_', '-')}"
         if isinstance(value, bool):

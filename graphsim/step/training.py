@@ -39,7 +39,7 @@ BOUNDS = (
 )
 """Numbers of a `Training`, the least and the most that each may be."""
 
-CAPTURED = ("grad_checkpointing", "lora", "quant", "kv_cache", "warmup", "steps")
+CAPTURED = ("grad_checkpointing", "lora", "quant", "kv_cache", "warmup", "steps", "assume")
 """Fields of a `Training` that are for captured models only: they change modules, or run the user's code."""
 
 MICRO_BATCHES = 3
@@ -90,6 +90,7 @@ class Training:
         kv_cache: tokens in the cache when a model generates (mode 'inference').
         warmup: steps before the one that is called steady.
         steps: steps that are taken together as the steady one.
+        assume: (place, value) of numbers that are not known without running the model: ``("train.py:31", 0.5)``.
     """
 
     optimizer: str = "adamw"
@@ -108,6 +109,7 @@ class Training:
     kv_cache: int = 0
     warmup: int = 1
     steps: int = 1
+    assume: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         parse_target(self.target)
@@ -163,6 +165,8 @@ def option(name: str, value: object) -> str:
     flag = name.replace("_", "-")
     if isinstance(value, bool):
         return f"--{flag}" if value else f"--no-{flag}"
+    if isinstance(value, tuple):
+        return f"--{flag}"
     return f"--{flag} {value}"
 
 

@@ -81,7 +81,7 @@ def capture(
         training: what is done to the model, and in the usual step.
     """
     zeros.give_back()
-    policy = Policy(assume)
+    policy = Policy({**dict(training.assume), **(assume or {})})
     values = Values(FakeTensorMode(allow_non_fake_inputs=True), cuda.CUDA if device else None, policy)
     with ExitStack() as stack:
         if device:

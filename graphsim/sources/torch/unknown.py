@@ -104,8 +104,8 @@ class Policy:
         line = python_line()
         place = f"{Path(line.rpartition(':')[0]).name}:{line.rpartition(':')[2]}" if line else "file.py:LINE"
         return CaptureError(
-            f"{what}, which is not known without running the model: give its value "
-            f"(assume={{'{place}': VALUE}}), or take it out of the step",
+            f"{what}, which is not known without running the model: give its value (--assume {place}=VALUE, or "
+            f"assume={{'{place}': VALUE}}), or take it out of the step",
             self.layer(),
             line,
         )

@@ -29,15 +29,14 @@ def graphsim(*arguments: str, cwd: str | Path = ".") -> subprocess.CompletedProc
             main()
         except SystemExit as left:
             code = left.code or 0
-        finally:  # what the user's folder holds is imported anew each time
-            for name in set(sys.modules) - imported:
-                if str(getattr(sys.modules[name], "__file__", "") or "").startswith(f"{Path.cwd()}/"):
-                    del sys.modules[name]
+        finally:
+            if cwd != ".":  # what the user's folder holds is imported anew each time
+                _forget(set(sys.modules) - imported, f"{Path.cwd()}/")
     texts = (stream.buffer.getvalue().decode() for stream in (out, err))
     return subprocess.CompletedProcess(["graphsim", *arguments], int(code), *texts)
 
 
-def graphsim_process(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a command line in a process of its own."""
-    command = [sys.executable, "-m", "graphsim", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=60, check=False)
+def _forget(modules: set[str], folder: str) -> None:
+    for name in modules:
+        if str(getattr(sys.modules[name], "__file__", "") or "").startswith(folder):
+            del sys.modules[name]

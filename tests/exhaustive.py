@@ -9,7 +9,11 @@ import pytest
 
 
 def only(always: Iterable[Any], cases: Iterable[Any]) -> list[Any]:
-    """Return all *cases* as parameters: those in *always* run each time."""
+    """Return all *cases* as parameters, tuples as several: those in *always* run each time."""
     always, cases = list(always), list(cases)
     assert all(case in cases for case in always)
-    return [case if case in always else pytest.param(case, marks=pytest.mark.exhaustive) for case in cases]
+    return [case if case in always else _marked(case) for case in cases]
+
+
+def _marked(case: Any) -> Any:
+    return pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.exhaustive)

@@ -169,7 +169,7 @@ class _Question:
             factory = "let the factory take a parameter 'batch'" if source.frontend.takes else "the inputs are as given"
             why = {"capture": factory, "model": "it has no param 'batch'", "step": "it is a step as it stands"}
             return None, 0, (f"the largest batch is unknown: {why[source.kind]}",)
-        guess, looks = self._guess(start) if source.kind == "capture" and not self.strategy else (start, 0)
+        guess, looks = self._guess("batch", start)
         if guess is None:
             return None, looks, ("the largest batch is unknown: a larger 'batch' takes no more memory",)
         refused: list[str] = []
@@ -180,7 +180,8 @@ class _Question:
     def largest_sequence(self) -> int | None:
         """Return the longest sequence that fits, if the model has one."""
         sequence = self.source.get("seq")
-        return self._search("seq", sequence, sequence, [])[0] if isinstance(sequence, int) else None
+        guess = self._guess("seq", sequence)[0] if isinstance(sequence, int) else None
+        return None if guess is None else self._search("seq", guess, int(sequence or 1), [])[0]
 
     def _search(self, name: str, start: int, sure: int, refused: list[str]) -> tuple[int, int]:
         """Return the largest size that fits, and the looks.
@@ -203,9 +204,17 @@ class _Question:
             return farthest(held, lambda size: held(size, plan=False), found, simulations, self.room)
         return found, simulations
 
-    def _guess(self, start: int) -> tuple[int | None, int]:
-        """Return where the boundary may be, by the traces of two batches: to capture a step takes seconds."""
-        ends = [(size, self._trace(size)) for size in (start, 2 * start)]
+    def _guess(self, name: str, start: int) -> tuple[int | None, int]:
+        """Return where the boundary may be, and the steps made for it; None if a larger size takes no more.
+
+        Of a captured model, whose steps take seconds to make, by the traces of two sizes.
+        """
+        if self.source.kind != "capture" or self.strategy:
+            return start, 0
+        try:
+            ends = [(size, self._trace(name, size)) for size in (start, 2 * start)]
+        except (CaptureError, SpecError):  # there may be none of twice the size
+            return start, 2
         between = interpolated(*ends)
         if between is None:
             return start, 2
@@ -215,6 +224,6 @@ class _Question:
         found, _ = largest(lambda size: allocator(between(size)).reserved_peak, start=start, room=self.room)
         return max(1, found), 2
 
-    def _trace(self, batch: int) -> Trace:
-        first, steady = (simulate(step) for step in self.source.with_params(batch=batch).steps(self.training))
+    def _trace(self, name: str, size: int) -> Trace:
+        first, steady = (simulate(step) for step in self.source.with_params(**{name: size}).steps(self.training))
         return in_succession(first, steady).trace

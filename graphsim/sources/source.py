@@ -204,8 +204,9 @@ class Source:
         return False
 
     def with_params(self, **params: Value) -> Source:
-        """Return it with these *params* set too."""
-        return Source(self.what, self.frontend, {**self.params, **params})
+        """Return it with these *params* set too; itself if they are."""
+        changed = {**self.params, **params}
+        return self if changed == self.params else Source(self.what, self.frontend, changed)
 
     def get(self, name: str) -> Value | None:
         """Return the value of a param, as set or as the model has it; None if it has none."""
@@ -234,7 +235,8 @@ class Source:
         """
         training = (training or Training()).shortened
         if training not in self._made:
-            self._made.clear()  # a step may be large
+            for other in list(self._made)[1:]:  # a step may be large; what is asked first is asked again
+                del self._made[other]
             self._made[training] = self._steps(training)
         return self._made[training]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -23,7 +24,8 @@ def test_from_standard_input_and_from_a_file_the_answer_is_that_of_python(tmp_pa
     (tmp_path / "error.txt").write_text(MESSAGE)
     from_file = graphsim("explain", str(tmp_path / "error.txt"))
     command = [sys.executable, "-m", "graphsim", "explain"]
-    from_pipe = subprocess.run(command, input=MESSAGE, capture_output=True, text=True, check=True)
+    env = {**os.environ, "COLUMNS": "100"}
+    from_pipe = subprocess.run(command, input=MESSAGE, capture_output=True, text=True, check=True, env=env)
     assert from_file.stdout == from_pipe.stdout
     assert from_file.stdout.split() == str(gs.explain(MESSAGE)).split(), "but for the width"
     assert "The card is full: 2.00 GiB were asked for, 406.4 MiB free, 11.18 GiB in use." in " ".join(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 import pytest
+from exhaustive import only
 
 torch = pytest.importorskip("torch")
 
@@ -20,7 +21,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "strategy"), CASES)
+@pytest.mark.parametrize(("name", "strategy"), only((CASES[1], CASES[4], CASES[7], CASES[9]), CASES))
 def test_applied_to_the_real_model_nothing_changes_but_the_peak_which_is_the_predicted_one(name, strategy, tmp_path):
     made = emission(name, strategy)
     assert made.wrapped

@@ -80,7 +80,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", only(("relu", "conv"), CASES))
+@pytest.mark.parametrize("name", only(("conv",), CASES))
 def test_at_every_setting_it_peaks_no_higher_and_computes_no_more_than_the_default_solver_and_is_monotone(name):
     before = None
     for setting in SETTINGS:
@@ -140,7 +140,7 @@ def measured(forward: fx.GraphModule, backward: fx.GraphModule, primals: list[to
     return max(start, *(max(boundary.before, boundary.after) for boundary in counter.boundaries))
 
 
-@pytest.mark.parametrize("activation", only([nn.GELU], [nn.ReLU, nn.GELU]))
+@pytest.mark.parametrize("activation", only([], [nn.ReLU, nn.GELU]))
 def test_among_all_subsets_of_a_small_model_it_finds_the_lowest_peak_within_the_default_solvers_time(activation):
     small = mlp(5, activation)
     BENCH.backward(small, Spy(), 0.05)

@@ -6,6 +6,7 @@ import random
 
 import numpy as np
 import pytest
+from exhaustive import only
 from generators import training_steps
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -82,7 +83,7 @@ def test_a_unit_waits_for_what_its_views_read_besides():
     assert [problem.may_run(0, before) for before in range(1, 4)] == [False, False, True]
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", only(range(10), range(30)))
 @pytest.mark.parametrize("share", [0.9, 0.75])
 def test_no_plan_beats_the_optimum_and_no_bound_passes_it(seed, share):
     graph = small_dag(seed)
@@ -113,7 +114,7 @@ def test_most_small_problems_are_solved_to_the_optimum():
     assert solved["moccasin"] >= 0.8 * solvable  # one recompute each at most
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", only([0], range(3)))
 def test_a_layered_graph_of_forty_ops_meets_the_constraint_programs_optimum(seed):
     graph = Graph.from_networkx(layered(40, seed, 0.3))
     budget = int(0.9 * simulate(graph).peak)

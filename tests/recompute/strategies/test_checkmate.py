@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from exhaustive import only
 from generators import chain, graphs, training_steps
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -38,7 +39,7 @@ def cost_of(plan: Plan) -> float:
     return plan.time if plan.feasible else float("inf")
 
 
-@pytest.mark.parametrize("share", [0.9, 0.75, 0.6])
+@pytest.mark.parametrize("share", only([0.75], [0.9, 0.75, 0.6]))
 def test_the_milp_is_the_optimum_of_its_form_and_never_below_the_true_one(share):
     """The stage form misses an optimum that needs an op twice within a stage; that is rare."""
     solvable = missed = 0
@@ -57,7 +58,7 @@ def test_the_milp_is_the_optimum_of_its_form_and_never_below_the_true_one(share)
     assert missed <= 1
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", only(range(4), range(12)))
 @pytest.mark.parametrize("share", [0.9, 0.75])
 def test_relaxation_milp_and_rounding_stand_in_this_order(seed, share):
     graph = Graph.from_networkx(layered(16, seed))
@@ -150,7 +151,7 @@ def test_no_bound_counts_an_op_twice_or_forbids_to_drop_what_survives_the_step(k
     assert plan.proved_optimal
 
 
-@pytest.mark.parametrize(("name", "share"), [("vgg16", 0.9), ("fcn8", 0.8), ("unet", 0.7)])
+@pytest.mark.parametrize(("name", "share"), only([("vgg16", 0.9)], [("vgg16", 0.9), ("fcn8", 0.8), ("unet", 0.7)]))
 def test_networks_of_seventy_ops_are_solved_within_the_gap(name, share):
     graph = Graph.from_networkx(NETWORKS[name]())
     plan = make_plan(graph, Checkmate(seconds=60, gap=1e-3), int(share * simulate(graph).peak))

@@ -19,6 +19,7 @@ from graphsim.recompute.strategies.none import StoreAll
 from graphsim.recompute.strategies.sqrt import Sqrt
 
 
+@pytest.mark.exhaustive
 @given(graph=training_steps(), spans=st.sampled_from([None, 1, 2, 3, 50]))
 @settings(max_examples=1000)
 def test_on_any_graph_the_schedule_is_valid_and_only_forward_ops_run_again(graph, spans):

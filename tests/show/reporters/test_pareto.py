@@ -7,6 +7,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from exhaustive import only
 from generators import chain
 from pages import step
 from quick import quick
@@ -40,7 +41,10 @@ def points(axes):
     return np.array([line.get_xydata()[0] for line in axes.lines if line.get_marker() == "o" and len(line.get_xdata())])
 
 
-@pytest.mark.parametrize(("suffix", "magic"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")])
+FORMATS = [(".svg", b"<?xml"), (".png", b"\x89PNG"), (".pdf", b"%PDF")]
+
+
+@pytest.mark.parametrize(("suffix", "magic"), only(FORMATS[:1], FORMATS))
 def test_a_picture_is_of_the_format_of_its_suffix(suffix, magic):
     assert plans_picture(*comparison(0.6), suffix).startswith(magic)
     with pytest.raises(UsageError, match=r"\*\.png or"):

@@ -40,6 +40,7 @@ def test_a_row_has_every_strategy_its_bound_and_the_best(capsys):
     assert bound <= best == min(found.values()) == found[name]
 
 
+@pytest.mark.exhaustive
 def test_a_seed_finds_the_same_again_and_more_seeds_no_worse(capsys):
     asked = ("--strategies", "moccasin,auto", "--seconds", "1")
     (_, one), (_, again) = (rows(capsys, *asked, "--seed", "3") for _ in range(2))

@@ -204,9 +204,8 @@ class Source:
         return False
 
     def with_params(self, **params: Value) -> Source:
-        """Return it with these *params* set too; itself if they are."""
-        changed = {**self.params, **params}
-        return self if changed == self.params else Source(self.what, self.frontend, changed)
+        """Return it with these *params* set too."""
+        return Source(self.what, self.frontend, {**self.params, **params})
 
     def get(self, name: str) -> Value | None:
         """Return the value of a param, as set or as the model has it; None if it has none."""

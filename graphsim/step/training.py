@@ -112,6 +112,7 @@ class Training:
     assume: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "assume", tuple((place, value) for place, value in self.assume))  # lists, if from JSON
         parse_target(self.target)
         parse_mode(self.mode)
         parse_zero_grad(self.zero_grad)
@@ -146,7 +147,8 @@ class Training:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options as plain data, for provenance."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        assumed = [list(one) for one in self.assume]
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"assume": assumed}
 
     def check(self, source: str, open_to: Collection[str], why: str) -> None:
         """Check that nothing is said of *source* but the fields *open_to*; *why* says the reason.

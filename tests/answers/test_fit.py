@@ -145,6 +145,7 @@ def test_a_strategy_makes_room_for_a_larger_batch(strategy):
     assert held[0] <= 2 * 2**30 < held[1]
 
 
+@pytest.mark.exhaustive
 def test_a_batch_that_is_said_to_fit_fits():
     """Rotor plans otherwise for other sizes: what fits by a schedule of another size must not be called too large."""
     source, training = model("seed_cnn", batch=18), Training(optimizer="sgd")

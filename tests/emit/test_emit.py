@@ -50,6 +50,7 @@ def test_a_model_with_a_plan_can_be_copied_evaluated_and_given_the_plan_twice(tm
         assert not torch.equal(twin.eval()(inputs), model.eval()(inputs))
 
 
+@pytest.mark.exhaustive
 def test_a_search_takes_as_few_modules_as_the_budget_asks_for():
     source = captured("perceptron")
     stored = simulate(source.graph).peak

@@ -133,6 +133,7 @@ def test_a_factory_gives_the_graph_of_the_real_model():
     assert boundaries(made) == boundaries(real)
 
 
+@pytest.mark.exhaustive
 def test_a_model_too_large_for_any_machine_is_captured():
     graph = gs.from_torch(lambda: nn.Linear(2**20, 2**20, bias=False), lambda: torch.randn(1, 2**20), optimizer="sgd")
     assert gs.simulate(graph).peak > 2 * 2**42

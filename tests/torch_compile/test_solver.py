@@ -165,6 +165,7 @@ class Fixed(BENCH.PeakSolver):
         return list(self.saved), [place for place in range(len(memory)) if place not in self.saved]
 
 
+@pytest.mark.exhaustive
 def test_a_bound_in_bytes_holds_and_more_bytes_never_cost_more():
     free = BENCH.backward(CASES["relu"], PeakSolver(), 0.05).peak
     largest = BENCH.backward(CASES["relu"], PeakSolver(), 0.9).peak

@@ -118,6 +118,7 @@ def test_hard_instances_are_packed_validly_and_greedily_within_their_known_heigh
     assert climbed.height <= greedy.height
 
 
+@pytest.mark.exhaustive
 def test_an_instance_is_solved_to_its_capacity():
     pytest.importorskip("ortools")
     (path,) = (path for path in HARD if path.stem.startswith("K"))

@@ -113,6 +113,7 @@ def test_it_is_the_optimum_of_stages_and_so_is_its_bound(make: Callable[[int], G
     assert beyond <= 1
 
 
+@pytest.mark.exhaustive
 def test_fewer_recomputes_may_cost_more_and_their_bound_is_not_taken_for_that_of_all():
     dearer = {1: 0, 2: 0}
     for seed in range(30):
@@ -173,6 +174,7 @@ def test_a_source_that_nothing_reads_takes_no_room():
     assert make_schedule(Graph(ops, tensors, outputs=("c",)), Moccasin(), 1).ops.tolist() == [0, 1, 0, 2]
 
 
+@pytest.mark.exhaustive
 @given(graph=st.one_of(graphs(max_ops=14), training_steps()), share=st.sampled_from([0.5, 0.7, 0.8, 0.9, 0.95]))
 @settings(max_examples=100, deadline=None)
 def test_with_mutations_views_workspace_and_holds_it_costs_what_checkmates_program_does(graph: Graph, share: float):

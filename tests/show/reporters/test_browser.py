@@ -449,6 +449,7 @@ def test_hostile_names_run_nothing(visit):
     assert run.op_at(0).name in page.inner_text("#moment")
 
 
+@pytest.mark.exhaustive
 def test_20_000_events_are_drawn_and_zoomed(visit):
     """How fast: bench/bench_page.py."""
     run = gs.simulate(step("gpt2", batch=1, seq=128, layers=120))

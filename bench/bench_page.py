@@ -32,6 +32,7 @@ def page(request, tmp_path_factory):
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
         chromium = driver.chromium.launch(executable_path=CHROMIUM, args=arguments)
         page = chromium.new_page(viewport={"width": 1200, "height": 900})
+        page.set_default_timeout(120_000)
         page.goto(file.as_uri())
         yield page
         chromium.close()

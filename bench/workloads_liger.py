@@ -39,9 +39,7 @@ def _passes(forward: Callable[[], Any], config: Config, grad: Any = None, leaves
         _both(forward, grad)  # in the same process, before: cuBLAS's workspace of backward is there
         for tensor in leaves:
             tensor.grad = None
-        while True:
-            forward()
-            yield
+        yield from _again(forward)
     if config["pass"] == "backward":
         y = forward()
         grad = torch.randn_like(y) if grad is None else grad
@@ -50,6 +48,12 @@ def _passes(forward: Callable[[], Any], config: Config, grad: Any = None, leaves
             yield
     while True:
         _both(forward, grad)
+        yield
+
+
+def _again(call: Callable[[], Any]) -> Calls:
+    while True:
+        call()
         yield
 
 
@@ -63,9 +67,7 @@ def _losses(forward: Callable[[], Any], *, retain: bool = True) -> Calls:
         loss = forward()
         loss.backward(retain_graph=retain)
 
-    while True:
-        both()
-        yield
+    yield from _again(both)
 
 
 # -- losses ----------------------------------------------------------------------------------------
@@ -217,9 +219,7 @@ def fused_add_rms_norm(config: Config) -> Calls:
         y, total = norm(x, residual)
         torch.autograd.backward((y, total), grads)
 
-    while True:
-        full()
-        yield
+    yield from _again(full)
 
 
 def megatron_rms_norm(config: Config) -> Calls:
@@ -232,9 +232,7 @@ def megatron_rms_norm(config: Config) -> Calls:
         y = norm(x)
         y.sum().backward()
 
-    while True:
-        full()
-        yield
+    yield from _again(full)
 
 
 def group_norm(config: Config) -> Calls:
@@ -275,9 +273,7 @@ def megatron_swiglu(config: Config) -> Calls:
         y = forward(x)
         y.sum().backward()
 
-    while True:
-        full()
-        yield
+    yield from _again(full)
 
 
 def embedding(config: Config) -> Calls:
@@ -367,9 +363,7 @@ def _rotations(forward: Callable[[], Any], q: Any, k: Any, grads: Any) -> Calls:
         rotated = forward()
         torch.autograd.grad(rotated, (q, k), grads, allow_unused=True, retain_graph=True)
 
-    while True:
-        full()
-        yield
+    yield from _again(full)
 
 
 def rope(config: Config) -> Calls:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol
 
 from graphsim.core.graph import Phase
 from graphsim.core.simulation import Part
+from graphsim.errors import preformatted
 from graphsim.registry import Registry
 from graphsim.units import format_bytes
 
@@ -54,7 +55,7 @@ class Answer:
         return f"<{type(self).__name__} {self.headline}>"
 
     def _repr_html_(self) -> str:
-        return f"<pre>{escape(str(self))}</pre>"
+        return preformatted(str(self))
 
 
 ROLE_COLORS: dict[str, str] = {

@@ -157,5 +157,12 @@ def printable(text: str, *, keep: str = "\n\t", colors: bool = False) -> str:
     return "".join(letter if letter.isprintable() or letter in keep else "?" for letter in _SEQUENCES.sub("?", text))
 
 
+def preformatted(text: str) -> str:
+    """Return *text* as HTML that a notebook shows line by line."""
+    from html import escape
+
+    return f"<pre>{escape(text)}</pre>"
+
+
 def _shorten(text: str, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"

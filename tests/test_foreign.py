@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from command_line import graphsim
 
 import graphsim as gs
-from graphsim.__main__ import main
 from graphsim.core.layout import Layout
 from graphsim.core.schedule import Schedule
 from graphsim.sources import Frontend
@@ -80,14 +79,11 @@ def installed(monkeypatch):
 
 
 @pytest.fixture
-def run(installed, monkeypatch, capsys):
+def run(installed):
     def command(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["graphsim", *arguments])
-        with pytest.raises(SystemExit) as left:
-            main()
-        out, err = capsys.readouterr()
-        assert (left.value.code or 0) == 0, err
-        return out
+        done = graphsim(*arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     return command
 

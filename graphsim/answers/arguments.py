@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-from graphsim.core.files import check_file
+from graphsim.core.files import parse_json, read_text
 from graphsim.errors import MissingExtraError, SpecError, UsageError, suggest
 
 MAX_FILE = 2**20
@@ -78,9 +77,8 @@ def with_arguments(said: Mapping[str, Any], path: str | Path, plain: Mapping[str
 
 def _read(path: str | Path) -> dict[str, Any]:
     try:
-        check_file(Path(path), MAX_FILE)
-        given = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        given = parse_json(read_text(path, MAX_FILE))
+    except ValueError as error:
         raise SpecError(f"no training arguments in JSON: {error}", str(path)) from None
     if not isinstance(given, dict):
         raise SpecError("no training arguments: a JSON object is expected", str(path))

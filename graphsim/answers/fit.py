@@ -180,8 +180,10 @@ class _Question:
     def largest_sequence(self) -> int | None:
         """Return the longest sequence that fits, if the model has one."""
         sequence = self.source.get("seq")
-        guess = self._guess("seq", sequence)[0] if isinstance(sequence, int) else None
-        return None if guess is None else self._search("seq", guess, int(sequence or 1), [])[0]
+        if not isinstance(sequence, int):
+            return None
+        guess, _ = self._guess("seq", sequence)
+        return None if guess is None else self._search("seq", guess, sequence, [])[0]
 
     def _search(self, name: str, start: int, sure: int, refused: list[str]) -> tuple[int, int]:
         """Return the largest size that fits, and the looks.

@@ -160,7 +160,7 @@ def plan(
     if progress:
         chosen = with_limits(chosen, progress=progress)
     steps = _steps(source, inputs, setting, costs)
-    graph = steps.first if first else steps.steady
+    graph = steps.step(first=first)
     if placing := _budgeted(allocator, allocator_options):
         return _reserved(steps, graph, chosen, budget, placing, (name_of(strategy), allocator))
     limit, case = _limit(budget, graph), Case(graph)
@@ -191,7 +191,7 @@ def compare(
         GraphSimError: the source cannot be read or trained, or an option is wrong.
     """
     steps = _steps(source, inputs, setting, costs)
-    graph = steps.first if first else steps.steady
+    graph = steps.step(first=first)
     limit, case = _limit(budget, graph), Case(graph)
     skipped: list[str] = []
 

@@ -41,5 +41,5 @@ def replay(
     """
     question = asked(source, inputs, setting)
     steps = question.source.steps(question.training)
-    run = simulate(steps.first if first else steps.steady, policy=policy)
+    run = simulate(steps.step(first=first), policy=policy)
     return replay_run(run, backend, options=backend_options, lockstep=lockstep, compute=compute)

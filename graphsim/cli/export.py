@@ -51,5 +51,5 @@ def export(
     plugin = EXPORTS[name](configure(TorchCaching, options)) if options else EXPORTS[name]()
     question = asked(source, None, setting)
     steps = question.source.steps(question.training)
-    run = simulate(steps.first if first else steps.steady, policy=parse_policy(policy))
+    run = simulate(steps.step(first=first), policy=parse_policy(policy))
     write_output(output, plugin(run))

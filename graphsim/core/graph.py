@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from html import escape
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from graphsim.core.index import Index, compile_index
 from graphsim.core.interchange import from_json, from_networkx, to_json, to_networkx
 from graphsim.core.op import HOLD, KEEPS, MAX_BYTES, RELEASE, RESIDENT, Op, Phase, Role, Tensor
-from graphsim.errors import GraphError
+from graphsim.errors import GraphError, preformatted
 from graphsim.units import format_bytes
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ class Graph:
         lines = [f"{self.name}: {len(self.ops):,} ops, {len(self.tensors):,} tensors"]
         lines += [f"{count:>12,}  ops in {phase}" for phase, count in phases.items()]
         lines += [f"{format_bytes(size):>12}  {role.replace('_', ' ')}" for role, size in owned.items() if size]
-        return f"<pre>{escape(chr(10).join(lines))}</pre>"
+        return preformatted("\n".join(lines))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Graph):

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
-from html import escape
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +17,7 @@ from graphsim.core.index import NOTHING, Ints
 from graphsim.core.liveness import LiveRanges, Policy, live_ranges, parse_policy
 from graphsim.core.schedule import Schedule
 from graphsim.core.trace import Joined, Trace, join, trace
-from graphsim.errors import UnknownNameError
+from graphsim.errors import UnknownNameError, preformatted
 from graphsim.units import format_bytes
 
 
@@ -72,7 +71,7 @@ class Simulation:
         rows = sorted(((size, role.replace("_", " ")) for role, size in parts.items() if size), reverse=True)
         lines = [f"{self.graph.name}: peak {format_bytes(self.peak)} ({self.peak:,} bytes)", where]
         lines = [*filter(None, lines), *(f"{format_bytes(size):>12}  {role}" for size, role in rows)]
-        return f"<pre>{escape(chr(10).join(lines))}</pre>"
+        return preformatted("\n".join(lines))
 
     @cached_property
     def live_ranges(self) -> LiveRanges:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from html import escape
 
 import numpy as np
 
 from graphsim.core.graph import Graph
 from graphsim.core.liveness import Policy, live_ranges
 from graphsim.core.schedule import Schedule
+from graphsim.errors import preformatted
 from graphsim.recompute.case import Case, case_of
 from graphsim.recompute.strategies import STRATEGIES, Proposal, Strategy
 from graphsim.units import format_bytes
@@ -63,7 +63,7 @@ class Plan:
             f"{self.overhead:>+12.2%}  compute",
             f"{len(self.schedule):>12,}  executions",
         ]
-        return f"<pre>{escape(chr(10).join(lines))}</pre>"
+        return preformatted("\n".join(lines))
 
     @property
     def overhead(self) -> float:

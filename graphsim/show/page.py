@@ -72,7 +72,7 @@ def report(
     """
     question = asked(source, inputs, setting)
     steps = question.source.steps(question.training)
-    shown = steps.first if first else steps.steady
+    shown = steps.step(first=first)
     limits = [as_budget(budget, lambda: simulate(shown).peak) for budget in budgets]
     before, run = _scheduled(steps, strategy, limits[0] if limits else None, policy, first)
     allocation, held = None, None

@@ -29,6 +29,10 @@ class Steps(NamedTuple):
     first: Graph
     steady: Graph
 
+    def step(self, *, first: bool) -> Graph:
+        """Return step 1 if *first*, else a later one."""
+        return self.first if first else self.steady
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frontend:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import networkx as nx
 import pytest
+from command_line import graphsim
 
 import graphsim as gs
-from graphsim.__main__ import main
 from graphsim.answers.fit import CONTEXT
 
 pytest.importorskip("torch")
@@ -103,8 +102,8 @@ def linear_model():
 
 
 @pytest.fixture
-def run(folder, tmp_path, monkeypatch, capsys):
-    """Run a command line in this process, beside the sources; return exit code, output and errors."""
+def run(folder, tmp_path, monkeypatch):
+    """Run a command line beside the sources, where Python is too; return exit code, output and errors."""
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(folder)
 
@@ -112,11 +111,8 @@ def run(folder, tmp_path, monkeypatch, capsys):
         outputs = [str(tmp_path / a) if a in ("page.html", "out.csv") else a for a in arguments]
         if arguments[0] == "sweep":
             outputs += ["-o", str(tmp_path / "sweep.csv")]
-        monkeypatch.setattr(sys, "argv", ["graphsim", *outputs])
-        with pytest.raises(SystemExit) as left:
-            main()
-        out, err = capsys.readouterr()
-        return left.value.code or 0, out, err
+        done = graphsim(*outputs)
+        return done.returncode, done.stdout, done.stderr
 
     return command
 

@@ -101,6 +101,17 @@ def test_gradients_do_not_overflow_so_the_scaler_steps_the_optimizer(target):
     assert captured.attributes["optimizers"] == ["Adam"]
 
 
+class First(nn.Module):
+    """`net` over the first of the batch; its loss gets the output."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = net()
+
+    def forward(self, x, y):
+        return self.net(x)
+
+
 def test_arguments_of_distributions_are_valid():
     def loss(output, batch, check=True):
         choice = torch.distributions.Categorical(logits=output, validate_args=check)
@@ -108,14 +119,6 @@ def test_arguments_of_distributions_are_valid():
 
     def unchecked(output, batch):
         return loss(output, batch, check=False)
-
-    class First(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net = net()
-
-        def forward(self, x, y):
-            return self.net(x)
 
     checked, plain = (gs.from_torch(First(), batch(), optimizer=adam, loss=how) for how in (loss, unchecked))
     assert len(checked.ops) > len(plain.ops)
@@ -175,14 +178,6 @@ def test_parameters_that_are_positive_pass(kind):
         positive = functional.softplus(output)
         made = getattr(torch.distributions, kind)
         return made(positive).rsample().mean() if kind == "Dirichlet" else made(positive, positive).rsample().mean()
-
-    class First(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net = net()
-
-        def forward(self, x, y):
-            return self.net(x)
 
     gs.from_torch(First(), batch(), optimizer=adam, loss=loss)
 

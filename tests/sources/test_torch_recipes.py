@@ -212,19 +212,25 @@ class Blocks(nn.Module):
         return x.mean()
 
 
+def compare_with_real(graph, model, batch, optimizer):
+    """*graph* between all ops with the second step of a model that is its own loss."""
+
+    def real():
+        optimizer.zero_grad(set_to_none=True)
+        loss = model(*batch)
+        loss.backward()
+        optimizer.step()
+
+    compare(boundaries(graph), count(real, [*model.parameters(), *batch])[1])
+
+
 def test_each_block_is_checkpointed():
     batch = (torch.randn(4, 16),)
     graph = captured(Blocks(), batch, Training(optimizer="sgd", grad_checkpointing=True, target="cpu")).graph()
     model = Blocks(saves=True)
     sgd = torch.optim.SGD(model.parameters(), lr=1e-3)
 
-    def real():
-        sgd.zero_grad(set_to_none=True)
-        loss = model(*batch)
-        loss.backward()
-        sgd.step()
-
-    compare(boundaries(graph), count(real, [*model.parameters(), *batch])[1])
+    compare_with_real(graph, model, batch, sgd)
     assert any(op.phase is gs.Phase.RECOMPUTE for op in graph.ops)
 
 
@@ -248,13 +254,7 @@ def test_adapters_are_those_of_peft():
     trained = [p for p in model.parameters() if p.requires_grad]
     sgd = torch.optim.SGD(trained, lr=1e-3, foreach=False)
 
-    def real():
-        sgd.zero_grad(set_to_none=True)
-        loss = model(*batch)
-        loss.backward()
-        sgd.step()
-
-    compare(boundaries(graph), count(real, [*model.parameters(), *batch])[1])
+    compare_with_real(graph, model, batch, sgd)
 
 
 @pytest.mark.parametrize("double", [False, True])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from graphsim.answers.explain.moment import Moment
@@ -40,6 +40,7 @@ def suspects(steps: Steps, now: Moment) -> tuple[tuple[Suspect, ...], str]:
     PyTorch's allocator is simulated with the room that it had; where that runs out comes first.
     """
     assert now.requested is not None, "there was a request"
+    asks = _asker(now)
     options = TorchCaching(limit=now.room, expandable_segments=bool(now.expandable))
     runs = [("step 1", simulate(steps.first))]
     if steps.steady is not steps.first:
@@ -48,19 +49,19 @@ def suspects(steps: Steps, now: Moment) -> tuple[tuple[Suspect, ...], str]:
         Suspect(*what, step, here=False)
         for step, run in runs
         for row in range(len(run.trace.nbytes))
-        if run.trace.execution[row] != NOTHING and _asks(now, int(run.trace.nbytes[row]))
+        if run.trace.execution[row] != NOTHING and asks(int(run.trace.nbytes[row]))
         for what in [_what(run, row)]
     ]
-    where, said = _runs_out(runs, options, now)
+    where, said = (None, "") if now.room is None else _runs_out(runs, options, asks)
     if where is not None:
         found = [where, *(one for one in found if (one.name, one.op) != (where.name, where.op))]
     return tuple({(one.name, one.op): one for one in reversed(found)}.values())[::-1][:_SHOWN], said
 
 
-def _runs_out(runs: list[tuple[str, Simulation]], options: TorchCaching, now: Moment) -> tuple[Suspect | None, str]:
+def _runs_out(
+    runs: list[tuple[str, Simulation]], options: TorchCaching, asks: Callable[[int], bool]
+) -> tuple[Suspect | None, str]:
     """Return the tensor with which our count runs out of memory, if that asks for as much, and a sentence on it."""
-    if now.room is None:
-        return None, ""
     for step, run, trace, rows in _streams(runs):
         try:
             options(trace)
@@ -70,7 +71,7 @@ def _runs_out(runs: list[tuple[str, Simulation]], options: TorchCaching, now: Mo
             if row is None or run.trace.execution[row] == NOTHING:
                 return None, f"by our count the room that there was does not hold what exists before {step}"
             suspect = Suspect(*_what(run, row), step, here=True)
-            if _asks(now, suspect.nbytes):
+            if asks(suspect.nbytes):
                 return suspect, f"by our count memory runs out in {step}, at this very request"
             other = f"{suspect.name}, which asks for {format_bytes(suspect.nbytes)}"
             return None, f"by our count memory runs out in {step} at another place: at {other}"
@@ -86,11 +87,11 @@ def _streams(runs: list[tuple[str, Simulation]]) -> Iterator[tuple[str, Simulati
         yield name, run, joined.trace, {int(block): row for row, block in enumerate(joined.rows)}
 
 
-def _asks(now: Moment, nbytes: int) -> bool:
-    """Whether a tensor of *nbytes* asks for what was asked for: a message tells the segment, a snapshot the block."""
-    pool = TorchPool(TorchCaching())
-    told = pool.asked_of_device(nbytes) if now.precision else pool.rounded(nbytes)
-    return abs(told - (now.requested or 0)) <= now.precision
+def _asker(now: Moment) -> Callable[[int], bool]:
+    """Return what says if bytes ask for what was asked for: a message tells the segment, a snapshot the block."""
+    pool, requested = TorchPool(TorchCaching()), now.requested or 0
+    told = pool.asked_of_device if now.precision else pool.rounded
+    return lambda nbytes: abs(told(nbytes) - requested) <= now.precision
 
 
 def _what(run: Simulation, row: int) -> tuple[str, int, str, str]:

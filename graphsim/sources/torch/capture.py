@@ -234,12 +234,13 @@ def _batch_size(batch: Any) -> int:
 
 @contextmanager
 def _quiet_collector() -> Iterator[None]:
-    """Cyclic garbage is collected between steps only: lives do not depend on the collector's mood.
+    """Cyclic garbage is collected before and between steps only: lives do not depend on the collector's mood.
 
-    What was there before, garbage or not, is frozen: to look through all of it would take longer than a small capture.
+    What is there before is frozen: to look through all of it after each step would take longer than a small capture.
     What the caller froze stays so.
     """
     enabled, frozen = gc.isenabled(), gc.get_freeze_count()
+    gc.collect()
     if not frozen:
         gc.freeze()
     gc.disable()

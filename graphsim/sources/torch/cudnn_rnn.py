@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from graphsim.sources.torch.operands import copies, nbytes
+from graphsim.sources.torch.operands import copies, first_in_order, nbytes
 from graphsim.step.ops.recurrent import cudnn_reserve
 
 aten = torch.ops.aten
@@ -130,10 +130,6 @@ FAKES: dict[Any, Callable[..., Any]] = {
 # -- scratch -------------------------------------------------------------------------------------------
 
 
-def _forward_scratch(args: Any, result: Any) -> int:
-    return copies(args[0])
-
-
 def _backward_scratch(args: Any, result: Any) -> int:
     """Copies of input and gradient, and zeros for gradients that nobody gave."""
     x, hidden, cell, y, *grads = (args[number] for number in (0, 4, 5, 6, 7, 8, 9))
@@ -142,7 +138,7 @@ def _backward_scratch(args: Any, result: Any) -> int:
 
 
 SCRATCH: dict[Any, Any] = {
-    aten._cudnn_rnn.default: _forward_scratch,
+    aten._cudnn_rnn.default: first_in_order,
     aten._cudnn_rnn_backward.default: _backward_scratch,
 }
 """cuDNN's own workspace is not known."""

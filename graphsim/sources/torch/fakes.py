@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch._prims_common import suggest_memory_format
 
-from graphsim.sources.torch import kernels_cuda
+from graphsim.sources.torch import cudnn_rnn
 from graphsim.sources.torch.kernels import lstm_sizes
 from graphsim.step.ops.onednn import lstm_workspace
 
@@ -56,15 +56,21 @@ def _embedding_bag(*args: Any, **kwargs: Any) -> Any:
 
 
 def _in_order(func: Any) -> Fake:
-    """The first result is contiguous, whatever the operands are.
+    """The result, of several the first, is contiguous, whatever the operands are.
 
-    Source: Loss.cpp, ``mse_loss_backward`` and its like (``zeros_like`` in the legacy format); SoftMax.cpp,
-    TORCH_META_FUNC(log_softmax_backward_cpu_out); UnaryOps.cpp and Pow.cpp, TORCH_META_FUNC2(pow, Scalar).
+    Source: Loss.cpp, ``mse_loss_backward`` and its like (``zeros_like`` in the legacy format); UnaryOps.cpp and
+    Pow.cpp, TORCH_META_FUNC2(pow, Scalar); layer_norm.cpp and cuda/layer_norm_kernel.cu
+    (LEGACY_CONTIGUOUS_MEMORY_FORMAT); group_norm.cpp (``memory_format``).
     """
+
+    def ordered(tensor: Any) -> Any:
+        if tensor is None or tensor.is_contiguous():
+            return tensor
+        return torch.empty_like(tensor, memory_format=torch.contiguous_format)
 
     def run(*args: Any, **kwargs: Any) -> Any:
         result = func(*args, **kwargs)
-        return result if result.is_contiguous() else torch.empty_like(result, memory_format=torch.contiguous_format)
+        return ordered(result) if isinstance(result, torch.Tensor) else (ordered(result[0]), *result[1:])
 
     return run
 
@@ -88,14 +94,6 @@ def _layer_norm(x: Any, shape: Any, weight: Any, bias: Any, eps: float) -> Any:
     if weight is not None and weight.dtype != mean.dtype:
         mean, deviation = (torch.empty_like(t, dtype=weight.dtype) for t in (mean, deviation))
     return y, mean, deviation
-
-
-def _ordered_layer_norm_backward(grad: Any, x: Any, *rest: Any) -> Any:
-    """The gradient of the input is in order, whatever the incoming one is (layer_norm.cpp)."""
-    dx, *others = aten.native_layer_norm_backward.default(grad, x, *rest)
-    if dx is not None:
-        dx = torch.empty_like(x, memory_format=torch.contiguous_format)
-    return (dx, *others)
 
 
 def _batch_norm(x: Any, weight: Any, bias: Any, mean: Any, variance: Any, *rest: Any) -> Any:
@@ -194,11 +192,23 @@ _CPU: dict[Any, Fake] = {
     aten.mkldnn_rnn_layer_backward.default: _lstm_layer_backward,
     aten._embedding_bag.default: _embedding_bag,
     aten.native_layer_norm.default: _layer_norm,
-    aten.native_layer_norm_backward.default: _ordered_layer_norm_backward,
+    aten.native_layer_norm_backward.default: _in_order(aten.native_layer_norm_backward.default),
     aten.native_batch_norm.default: _batch_norm,
     aten.native_batch_norm_backward.default: _batch_norm_backward,
     aten.log_sigmoid_forward.default: _log_sigmoid,
 }
 
-FAKES = {"cpu": _BOTH | _CPU, "cuda": _BOTH | kernels_cuda.FAKES}
+_CUDA: dict[Any, Fake] = cudnn_rnn.FAKES | {
+    func: _in_order(func)
+    for func in (
+        aten.native_layer_norm.default,
+        aten.native_layer_norm_backward.default,
+        aten._fused_rms_norm.default,
+        aten._fused_rms_norm_backward.default,
+        aten.native_group_norm.default,
+        aten.native_group_norm_backward.default,
+    )
+}
+
+FAKES = {"cpu": _BOTH | _CPU, "cuda": _BOTH | _CUDA}
 """Ops for which something else runs under fake tensors, by the type of the device."""

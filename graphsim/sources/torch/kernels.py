@@ -12,7 +12,7 @@ from torch._prims_common import suggest_memory_format
 
 from graphsim.core.graph import Tensor
 from graphsim.sources.torch import kernels_cuda
-from graphsim.sources.torch.operands import copies, dtype_name, nbytes
+from graphsim.sources.torch.operands import copies, dtype_name, first_in_order, nbytes
 from graphsim.step.ops.conv import OneDnn
 from graphsim.step.ops.layernorm import THREADS
 from graphsim.step.ops.onednn import lstm_backward_scratch, lstm_forward_scratch
@@ -133,18 +133,13 @@ def _ctc_backward(args: Any, result: Any) -> int:
 
 def _image_in_order(args: Any, result: Any) -> int:
     """Pooling copies an input that is contiguous in no format (AdaptiveAveragePooling.cpp, AveragePool2d.cpp)."""
-    x = args[0]
-    return 0 if x.is_contiguous(memory_format=suggest_memory_format(x)) else nbytes(x)
-
-
-def _first_in_order(args: Any, result: Any) -> int:
-    return copies(args[0])
+    return copies(args[0], order=suggest_memory_format(args[0]))
 
 
 def _norm_in_order(args: Any, result: Any) -> int:
     """Input, weight and bias. Source: layer_norm.cpp and cuda/layer_norm_kernel.cu, ``expect_contiguous``."""
     x, _, *affine = args[:4]
-    return copies(x, *(t for t in affine if t is not None))
+    return copies(x, *affine)
 
 
 def _distance_operands(args: Any, result: Any) -> int:
@@ -285,7 +280,7 @@ _BOTH_SCRATCH: dict[Any, Workspace] = {
     aten._ctc_loss_backward.default: _ctc_backward,
     aten._ctc_loss_backward.Tensor: _ctc_backward,
     aten.im2col.default: _columns,
-    aten.col2im.default: _first_in_order,
+    aten.col2im.default: first_in_order,
     aten.logsumexp.default: _log_sum_exp,
     aten.index.Tensor: _mask_indices,
     aten.index_put.default: _mask_indices,
@@ -302,7 +297,7 @@ _CPU_SCRATCH: dict[Any, Workspace] = {
     aten.native_layer_norm_backward.default: _layer_norm_backward,
     aten._softmax_backward_data.default: _softmax_operands,
     aten.binary_cross_entropy_with_logits.default: partial(_loss_with_logits, on_cpu=True),
-    aten.log_sigmoid_forward.default: _first_in_order,
+    aten.log_sigmoid_forward.default: first_in_order,
     **dict.fromkeys(
         (
             aten._adaptive_avg_pool2d.default,

@@ -1,4 +1,4 @@
-"""Scratch of CUDA kernels beside inputs and outputs, and outputs whose fakes lie otherwise than theirs.
+"""Scratch of CUDA kernels beside inputs and outputs.
 
 Each rule names its source under aten/src/ATen/native. Kernels that are not here have none: those of TensorIterator
 (arithmetic, activations, dropout, comparisons, casts), reductions whose output is not tiny, indexing without
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from graphsim.sources.torch import cudnn_rnn
-from graphsim.sources.torch.operands import copies, dtype_name, nbytes
+from graphsim.sources.torch.operands import copies, dtype_name, first_in_order, nbytes
 from graphsim.step.ops.attention import efficient_scratch, flash_scratch
 from graphsim.step.ops.embedding import embedding_backward_scratch
 from graphsim.step.ops.layernorm import affine_sums_scratch
@@ -21,37 +21,6 @@ from graphsim.step.ops.matmul import softmax_backward_scratch
 from graphsim.step.ops.norm import group_norm_backward_scratch, group_norm_scratch
 
 aten = torch.ops.aten
-
-
-# -- outputs -----------------------------------------------------------------------------------------
-
-
-def _in_order(func: Any) -> Any:
-    """The first result is in order, whatever the operands are.
-
-    Source: cuda/layer_norm_kernel.cu (LEGACY_CONTIGUOUS_MEMORY_FORMAT), group_norm.cpp (``memory_format``).
-    """
-
-    def run(*args: Any, **kwargs: Any) -> Any:
-        first, *others = func(*args, **kwargs)
-        if first is not None and not first.is_contiguous():
-            first = torch.empty_like(first, memory_format=torch.contiguous_format)
-        return (first, *others)
-
-    return run
-
-
-_ORDERED = (
-    aten.native_layer_norm.default,
-    aten.native_layer_norm_backward.default,
-    aten._fused_rms_norm.default,
-    aten._fused_rms_norm_backward.default,
-    aten.native_group_norm.default,
-    aten.native_group_norm_backward.default,
-)
-
-FAKES: dict[Any, Any] = {func: _in_order(func) for func in _ORDERED} | cudnn_rnn.FAKES
-"""Ops for which something else runs under fake tensors."""
 
 
 # -- attention and softmax ---------------------------------------------------------------------------
@@ -77,11 +46,6 @@ def _softmax_backward(args: Any, result: Any) -> int:
 
 
 # -- normalization -----------------------------------------------------------------------------------
-
-
-def _rms_norm(args: Any, result: Any) -> int:
-    """``expect_contiguous`` (cuda/layer_norm_kernel.cu, ``_fused_rms_norm_cuda``)."""
-    return copies(args[0])
 
 
 def _layer_norm_backward(args: Any, result: Any) -> int:
@@ -198,7 +162,7 @@ SCRATCH: dict[Any, Any] = {
     aten._scaled_dot_product_efficient_attention_backward.default: _efficient_backward,
     aten._softmax_backward_data.default: _softmax_backward,
     aten.native_layer_norm_backward.default: _layer_norm_backward,
-    aten._fused_rms_norm.default: _rms_norm,
+    aten._fused_rms_norm.default: first_in_order,  # ``expect_contiguous`` (cuda/layer_norm_kernel.cu)
     aten._fused_rms_norm_backward.default: _rms_norm_backward,
     aten.native_group_norm.default: _group_norm,
     aten.native_group_norm_backward.default: _group_norm_backward,

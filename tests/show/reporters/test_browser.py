@@ -42,6 +42,7 @@ def visit(browser, tmp_path):
         file.write_text(html, encoding="utf-8")
         contexts.append(browser.new_context(viewport={"width": 1200, "height": 900}, **options))
         page = contexts[-1].new_page()
+        page.set_default_timeout(120_000)  # other tests run beside
         page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda request: requests.append(request.url))

@@ -48,24 +48,49 @@ class Hollows:
     def hollow(self, twin: torch.Tensor) -> torch.Tensor:
         """Return a hollow tensor for a fake one; it shares storage as the twin does."""
         with no_dispatch(), torch.no_grad():
-            storage = self._storage(twin)
-            if twin.device.type == "cuda":
-                tensor = cuda.plain(storage, twin.dtype, twin.storage_offset(), twin.shape, twin.stride())
-            else:
-                tensor = torch.empty(0, dtype=twin.dtype)
-                tensor.set_(storage, twin.storage_offset(), twin.shape, twin.stride())
+            geometry = (twin.storage_offset(), twin.shape, twin.stride())
+            tensor = self.over(self._storage(twin), twin.device, twin.dtype, *geometry)
         setattr(tensor, _TWIN, _Twin(twin))
+        return tensor
+
+    def storage(self, nbytes: int, device: torch.device) -> Any:
+        """Return a new hollow storage, of which the twin is made when it is asked for."""
+        storage = torch._C._construct_storage_from_data_pointer(zeros.ADDRESS, device, nbytes)
+        setattr(storage, _TWIN, None)
+        self.largest = max(self.largest, nbytes)
+        return storage
+
+    def over(
+        self, storage: Any, device: torch.device, dtype: torch.dtype, offset: Any, shape: Any, stride: Any
+    ) -> torch.Tensor:
+        """Return a tensor over a hollow storage, of which the twin is made when it is asked for.
+
+        To be called without dispatch and without gradients.
+        """
+        if device.type == "cuda":
+            return cuda.plain(storage, dtype, offset, shape, stride)
+        tensor = torch.empty(0, dtype=dtype)
+        tensor.set_(storage, offset, shape, stride)
         return tensor
 
     def _storage(self, twin: torch.Tensor) -> Any:
         actual = twin.untyped_storage()
         storage = self._storages.get(actual._cdata)
         if storage is None or storage.nbytes() != actual.nbytes():
-            storage = torch._C._construct_storage_from_data_pointer(zeros.ADDRESS, twin.device, actual.nbytes())
+            storage = self.storage(actual.nbytes(), twin.device)
             setattr(storage, _TWIN, twin)
             self._storages[actual._cdata] = storage
-            self.largest = max(self.largest, actual.nbytes())
         return storage
+
+    def _base(self, storage: Any) -> torch.Tensor:
+        """Return a fake tensor over the storage that stands for a hollow one."""
+        base: torch.Tensor | None = getattr(storage, _TWIN)
+        if base is None:
+            with self.fake, torch.no_grad():
+                base = torch.empty(storage.nbytes(), dtype=torch.uint8, device=storage.device)
+            setattr(storage, _TWIN, base)
+            self._storages[base.untyped_storage()._cdata] = storage
+        return base
 
     def is_hollow_storage(self, storage: Any) -> bool:
         """True if *storage* has a size and no memory."""
@@ -75,13 +100,20 @@ class Hollows:
         """True if *tensor* has a size and no memory."""
         return hasattr(tensor, _TWIN) or hasattr(tensor.untyped_storage(), _TWIN)
 
-    def twin(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return the fake twin of a hollow tensor; made anew if autograd made the tensor or ``.data`` changed it."""
+    def known_twin(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        """Return the fake twin of a hollow tensor, if one was made for it as it is now."""
         holder = getattr(tensor, _TWIN, None)
         known: torch.Tensor | None = None if holder is None else holder.fake
-        base: Any = getattr(tensor.untyped_storage(), _TWIN, None)
-        if known is not None and _same(known, tensor, base):
+        if known is not None and _same(known, tensor, getattr(tensor.untyped_storage(), _TWIN, None)):
             return known
+        return None
+
+    def twin(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the fake twin of a hollow tensor; made anew if autograd made the tensor or ``.data`` changed it."""
+        known = self.known_twin(tensor)
+        if known is not None:
+            return known
+        base = self._base(tensor.untyped_storage())
         with self.fake, torch.no_grad():
             known = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
             known.set_(base.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
@@ -117,7 +149,7 @@ class Hollows:
             pairs[id(twin)] = value
             return twin
         if isinstance(value, torch.UntypedStorage) and self.is_hollow_storage(value):
-            return getattr(value, _TWIN).untyped_storage()
+            return self._base(value).untyped_storage()
         if isinstance(value, list | tuple):
             return [self._twins(entry, pairs) for entry in value]
         return value

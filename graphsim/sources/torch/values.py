@@ -27,6 +27,7 @@ from graphsim.errors import CaptureError
 from graphsim.sources.torch import zeros
 from graphsim.sources.torch.fakes import FAKES
 from graphsim.sources.torch.hollow import Hollows
+from graphsim.sources.torch.memo import Memo
 from graphsim.sources.torch.unknown import Policy, python_line
 
 aten = torch.ops.aten
@@ -132,6 +133,11 @@ class _Value:
         self.drawn = drawn
 
 
+def _value_of_twin(fake: Any) -> _Value | None:
+    value: _Value | None = getattr(fake, _KEY, None)
+    return value
+
+
 class Values:
     """Runs ops on fakes, and on the values of those that have one.
 
@@ -152,6 +158,7 @@ class Values:
         self.device = device
         self.policy = policy or Policy()
         self.hollows = Hollows(fake)
+        self._memo = Memo(self.hollows, _needs_more)
         self._fakes = FAKES[device.type if device else "cpu"]
         self.stepping = 0
         self.peeking = 0
@@ -232,6 +239,26 @@ class Values:
         Raises:
             CaptureError: the result depends on data that is not known, or the op has no fake kernel.
         """
+        asked = self._memo.key(func, args, kwargs)
+        if asked is None or (asked[1] and all(map(self._value, asked[1]))):
+            return self._run(func, args, kwargs)
+        key, operands = asked
+        if func._overloadpacket in CONSTANT and _is_small(operands[0]):
+            return self._run(func, args, kwargs)
+        if not self._memo.knows(key):
+            result = self._run(func, args, kwargs)
+            self._memo.keep(key, operands, result)
+            return result
+        if func._schema.is_mutable:
+            self._forget(func, args, self._value)
+        return self._memo.result(key, operands)
+
+    def _value(self, hollow: torch.Tensor) -> _Value | None:
+        """Return the value of a hollow tensor, if it is known."""
+        value: _Value | None = getattr(self.hollows.known_twin(hollow), _KEY, None)
+        return value if value is not None and value.mark[0] else None
+
+    def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
         try:
             return self.hollows.call(self.call, func, args, kwargs)
         except (*NEEDS_DATA, UnsupportedOperatorException, NotImplementedError) as error:
@@ -250,9 +277,8 @@ class Values:
 
     def forget(self, tensor: torch.Tensor) -> None:
         """Make the content of a hollow tensor unknown."""
-        known = getattr(self.hollows.twin(tensor), _KEY, None)
-        if known is not None:
-            known.mark[0] = False
+        if (value := self._value(tensor)) is not None:
+            value.mark[0] = False
 
     # -- fake twins ----------------------------------------------------------------------------
 
@@ -346,14 +372,14 @@ class Values:
             real = torch.empty(tensor.shape, dtype=tensor.dtype).uniform_(*bounds)
         setattr(tensor, _KEY, _Value(real, [True], self.running))
 
-    def _forget(self, func: Any, args: Any) -> None:
+    def _forget(self, func: Any, args: Any, value_of: Callable[[Any], _Value | None] = _value_of_twin) -> None:
         """Something unknown was written over a tensor: its value, and that of its aliases, is void."""
         for argument, value in zip(func._schema.arguments, args, strict=False):
             if argument.name == "found_inf":  # gradients do not overflow: see `unknown`
                 continue
             if argument.alias_info is not None and argument.alias_info.is_write:
                 for tensor in tree_leaves(value):
-                    known = getattr(tensor, _KEY, None)
+                    known = value_of(tensor)
                     if known is not None:
                         known.mark[0] = False
 
@@ -410,6 +436,12 @@ def _leaves(args: Any, kwargs: Any) -> list[Any]:
         else:
             leaves.append(value)
     return leaves
+
+
+def _needs_more(func: Any) -> bool:
+    """True if the result, or its value, depends on more than the geometry of operands without values."""
+    tables = (SHAPED, CHECKS, REPLACES_STORAGE, (aten._local_scalar_dense.default, aten.uniform_.default))
+    return any(func in table for table in tables) or func._overloadpacket in CREATORS | RANDOM
 
 
 def _values(operands: list[Any]) -> list[_Value] | None:

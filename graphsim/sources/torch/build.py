@@ -138,6 +138,8 @@ class _Builder:
     def _outputs(self, name: str, position: int, executed: Executed, inputs: list[str]) -> list[str]:
         """Name the results; those over storages that the op did not allocate are aliases."""
         outputs: list[str] = []
+        made: set[str] = set()
+        read = {self.tensors[tensor].base for tensor in inputs}
         for number, operand in enumerate(executed.outputs):
             storage, geometry = operand
             result = name if not outputs else f"{name}:{number}"
@@ -148,17 +150,19 @@ class _Builder:
                 self._base[id(storage)] = result
                 shape, dtype = owned_type(geometry, storage.nbytes)
                 self.tensors[result] = Tensor(result, shape, dtype, storage.role or _role(executed.phase))
-            elif base in outputs:
+            elif base in made:
                 continue
             else:
                 if executed.gradient_of and executed.kind == "detach":
                     result = self._unique(f"{executed.gradient_of}.grad")
-                if base not in {self.tensors[name].base for name in inputs}:
+                if base not in read:
                     inputs.append(base)
+                    read.add(base)
                 shape, dtype = alias_type(geometry)
                 self.tensors[result] = Tensor(result, shape, dtype, self.tensors[base].role, base)
             self._names[id(storage), geometry] = result
             outputs.append(result)
+            made.add(result)
         return outputs
 
     def _name(self, operand: Operand) -> str:

@@ -124,7 +124,7 @@ class Hollows:
         """Give *tensor* what *hollow* has, in place: whoever holds it holds a hollow tensor from now on."""
         with no_dispatch(), torch.no_grad():
             tensor.data = hollow
-        setattr(tensor, _TWIN, _Twin(self.twin(hollow)))
+        setattr(tensor, _TWIN, _Twin(self.known_twin(hollow)))
 
     def restore(self, tensor: torch.Tensor, data: torch.Tensor) -> None:
         """Give *tensor* back what it had before `become`."""

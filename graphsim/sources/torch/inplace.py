@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 _ENGINE = torch.autograd.graph._engine_run_backward.__code__
-_WRAPPERS = ("_fn", "inner", "__torch_dispatch__", "unobserved_in_place")
+_WRAPPERS = ("_fn", "inner", "__torch_dispatch__", "_observe", "unobserved_in_place")
 
 IN_NODE = {
     "IndexBackward0": ("index_put",),

@@ -97,7 +97,10 @@ class Observer(TorchDispatchMode):
     # -- dispatch ------------------------------------------------------------------------------
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        with torch._C.DisableTorchFunction():  # modes that answer for the user's code need not answer for ours
+            return self._observe(func, args, kwargs or {})
+
+    def _observe(self, func: Any, args: Any, kwargs: Any) -> Any:
         self.values.check_unread()
         if func is not aten.lift_fresh.default:
             args, kwargs = self._adopt(args), {name: self._adopt_one(value) for name, value in kwargs.items()}

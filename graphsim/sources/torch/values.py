@@ -197,13 +197,15 @@ class Values:
         return known[1]
 
     def _on_device(self, hollow: torch.Tensor) -> torch.Tensor:
-        twin = self.hollows.twin(hollow)
-        with self.fake, torch.no_grad():
-            there = torch.empty_like(twin, device=self.device)
-        value = getattr(twin, _KEY, None)
-        if value is not None and value.mark[0]:
+        value = self._value(hollow)
+        if value is None:
+            with torch.no_grad():
+                moved: torch.Tensor = self.run(aten.empty_like.default, (hollow,), {"device": self.device})
+        else:
+            with self.fake, torch.no_grad():
+                there = torch.empty_like(self.hollows.twin(hollow), device=self.device)
             self.remember(there, value.real)
-        moved = self.hollows.hollow(there)
+            moved = self.hollows.hollow(there)
         if isinstance(hollow, torch.nn.Parameter):
             return torch.nn.Parameter(moved, hollow.requires_grad)
         return moved.requires_grad_(hollow.requires_grad)
@@ -239,24 +241,32 @@ class Values:
         Raises:
             CaptureError: the result depends on data that is not known, or the op has no fake kernel.
         """
+        if func is aten._local_scalar_dense.default and (value := self._value(args[0])) is not None:
+            return self._read(value)
         asked = self._memo.key(func, args, kwargs)
         if asked is None or (asked[1] and all(map(self._value, asked[1]))):
             return self._run(func, args, kwargs)
         key, operands = asked
         if func._overloadpacket in CONSTANT and _is_small(operands[0]):
             return self._run(func, args, kwargs)
-        if not self._memo.knows(key):
+        overwrites = _overwrites_alike(func, args)
+        if not overwrites and not self._memo.knows(key):
             result = self._run(func, args, kwargs)
             self._memo.keep(key, operands, result)
             return result
         if func._schema.is_mutable:
             self._forget(func, args, self._value)
-        return self._memo.result(key, operands)
+        return None if overwrites else self._memo.result(key, operands)
 
     def _value(self, hollow: torch.Tensor) -> _Value | None:
         """Return the value of a hollow tensor, if it is known."""
         value: _Value | None = getattr(self.hollows.known_twin(hollow), _KEY, None)
         return value if value is not None and value.mark[0] else None
+
+    def _read(self, value: _Value) -> Any:
+        self.read_drawn = self.read_drawn or value.drawn
+        with no_dispatch():
+            return value.real.item()
 
     def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
         try:
@@ -291,10 +301,6 @@ class Values:
         """
         operands = [leaf for leaf in _leaves(args, kwargs) if isinstance(leaf, torch.Tensor)]
         values = None if func in REPLACES_STORAGE else _values(operands)
-        if values is not None and func is aten._local_scalar_dense.default:
-            self.read_drawn = self.read_drawn or values[0].drawn
-            with no_dispatch():
-                return values[0].real.item()
         if func is aten._local_scalar_dense.default and self._stands_in(operands[0]):
             self.read_unknown = True
             return 1.0 if operands[0].is_floating_point() else 0
@@ -436,6 +442,18 @@ def _leaves(args: Any, kwargs: Any) -> list[Any]:
         else:
             leaves.append(value)
     return leaves
+
+
+def _overwrites_alike(func: Any, args: Any) -> bool:
+    """True for an op in place on lists of tensors, alike in shape: it can only change what the first ones hold."""
+    if func._schema.returns or not func._schema.name.startswith("aten::_foreach_"):
+        return False
+    lists = [[entry.shape for entry in value] for value in args if _holds_tensors(value)]
+    return all(shapes == lists[0] for shapes in lists)
+
+
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], torch.Tensor)
 
 
 def _needs_more(func: Any) -> bool:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict, dataclass, field
 from typing import Any, Unpack
 
 from graphsim.answers.largest import farthest, interpolated, largest
-from graphsim.answers.measures import Measure, choices_of, measures_of
+from graphsim.answers.meanwhile import asking
+from graphsim.answers.measures import Measure, choices_of, measures_of, rows_of
 from graphsim.answers.need import Known, Trial, need_of
+from graphsim.answers.processes import cores
 from graphsim.answers.setting import Setting, asked, spelled_out, with_one_name
 from graphsim.core.devices import device_of
 from graphsim.core.simulation import in_succession, simulate
@@ -24,6 +27,9 @@ SCHEMA = "graphsim-fit/1"
 CONTEXT = (135 * 2**20, 1536 * 2**20)
 """Bytes that the CUDA context, loaded kernels and library handles take: no rule is known. The least is a
 T4 under CUDA 12.8 with lazy loading, the most what has been seen on V100 and A100 under CUDA 11."""
+
+WORTH_A_PROCESS = 4.0
+"""Seconds of a capture from which on another process, which imports PyTorch first, is worth it."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -86,6 +92,7 @@ def fit(
     *,
     memory: str | int = "",
     strategy: str = "",
+    jobs: int = 1,
     **setting: Unpack[Setting],
 ) -> Fit:
     """Return whether a training of *source* fits on a GPU, the largest batch that does, and what would save most.
@@ -98,6 +105,8 @@ def fit(
         inputs: of a module.
         memory: of the GPU, in bytes or as text (``24GiB``); or name the card: ``gpu="t4"``.
         strategy: recompute by this strategy; one that needs a budget gets what fits. Empty: none.
+        jobs: 1: in this process; more: so many processes where that is worth it, which import the calling script anew,
+            so that it must begin with ``if __name__ == "__main__"``; 0: one per core.
 
     Raises:
         UsageError: neither or both of a GPU and a memory are given.
@@ -107,7 +116,7 @@ def fit(
     if bool(gpu) == bool(memory):
         raise UsageError("say either --gpu NAME or --memory SIZE, for example --gpu a100-80g or --memory 24GiB")
     size = device_of(gpu, "cuda").memory if gpu else as_budget(memory)
-    return fit_of(*asked(source, inputs, setting), memory=size, strategy=strategy)
+    return fit_of(*asked(source, inputs, setting), memory=size, strategy=strategy, jobs=jobs)
 
 
 def fit_of(
@@ -117,21 +126,29 @@ def fit_of(
     memory: int,
     context: tuple[int, int] = CONTEXT,
     strategy: str = "",
+    jobs: int = 1,
 ) -> Fit:
     """Return whether *source*, trained as *training* says, fits into *memory* bytes, and what would change that.
 
     Args:
         context: least and most bytes that are taken outside of PyTorch's allocator.
+        jobs: see `fit`.
 
     Raises:
         GraphSimError: the source cannot be read or trained.
     """
+    begun = time.process_time()
     step = source.steps(training).steady
+    worth = source.kind == "capture" and isinstance(source.what, str) and time.process_time() - begun > WORTH_A_PROCESS
     question = _Question(source, training, strategy, memory - context[1], {})
-    batch, simulations, notes = question.largest_batch(int(step.attributes.get("batch") or 1))
-    sequence = question.largest_sequence()
     trial = Trial(source, training, strategy)
-    need = question.need(source)  # last, as now most schedules are known
+    with asking(question.room, (jobs or cores()) - 1 if worth else 0) as ask:
+        rows = rows_of(trial, question.room, ask)
+        batch, simulations, notes = question.largest_batch(int(step.attributes.get("batch") or 1))
+        sequence = question.largest_sequence()
+        need = question.need(source)  # last, as now most schedules are known
+        measures = tuple(measures_of(rows, need, question.room, question.known))
+        choices = tuple(choices_of(rows))
     return Fit(
         spec=step.name,
         fits=need <= question.room,
@@ -143,8 +160,8 @@ def fit_of(
         max_batch=batch,
         max_seq=sequence,
         simulations=simulations,
-        measures=tuple(measures_of(trial, need, question.room, question.known)),
-        choices=tuple(choices_of(trial, question.room)),
+        measures=measures,
+        choices=choices,
         notes=notes,
         warnings=tuple(str(text) for text in step.attributes.get("warnings", ())),
         provenance={"graphsim": __version__, "params": dict(source.params), "training": training.as_dict()},
@@ -213,9 +230,10 @@ class _Question:
         """
         if self.source.kind != "capture" or self.strategy:
             return start, 0
+        sizes = (start, 2 * start) if start > 1 else (2, 3)  # a dimension of one lies in memory unlike all others
         try:
-            ends = [(size, self._trace(name, size)) for size in (start, 2 * start)]
-        except (CaptureError, SpecError):  # there may be none of twice the size
+            ends = [(size, self._trace(name, size)) for size in sizes]
+        except (CaptureError, SpecError):  # there may be none of the larger size
             return start, 2
         between = interpolated(*ends)
         if between is None:

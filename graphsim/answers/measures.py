@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
 
+from graphsim.answers.meanwhile import Ask, Promise, cost_of
 from graphsim.answers.need import Known, Trial, outcome_of
 from graphsim.core.devices import device_of
 from graphsim.errors import GraphSimError
@@ -69,26 +73,49 @@ class _Change:
         return Trial(source, training, self.strategy or trial.strategy, allocator)
 
 
-def measures_of(trial: Trial, need: int, room: int, known: Known) -> list[Measure]:
-    """Return each change of *trial* alone, and the largest savers stacked until it fits *room*.
+@dataclass(frozen=True)
+class Rows:
+    """All that is tabulated of a trial, asked for.
+
+    Attributes:
+        changes: each change of the trial alone.
+        choices: the choices made of a captured model: none of them, then one more each.
+    """
+
+    trial: Trial
+    changes: list[tuple[str, _Change, Promise]]
+    choices: list[tuple[str, Promise]]
+
+
+def rows_of(trial: Trial, room: int, ask: Ask) -> Rows:
+    """Ask for what is tabulated of *trial*; where its steps are not others, here, as they are known."""
+
+    def promised(changed: Trial) -> Promise:
+        same = (changed.source, changed.training, changed.strategy) == (trial.source, trial.training, trial.strategy)
+        return partial(cost_of, changed, room) if same else ask(changed)
+
+    changes = []
+    for name, change in _changes(trial).items():
+        with suppress(GraphSimError):  # the source does not allow it
+            changes.append((name, change, promised(change.applied(trial))))
+    return Rows(trial, changes, [(name, promised(chosen)) for name, chosen in _chosen(trial)])
+
+
+def measures_of(rows: Rows, need: int, room: int, known: Known) -> list[Measure]:
+    """Return each change of a trial alone, and the largest savers stacked until it fits *room*.
 
     *known* are the schedules with which the trial needs *need* bytes.
     """
-    base = outcome_of(trial, room, known).seconds(trial.training)
-
-    def evaluate(change: _Change) -> tuple[int, float]:
-        changed = change.applied(trial)
-        outcome = outcome_of(changed, room, {})
-        return outcome.need, outcome.seconds(changed.training) / base - 1 if base else 0.0
-
+    base = outcome_of(rows.trial, room, known).seconds(rows.trial.training)
     alone = []
-    for name, change in _changes(trial).items():
+    for name, change, promise in rows.changes:
         try:
-            changed, time = evaluate(change)
+            cost = promise()
         except GraphSimError:  # the source does not allow it
             continue
-        if changed < need:
-            alone.append((Measure(name, changed, need - changed, time), change))
+        if cost.need < need:
+            time = cost.seconds / base - 1 if base else 0.0
+            alone.append((Measure(name, cost.need, need - cost.need, time), change))
     alone.sort(key=lambda item: (-item[0].saved_bytes, item[0].time))
     taken: list[Measure] = []
     rest: list[Measure] = []
@@ -97,7 +124,7 @@ def measures_of(trial: Trial, need: int, room: int, known: Known) -> list[Measur
         stacked = None
         if now > room:
             try:
-                candidate, _ = evaluate(current | change)
+                candidate = cost_of((current | change).applied(rows.trial), room).need
             except GraphSimError:  # the two do not go together
                 candidate = now
             if candidate < now:
@@ -110,32 +137,30 @@ CHOICES = ("precision", "optimizer", "optimizer_impl", "lora", "quant", "grad_ch
 """Fields of a training that are chosen to save memory, in an order in which each goes without those after it."""
 
 
-def choices_of(trial: Trial, room: int) -> list[Measure]:
-    """Return what each choice that *trial* has made of a captured model saves, when those before it are made.
+def choices_of(rows: Rows) -> list[Measure]:
+    """Return what each choice that was made of a captured model saves, when those before it are made.
 
     Here `need_bytes` is what it takes with the choice and those before it, and `time` what it adds to the step then.
     """
+    found = [(name, promise()) for name, promise in rows.choices]
+    return [
+        Measure(name, now.need, before.need - now.need, now.seconds / before.seconds - 1 if before.seconds else 0.0)
+        for (_, before), (name, now) in pairwise(found)
+    ]
+
+
+def _chosen(trial: Trial) -> list[tuple[str, Trial]]:
+    """Return *trial* without the choices that were made of a captured model, and with one more of them each."""
     training = trial.training
     made = [name for name in CHOICES if getattr(training, name) != getattr(PLAIN, name)]
     if trial.source.kind != "capture" or training.mode != "train" or not set(made) & set(CAPTURED):
         return []
-
-    def outcome(chosen: dict[str, object]) -> tuple[int, float]:
-        changed = replace(training, **{name: getattr(PLAIN, name) for name in made} | chosen)
-        found = outcome_of(replace(trial, training=changed), room, {})
-        return found.need, found.seconds(changed)
-
-    chosen: dict[str, object] = {}
-    before, seconds = outcome(chosen)
-    choices = []
+    chosen = replace(training, **{name: getattr(PLAIN, name) for name in made})
+    steps = [("", chosen)]
     for name in made:
-        chosen[name] = getattr(training, name)
-        need, longer = outcome(chosen)
-        choices.append(
-            Measure(option(name, chosen[name]), need, before - need, longer / seconds - 1 if seconds else 0.0)
-        )
-        before, seconds = need, longer
-    return choices
+        chosen = replace(chosen, **{name: getattr(training, name)})
+        steps.append((option(name, getattr(training, name)), chosen))
+    return [(name, replace(trial, training=chosen)) for name, chosen in steps]
 
 
 def _changes(trial: Trial) -> dict[str, _Change]:

@@ -25,6 +25,7 @@ def fit(
     strategy: Annotated[
         str, typer.Option(help="Recompute by this strategy: auto, sqrt, blocks, ...", show_default="none")
     ] = "",
+    jobs: Annotated[int, typer.Option(min=0, max=1024, help="Processes.", show_default="one per core")] = 0,
     reporter: Format = "",
     as_json: AsJson = False,
     *,
@@ -37,6 +38,6 @@ def fit(
     from graphsim.answers.fit import fit as run_fit
 
     with working("simulating"):
-        answer = run_fit(source, memory=memory, strategy=strategy, **setting)
+        answer = run_fit(source, memory=memory, strategy=strategy, jobs=jobs, **setting)
     show(answer, as_json, reporter)
     end(answer.fits)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import (
@@ -13,7 +9,6 @@ from concurrent.futures import (
     BrokenExecutor,
     Executor,
     Future,
-    ProcessPoolExecutor,
     ThreadPoolExecutor,
     wait,
 )
@@ -22,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from graphsim.answers.processes import cores, processes, submit
 from graphsim.answers.sweep.evaluation import Outcome, Task, evaluate, failed
 from graphsim.errors import MissingExtraError, UsageError
 
@@ -84,7 +80,7 @@ def _round(
     while True:
         while waiting and len(pending) < workers.slots:
             try:
-                pending[_submit(executor, waiting[0])] = waiting[0]
+                pending[submit(executor, evaluate, waiting[0])] = waiting[0]
             except BrokenExecutor:
                 break
             waiting.popleft()
@@ -109,15 +105,6 @@ def _result(future: Future[Outcome], died: tuple[type[Exception], ...]) -> Outco
         ) from None
 
 
-def _submit(executor: Executor, task: Task) -> Future[Outcome]:
-    """Submit a task; a process started for it inherits that Ctrl-C is none of its business."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        return executor.submit(evaluate, task)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def this_process() -> Workers:
     """Return a worker that is a thread of this process: nothing is started anew, so that any script may sweep."""
     return Workers(partial(ThreadPoolExecutor, 1), slots=2)
@@ -125,38 +112,8 @@ def this_process() -> Workers:
 
 def local_processes(jobs: int = 0) -> Workers:
     """Return *jobs* processes of this machine, one per usable core if 0."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = jobs or cores
-    return Workers(partial(_processes, count), slots=2 * count)
-
-
-@contextmanager
-def _processes(count: int) -> Iterator[Executor]:
-    """Give an executor that leaves no process behind, however the sweep ends."""
-    others = set(multiprocessing.active_children())
-    context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(count, mp_context=context, initializer=_end_with_the_parent)
-    try:
-        yield executor
-    except BaseException:
-        executor.shutdown(wait=False, cancel_futures=True)
-        for process in set(multiprocessing.active_children()) - others:
-            process.terminate()
-        raise
-    else:
-        executor.shutdown()
-
-
-def _end_with_the_parent() -> None:
-    """End this worker when its parent is killed; else it would wait for tasks for ever."""
-    parent = multiprocessing.parent_process()
-
-    def follow() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
+    count = jobs or cores()
+    return Workers(partial(processes, count), slots=2 * count)
 
 
 def dask_cluster(address: str) -> Workers:

@@ -114,17 +114,25 @@ class Memo:
     def keep(self, key: Key, operands: list[torch.Tensor], result: Any) -> None:
         """Keep the form of a hollow result; of one that is nested nothing is kept."""
         container = type(result) if isinstance(result, list | tuple) else None
-        tensors = list(operands)
+        numbered = list(enumerate(operands))[::-1]  # of operands that are one, the first is what an op returns
+        numbers = {id(operand): number for number, operand in numbered}
+        storages = {operand.untyped_storage()._cdata: number for number, operand in numbered}
         forms: list[_Form] = []
+        made = len(operands)
         for entry in result if container else (result,):
-            if isinstance(entry, torch.Tensor):
-                forms.append(_form(entry, operands, tensors))
-                if isinstance(forms[-1], _View):
-                    tensors.append(entry)
-            elif entry is None or isinstance(entry, int | float):
+            if entry is None or isinstance(entry, int | float):
                 forms.append(_Constant(entry))
-            else:
+            elif not isinstance(entry, torch.Tensor):
                 return
+            elif id(entry) in numbers:
+                forms.append(_Same(numbers[id(entry)]))
+            else:
+                storage = entry.untyped_storage()
+                geometry = (int(entry.storage_offset()), entry.shape, entry.stride())
+                shared = storages.get(storage._cdata)
+                forms.append(_View(shared, storage.nbytes(), entry.device, entry.dtype, *geometry))
+                storages.setdefault(storage._cdata, made)
+                made += 1
         self._forms[key] = container, tuple(forms)
 
 
@@ -146,13 +154,3 @@ def _describe(values: Any, parts: list[Any], operands: list[torch.Tensor]) -> bo
         else:
             return False
     return True
-
-
-def _form(entry: torch.Tensor, operands: list[torch.Tensor], tensors: list[torch.Tensor]) -> _Form:
-    for number, operand in enumerate(operands):
-        if entry is operand:
-            return _Same(number)
-    storage = entry.untyped_storage()
-    shared = (n for n, tensor in enumerate(tensors) if tensor.untyped_storage()._cdata == storage._cdata)
-    geometry = (int(entry.storage_offset()), entry.shape, entry.stride())
-    return _View(next(shared, None), storage.nbytes(), entry.device, entry.dtype, *geometry)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from math import prod
 from typing import Any
 
@@ -18,7 +20,20 @@ SPLIT = {"complex32": "float16", "complex64": "float32", "complex128": "float64"
 def build_graph(recording: Recording, steps: slice, *, name: str, attributes: Mapping[str, Any]) -> Graph:
     """Return the graph of some steps of *recording*, one after the other."""
     bounds = recording.bounds[steps]
-    return _Builder(recording, bounds[0][0], bounds[-1][1]).build(name, attributes)
+    with _uncollected():
+        return _Builder(recording, bounds[0][0], bounds[-1][1]).build(name, attributes)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Nothing that a graph is made of is garbage: to look for some takes longer than to make the graph."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class _Builder:

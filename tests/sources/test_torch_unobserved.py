@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from functools import partial
 
 import pytest
 
@@ -10,6 +11,7 @@ torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F  # noqa: E402, N812
 from torch import nn  # noqa: E402
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence  # noqa: E402
 from torch_memory import measure  # noqa: E402
 
 import graphsim as gs  # noqa: E402
@@ -130,6 +132,35 @@ def connectionist(layer, x, labels):
 @case(rows)
 def normalized_of_swapped(layer, x):
     return F.layer_norm(layer(x).transpose(0, 1), (64,)).square().mean()
+
+
+class Recurrent(nn.Module):
+    """The layer's output, or its last state only; its sequences packed by *lengths*, if there are any."""
+
+    def __init__(self, kind, last=False, **options):
+        super().__init__()
+        self.layer, self.last, self.batch_first = kind(64, 64, **options), last, "batch_first" in options
+
+    def forward(self, x, lengths=None):
+        if lengths is not None:
+            x = pack_padded_sequence(x, lengths, batch_first=self.batch_first, enforce_sorted=False)
+        y, state = self.layer(x)
+        if self.last:
+            return state[0].square().mean()
+        return (y if lengths is None else pad_packed_sequence(y, batch_first=self.batch_first)[0]).square().mean()
+
+
+def lengths():
+    return torch.tensor([5, 24, 13, 1, 13, 24, 7, 2, 3, 5, 8, 9, 20, 22, 1, 1])
+
+
+CASES |= {
+    "lstm": (partial(Recurrent, nn.LSTM), (rows,)),
+    "lstm_batch_first": (partial(Recurrent, nn.LSTM, batch_first=True), (rows,)),
+    "lstm_last_state": (partial(Recurrent, nn.LSTM, last=True), (rows,)),
+    "lstm_packed": (partial(Recurrent, nn.LSTM, batch_first=True), (rows, lengths)),
+    "gru_packed": (partial(Recurrent, nn.GRU, batch_first=True), (rows, lengths)),
+}
 
 
 def step(model, batch, optimizer):

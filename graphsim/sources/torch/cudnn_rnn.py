@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from graphsim.sources.torch.operands import copies, first_in_order, nbytes
+from graphsim.sources.torch.packed import is_packed
 from graphsim.step.ops.recurrent import cudnn_reserve
 
 aten = torch.ops.aten
@@ -33,8 +34,7 @@ def acceptable(func: Any, args: Any) -> bool:
 
 def recur(func: Any, args: Any) -> Any:
     """Return what *func* returns, from the one op that it is in cuDNN. Parameters are taken as views of its buffer."""
-    packed = isinstance(args[1], torch.Tensor) and args[1].device.type == "cpu" and args[1].dtype == torch.int64
-    if packed:
+    if is_packed(args):
         x, sizes, states, weights, bias, layers, p, train, both = args
         batch_first, sizes = False, sizes.tolist()
     else:

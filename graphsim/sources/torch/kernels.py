@@ -253,7 +253,13 @@ def _lstm_forward(args: Any, result: Any) -> int:
 
 
 def _lstm_backward(args: Any, result: Any) -> int:
-    return lstm_sizes(args, lstm_backward_scratch)
+    """Gradients that come in are put in order, zeros where there is none; the second bias's is cloned after all else.
+
+    Source: aten/src/ATen/native/mkldnn/RNN.cpp, ``mkldnn_rnn_layer_backward``.
+    """
+    hidden, cell, y, grads = args[5], args[6], args[7], args[10:13]
+    incoming = sum(nbytes(t) if g is None else copies(g) for g, t in zip(grads, (y, hidden, cell), strict=True))
+    return incoming + lstm_sizes(args, lstm_backward_scratch) - nbytes(result[4])
 
 
 _REDUCTIONS = (

@@ -21,6 +21,7 @@ from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_map
 
 from graphsim.errors import CaptureError
+from graphsim.sources.torch import packed
 from graphsim.sources.torch.unknown import Unknown, python_line, unknown_to_math
 from graphsim.sources.torch.values import NEEDS_DATA, Values
 
@@ -200,6 +201,9 @@ class _Calls(TorchFunctionMode):
             functional.one_hot: self._one_hot,
             functional.ctc_loss: self._ctc_loss,
             torch.ctc_loss: self._ctc_loss,
+            packed.PACK: self._pack,
+            packed.PAD: self._pad,
+            **dict.fromkeys(packed.RECURRENT, self._recur),
         }
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -233,6 +237,31 @@ class _Calls(TorchFunctionMode):
     def _tensor_split(self, func: Any, tensor: Any, *args: Any, **options: Any) -> Any:
         options = {n: v.tolist() if isinstance(v, torch.Tensor) else v for n, v in options.items()}
         return func(tensor, *(v.tolist() if isinstance(v, torch.Tensor) else v for v in args), **options)
+
+    def _pack(self, func: Any, x: Any, lengths: Any, batch_first: bool) -> Any:
+        return packed.pack(x, self._numbers(lengths).tolist(), batch_first)
+
+    def _pad(self, func: Any, data: Any, sizes: Any, *rest: Any) -> Any:
+        return packed.pad(data, self._numbers(sizes).tolist(), *rest)
+
+    def _recur(self, func: Any, *args: Any) -> Any:
+        """Of packed sequences the sizes are read where the layer is taken apart."""
+        if not packed.is_packed(args):
+            return func(*args)
+        return func(args[0], self._numbers(args[1]), *args[2:])
+
+    def _numbers(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the content of a tensor of lengths.
+
+        Raises:
+            CaptureError: it is not known.
+        """
+        if not self.values.hollows.is_hollow(tensor):
+            return tensor
+        try:
+            return self.values.content(tensor)
+        except NEEDS_DATA as error:
+            raise self.values.policy.unread("the lengths of packed sequences are read") from error
 
     def _ctc_loss(self, func: Any, *args: Any, **options: Any) -> Any:
         """Which kernel runs, cuDNN's or PyTorch's, depends on lengths that PyTorch reads below its dispatcher."""

@@ -38,7 +38,7 @@ def pack(x: torch.Tensor, lengths: list[int], batch_first: bool) -> tuple[torch.
     if len(lengths) != x.shape[0 if batch_first else 1]:
         raise ValueError(f"{len(lengths)} lengths for {x.shape[0 if batch_first else 1]} sequences")
     sizes = sizes_of(lengths)
-    packed: torch.Tensor = _Pack.apply(x, sizes, batch_first)
+    packed: torch.Tensor = _Pack.apply(x, sizes, batch_first)  # type: ignore[no-untyped-call]
     return packed, torch.tensor(sizes)
 
 

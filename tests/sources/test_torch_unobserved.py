@@ -134,6 +134,73 @@ def normalized_of_swapped(layer, x):
     return F.layer_norm(layer(x).transpose(0, 1), (64,)).square().mean()
 
 
+@case(rows)
+def products(layer, x):
+    y = layer(x)
+    return y.cumprod(1).mean() + y.prod(-1).mean() + y.prod()
+
+
+@case(rows)
+def transmittance(layer, x):
+    opacity = layer(x).sigmoid()
+    return (torch.cumprod(1 - opacity, -1) * opacity).mean()
+
+
+@case(rows)
+def largest(layer, x):
+    return layer(x).max() + layer(x).min() + torch.median(layer(x))
+
+
+@case(rows, targets)
+def gaussian(layer, x, target):
+    variance = target + 1
+    return F.gaussian_nll_loss(layer(x), target, variance)
+
+
+@case(rows)
+def fused_attention(layer, x):
+    heads = layer(x).view(16, 24, 4, 16).transpose(1, 2)
+    return F.scaled_dot_product_attention(heads, heads, heads).square().mean()
+
+
+@case(rows)
+def singular_values(layer, x):
+    return torch.linalg.svdvals(layer(x)).square().mean()
+
+
+def image(layer, x):
+    return layer(x).view(16, 24, 8, 8).to(memory_format=torch.channels_last)
+
+
+def volume(layer, x):
+    return layer(x).view(16, 6, 4, 8, 8).to(memory_format=torch.channels_last_3d)
+
+
+@case(rows)
+def maxima_of_channels_last(layer, x):
+    return F.max_pool2d(image(layer, x), 2).square().mean() + F.max_pool3d(volume(layer, x), 2).square().mean()
+
+
+@case(rows)
+def means_of_channels_last(layer, x):
+    y = image(layer, x)
+    both = F.avg_pool2d(y, 2).square().mean() + F.adaptive_avg_pool2d(y, 3).square().mean()
+    return both + F.avg_pool3d(volume(layer, x), 2).square().mean()
+
+
+@case(rows)
+def padding_of_channels_last(layer, x):
+    y = image(layer, x)
+    return F.pad(y, (1,) * 4, mode="reflect").square().mean() + F.pad(y, (1,) * 4, mode="replicate").square().mean()
+
+
+@case(rows)
+def resized_channels_last(layer, x):
+    y = image(layer, x)
+    smooth = F.interpolate(y, (5, 5), mode="bilinear", antialias=True).square().mean()
+    return smooth + F.interpolate(y, (12, 12), mode="bicubic").square().mean()
+
+
 class Recurrent(nn.Module):
     """The layer's output, or its last state only; its sequences packed by *lengths*, if there are any."""
 
@@ -202,3 +269,8 @@ def test_the_peak_is_that_of_the_step_without_an_observer(name, measured):
     model, operands = CASES[name]
     graph = gs.from_torch(model(), [make() for make in operands], step=step, optimizer=torch.optim.SGD)
     assert gs.simulate(graph).peak == pytest.approx(measured[name], rel=1e-3, abs=256)
+
+
+def test_temporaries_for_which_there_is_no_rule_are_said():
+    graph = gs.from_torch(nn.Bilinear(8, 8, 4), (torch.randn(2, 8), torch.randn(2, 8)))
+    assert any("temporaries of aten::_trilinear" in warning for warning in graph.attributes["warnings"])

@@ -118,6 +118,11 @@ def _batch_norm_backward(grad: Any, x: Any, weight: Any, *rest: Any) -> Any:
     )
 
 
+def _padding_backward(grad: Any, x: Any, *_: Any) -> Any:
+    """The gradient lies as the input's format (ReflectionPad.cpp, ReplicationPadding.cpp)."""
+    return torch.empty_like(x, memory_format=suggest_memory_format(x))
+
+
 def _dense_format(x: Any) -> torch.memory_format:
     suggested = suggest_memory_format(x)
     return suggested if x.is_contiguous(memory_format=suggested) else torch.contiguous_format
@@ -196,6 +201,8 @@ _CPU: dict[Any, Fake] = {
     aten.native_batch_norm.default: _batch_norm,
     aten.native_batch_norm_backward.default: _batch_norm_backward,
     aten.log_sigmoid_forward.default: _log_sigmoid,
+    aten.reflection_pad2d_backward.default: _padding_backward,
+    aten.replication_pad2d_backward.default: _padding_backward,
 }
 
 _CUDA: dict[Any, Fake] = cudnn_rnn.FAKES | {

@@ -13,6 +13,7 @@ from torch._prims_common import suggest_memory_format
 from graphsim.core.graph import Tensor
 from graphsim.sources.torch import kernels_cuda
 from graphsim.sources.torch.operands import copies, dtype_name, first_in_order, nbytes
+from graphsim.step.ops.attention import cpu_flash_scratch
 from graphsim.step.ops.conv import OneDnn
 from graphsim.step.ops.layernorm import THREADS
 from graphsim.step.ops.onednn import lstm_backward_scratch, lstm_forward_scratch
@@ -136,6 +137,37 @@ def _image_in_order(args: Any, result: Any) -> int:
     return copies(args[0], order=suggest_memory_format(args[0]))
 
 
+def _pooling_backward(args: Any, result: Any) -> int:
+    """The kernel is chosen by the gradient's format, in which it puts indices, and works on a result.
+
+    Source: cpu/MaxPoolKernel.cpp, AvgPoolKernel.cpp, AdaptiveAvgPoolKernel.cpp and PaddingKernel.cpp.
+    """
+    indices = (value for value in args[2:] if isinstance(value, torch.Tensor))
+    return copies(args[0], result, *indices, order=suggest_memory_format(args[0]))
+
+
+def _adaptive_max_backward(args: Any, result: Any) -> int:
+    """The gradient is put in the input's format (AdaptiveMaxPooling2d.cpp)."""
+    return copies(args[0], order=suggest_memory_format(args[1]))
+
+
+def _result_in_order(args: Any, result: Any) -> int:
+    """The kernel works on a result that is in order (cpu/UpSampleMoreKernel.cpp)."""
+    return copies(result)
+
+
+def _antialiased_backward(args: Any, result: Any) -> int:
+    """Gradient and result are put in order (cpu/UpSampleKernel.cpp)."""
+    return copies(args[0], result)
+
+
+def _antialiased(args: Any, result: Any) -> int:
+    """One dimension after the other, the last one first: what is between them (cpu/UpSampleKernel.cpp)."""
+    x = args[0]
+    between = x.numel() // x.shape[-1] * result.shape[-1] * x.itemsize
+    return between if x.shape[-1] != result.shape[-1] and x.shape[-2] != result.shape[-2] else 0
+
+
 def _norm_in_order(args: Any, result: Any) -> int:
     """Input, weight and bias. Source: layer_norm.cpp and cuda/layer_norm_kernel.cu, ``expect_contiguous``."""
     x, _, *affine = args[:4]
@@ -242,6 +274,19 @@ def _no_scratch(args: Any, result: Any) -> int:
     return 0
 
 
+def _flash(args: Any, result: Any) -> int:
+    return _flash_tiles(*args[:2])[0]
+
+
+def _flash_backward(args: Any, result: Any) -> int:
+    """The gradient's heads are put behind its rows (cpu/FlashAttentionKernel.cpp)."""
+    return _flash_tiles(*args[1:3])[1] + copies(args[0].transpose(1, 2))
+
+
+def _flash_tiles(query: Any, key: Any) -> tuple[int, int]:
+    return cpu_flash_scratch(query.shape[2], key.shape[2], query.shape[3], query.itemsize)
+
+
 def lstm_sizes(args: Any, size: Callable[..., int], **options: Any) -> int:
     """Return *size* of (steps, batch, input width, hidden width, dtype)."""
     x, w_ih, w_hh = args[:3]
@@ -309,11 +354,37 @@ _CPU_SCRATCH: dict[Any, Workspace] = {
             aten._adaptive_avg_pool2d.default,
             aten.adaptive_max_pool2d.default,
             aten.avg_pool2d.default,
-            aten.avg_pool3d.default,
             aten.max_pool2d_with_indices.default,
             aten.max_pool3d_with_indices.default,
         ),
         _image_in_order,
+    ),
+    **dict.fromkeys(
+        (
+            aten._adaptive_avg_pool2d_backward.default,
+            aten.avg_pool2d_backward.default,
+            aten.max_pool2d_with_indices_backward.default,
+            aten.max_pool3d_with_indices_backward.default,
+            aten.reflection_pad2d_backward.default,
+            aten.replication_pad2d_backward.default,
+        ),
+        _pooling_backward,
+    ),
+    aten.adaptive_max_pool2d_backward.default: _adaptive_max_backward,
+    **dict.fromkeys(
+        (
+            aten.avg_pool3d.default,
+            aten.avg_pool3d_backward.default,
+            aten.grid_sampler_2d_backward.default,
+            aten.upsample_bicubic2d_backward.default,
+        ),
+        first_in_order,
+    ),
+    aten.upsample_nearest3d_backward.default: _result_in_order,
+    **dict.fromkeys((aten._upsample_bilinear2d_aa.default, aten._upsample_bicubic2d_aa.default), _antialiased),
+    **dict.fromkeys(
+        (aten._upsample_bilinear2d_aa_backward.default, aten._upsample_bicubic2d_aa_backward.default),
+        _antialiased_backward,
     ),
     aten._cdist_forward.default: _distance_operands,
     aten._cdist_backward.default: _distance_operands,
@@ -326,6 +397,9 @@ _CPU_SCRATCH: dict[Any, Workspace] = {
     aten.where.self: _chosen,
     aten.masked_fill.Scalar: _no_scratch,
     aten.masked_fill.Tensor: _no_scratch,
+    aten._linalg_svd.default: lambda args, result: nbytes(args[0]),  # overwritten by LAPACK (BatchLinearAlgebra.cpp)
+    aten._scaled_dot_product_flash_attention_for_cpu.default: _flash,
+    aten._scaled_dot_product_flash_attention_for_cpu_backward.default: _flash_backward,
     aten.mkldnn_rnn_layer.default: _lstm_forward,
     aten.mkldnn_rnn_layer_backward.default: _lstm_backward,
 }
@@ -338,6 +412,10 @@ _CUDA_SCRATCH: dict[Any, Workspace] = {
 
 WORKSPACE = {"cpu": _BOTH_SCRATCH | _CPU_SCRATCH, "cuda": _BOTH_SCRATCH | _CUDA_SCRATCH}
 """Scratch of kernels by the type of the device, as graphsim.step.ops models it (the sources are named there)."""
+
+
+UNCOUNTED = frozenset({aten._trilinear.default, aten.linalg_matrix_exp.default})
+"""Ops with large temporaries for which there is no rule here: nn.Bilinear, torch.matrix_exp."""
 
 
 def scratch(func: Any, device: str) -> Workspace | None:

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import flop_registry
 
 from graphsim.core.graph import Role
 from graphsim.sources.torch.inplace import unobserved_in_place
-from graphsim.sources.torch.kernels import Workspace, scratch
+from graphsim.sources.torch.kernels import UNCOUNTED, Workspace, scratch
 from graphsim.sources.torch.libraries import Libraries
 from graphsim.sources.torch.record import BEFORE, Executed, Geometry, Operand, Recording, Reference, Storage
 from graphsim.sources.torch.scope import Scope
@@ -149,6 +149,8 @@ class Observer(TorchDispatchMode):
 
     def _sign(self, func: Any) -> Signature:
         schema = func._schema
+        if func in UNCOUNTED:
+            self.values.policy.note(f"{python_line()}: the temporaries of {schema.name} are not known and not counted")
         written = [
             (number, argument)
             for number, argument in enumerate(schema.arguments)

@@ -175,12 +175,17 @@ def cpu_flash_attention(tape: Tape, q: Tensor, k: Tensor, v: Tensor, extra: Sequ
 
     Saves q, k, v, the output and the log-sum-exp of each row; per thread, tiles of scores in fp32.
     """
-    tile = 256 if q.shape[2] >= 768 else 64 if q.shape[2] >= 192 else 32
-    tile, keys = min(tile, q.shape[2]), min(512, k.shape[2])
-    low = 2 if itemsize(q.dtype) == 2 else 0  # bytes of the second copy of a tile, for the product in 16 bit
-    forward = THREADS * (4 * (tile * keys + 2 * tile + tile * q.shape[3]) + low * tile * keys)
-    backward = THREADS * (4 + low) * 2 * tile * keys + 4 * tile
+    forward, backward = cpu_flash_scratch(q.shape[2], k.shape[2], q.shape[3], itemsize(q.dtype))
     return _fused(tape, "flash_attention", q, k, v, extra, q.shape[2], (), forward, backward)
+
+
+def cpu_flash_scratch(queries: int, keys: int, width: int, size: int) -> tuple[int, int]:
+    """Return the bytes of the tiles of all threads, forward and backward; *size* of an element."""
+    tile = 256 if queries >= 768 else 64 if queries >= 192 else 32
+    tile, keys = min(tile, queries), min(512, keys)
+    low = 2 if size == 2 else 0  # bytes of the second copy of a tile, for the product in 16 bit
+    forward = THREADS * (4 * (tile * keys + 2 * tile + tile * width) + low * tile * keys)
+    return forward, THREADS * (4 + low) * 2 * tile * keys + 4 * tile
 
 
 def cuda_flash_attention(tape: Tape, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -1,0 +1,103 @@
+"""Backward formulas that PyTorch leaves for others while a dispatch mode is active, asked for as in the real step.
+
+Source: torch/csrc/autograd/FunctionsManual.cpp, where ``areAnyTensorSubclassLike`` chooses. Products are differentiated
+as for inputs without zeros. Names keep alive what C++ keeps to the end of an expression or of the function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+Tensor = torch.Tensor
+
+
+class _Cumprod(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dim: int) -> Tensor:
+        product = torch.cumprod(x, dim)
+        ctx.save_for_backward(x, product)
+        ctx.dim = dim
+        return product
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        """``cumprod_backward``."""
+        (grad,), (x, product), dim = grads, ctx.saved_tensors, ctx.dim
+        if x.numel() <= 1:
+            return grad, None
+        weighted = product * grad
+        zeros = x == 0
+        zeros.any()
+        flipped = weighted.flip(dim)
+        sums = flipped.cumsum(dim)
+        reversed_sums = sums.flip(dim)
+        del flipped, sums
+        return reversed_sums.div(x), None
+
+
+class _Prod(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dim: int | None, keepdim: bool) -> Tensor:
+        product = torch.prod(x) if dim is None else torch.prod(x, dim, keepdim)
+        ctx.save_for_backward(x, product)
+        ctx.dim, ctx.keepdim = dim, keepdim
+        return product
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        """``prod_backward``."""
+        (grad,), (x, product), dim = grads, ctx.saved_tensors, ctx.dim
+        zeros = x == 0
+        if dim is not None:
+            if not ctx.keepdim and x.dim():
+                grad, product = grad.unsqueeze(dim), product.unsqueeze(dim)
+            counts = zeros.sum(dim, True)
+            counts.sum()
+        else:
+            del zeros
+        return grad * (product / x), None, None
+
+
+class _Extreme(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, reduce: Callable[[Tensor], Tensor]) -> Tensor:
+        value = reduce(x)
+        ctx.save_for_backward(x, value)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        """``evenly_distribute_backward`` on the CPU; on CUDA it is the same with and without a mode."""
+        (grad,), (x, value) = grads, ctx.saved_tensors
+        value.isnan()
+        mask = x == value
+        return grad.new_zeros(x.shape).masked_fill_(mask, grad / mask.sum()), None
+
+
+def _cumprod(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Any:
+    return _Cumprod.apply(x if dtype is None else x.to(dtype), dim)  # type: ignore[no-untyped-call]
+
+
+def _prod(x: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Any:
+    return _Prod.apply(x if dtype is None else x.to(dtype), dim, keepdim)  # type: ignore[no-untyped-call]
+
+
+def _reduced(reduce: Callable[..., Any]) -> Callable[..., Any]:
+    def run(x: Tensor, *args: Any, **options: Any) -> Any:
+        if args or options or x.is_cuda or not (x.requires_grad and torch.is_grad_enabled()):
+            return reduce(x, *args, **options)
+        return _Extreme.apply(x, reduce)  # type: ignore[no-untyped-call]
+
+    return run
+
+
+ANSWERS: dict[Any, Callable[..., Any]] = {
+    **dict.fromkeys((torch.cumprod, torch.Tensor.cumprod), _cumprod),
+    **dict.fromkeys((torch.prod, torch.Tensor.prod), _prod),
+    **{getattr(place, name): _reduced(getattr(torch, name)) for place in (torch, Tensor) for name in ("max", "min")},
+    **{place.median: _reduced(torch.median) for place in (torch, Tensor)},
+}
+"""Functions of PyTorch, and what answers for them."""

@@ -135,12 +135,6 @@ def normalized_of_swapped(layer, x):
 
 
 @case(rows)
-def products(layer, x):
-    y = layer(x)
-    return y.cumprod(1).mean() + y.prod(-1).mean() + y.prod()
-
-
-@case(rows)
 def transmittance(layer, x):
     opacity = layer(x).sigmoid()
     return (torch.cumprod(1 - opacity, -1) * opacity).mean()
@@ -274,3 +268,15 @@ def test_the_peak_is_that_of_the_step_without_an_observer(name, measured):
 def test_temporaries_for_which_there_is_no_rule_are_said():
     graph = gs.from_torch(nn.Bilinear(8, 8, 4), (torch.randn(2, 8), torch.randn(2, 8)))
     assert any("temporaries of aten::_trilinear" in warning for warning in graph.attributes["warnings"])
+
+
+def test_what_is_assumed_of_products_is_said():
+    class Overlap(nn.Module):
+        def forward(self, x):
+            return x.prod(-1).mean() + x.cumprod(-1).mean()
+
+    graph = gs.from_torch(nn.Sequential(nn.Linear(4, 4), Overlap()), torch.randn(2, 4))
+    assert [warning.split(": ")[1] for warning in graph.attributes["warnings"]] == [
+        "prod is differentiated as for factors with a zero",
+        "cumprod is differentiated as for factors without a zero",
+    ]

@@ -213,6 +213,8 @@ class _Calls(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         answer = self._answers.get(func)
         if answer is None:
+            if func in unobserved.ASSUMED and args[0].requires_grad:
+                self.values.policy.note(f"{python_line()}: {unobserved.ASSUMED[func]}")
             return unobserved.ANSWERS.get(func, func)(*args, **(kwargs or {}))
         return answer(func, *args, **(kwargs or {}))
 

@@ -1,7 +1,7 @@
 """Backward formulas that PyTorch leaves for others while a dispatch mode is active, asked for as in the real step.
 
-Source: torch/csrc/autograd/FunctionsManual.cpp, where ``areAnyTensorSubclassLike`` chooses. Products are differentiated
-as for inputs without zeros. Names keep alive what C++ keeps to the end of an expression or of the function.
+Source: torch/csrc/autograd/FunctionsManual.cpp, where ``areAnyTensorSubclassLike`` chooses. Names keep alive what C++
+keeps to the end of an expression or of the function.
 """
 
 from __future__ import annotations
@@ -38,29 +38,6 @@ class _Cumprod(torch.autograd.Function):
         return reversed_sums.div(x), None
 
 
-class _Prod(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, dim: int | None, keepdim: bool) -> Tensor:
-        product = torch.prod(x) if dim is None else torch.prod(x, dim, keepdim)
-        ctx.save_for_backward(x, product)
-        ctx.dim, ctx.keepdim = dim, keepdim
-        return product
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        """``prod_backward``."""
-        (grad,), (x, product), dim = grads, ctx.saved_tensors, ctx.dim
-        zeros = x == 0
-        if dim is not None:
-            if not ctx.keepdim and x.dim():
-                grad, product = grad.unsqueeze(dim), product.unsqueeze(dim)
-            counts = zeros.sum(dim, True)
-            counts.sum()
-        else:
-            del zeros
-        return grad * (product / x), None, None
-
-
 class _Extreme(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, reduce: Callable[[Tensor], Tensor]) -> Tensor:
@@ -81,10 +58,6 @@ def _cumprod(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Any:
     return _Cumprod.apply(x if dtype is None else x.to(dtype), dim)  # type: ignore[no-untyped-call]
 
 
-def _prod(x: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Any:
-    return _Prod.apply(x if dtype is None else x.to(dtype), dim, keepdim)  # type: ignore[no-untyped-call]
-
-
 def _reduced(reduce: Callable[..., Any]) -> Callable[..., Any]:
     def run(x: Tensor, *args: Any, **options: Any) -> Any:
         if args or options or x.is_cuda or not (x.requires_grad and torch.is_grad_enabled()):
@@ -95,9 +68,14 @@ def _reduced(reduce: Callable[..., Any]) -> Callable[..., Any]:
 
 
 ANSWERS: dict[Any, Callable[..., Any]] = {
-    **dict.fromkeys((torch.cumprod, torch.Tensor.cumprod), _cumprod),
-    **dict.fromkeys((torch.prod, torch.Tensor.prod), _prod),
+    **dict.fromkeys((torch.cumprod, Tensor.cumprod), _cumprod),
     **{getattr(place, name): _reduced(getattr(torch, name)) for place in (torch, Tensor) for name in ("max", "min")},
     **{place.median: _reduced(torch.median) for place in (torch, Tensor)},
 }
 """Functions of PyTorch, and what answers for them."""
+
+ASSUMED: dict[Any, str] = {
+    **dict.fromkeys((torch.cumprod, Tensor.cumprod), "cumprod is differentiated as for factors without a zero"),
+    **dict.fromkeys((torch.prod, Tensor.prod), "prod is differentiated as for factors with a zero"),
+}
+"""What is assumed where the way back depends on the numbers."""

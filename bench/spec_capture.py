@@ -4,8 +4,7 @@
     python bench/spec_capture.py --only gpt2
 
 For each target (cpu; cuda; cuda under autocast to bf16) prints the steady peak of the spec and the difference
-of the captured one, without what CUDA libraries keep, which specs do not model. Exits with 1 if one is off by
-more than 0.5 %. Needs the extra 'test'.
+of the captured one. Exits with 1 if one is off by more than 0.5 %. Needs the extra 'test'.
 """
 
 from __future__ import annotations
@@ -83,8 +82,7 @@ def peaks(name: str, twin: Twin, target: str, precision: str) -> tuple[int, int]
         step=step,
         device=device_of("", "cuda") if target == "cuda" else None,
     ).graph()
-    kept = sum(t.nbytes for t in graph.tensors.values() if t.role is gs.Role.LIBRARY)
-    return spec, gs.simulate(graph).peak - kept
+    return spec, gs.simulate(graph).peak
 
 
 def twins() -> Iterator[tuple[str, Twin]]:

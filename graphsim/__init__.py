@@ -2,7 +2,7 @@
 
 >>> import graphsim as gs
 >>> gs.peak("lenet5", batch=64, optimizer="adam").steady.peak_bytes
-2768420
+21901368
 
 Each question takes whatever you have: the name of a shipped spec, a spec file, ``torch:module:function``,
 ``hf:config.json``, an .onnx file, a graph's .json file, a `Graph`, a networkx DAG, or an ``nn.Module`` with its inputs.

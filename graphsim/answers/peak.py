@@ -147,7 +147,7 @@ def peak(
     """Return the peak memory of a training step of *source*: how much, where, and what is live there.
 
     >>> peak("lenet5", batch=64, optimizer="adam").steady.peak_bytes
-    2768420
+    21901368
 
     Args:
         source: a shipped spec's name, a spec file, ``torch:module:function``, ``hf:config.json``, an .onnx file, a

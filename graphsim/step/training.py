@@ -224,6 +224,7 @@ class _Step:
             gradients=training.mode != "inference",
             capability=device.capability,
             processors=device.processors,
+            warm=training.mode == "train" and not first,
         )
         self.sources: dict[str, Tensor] = {}
         self.gradients: dict[str, Tensor] = {}
@@ -348,7 +349,9 @@ class _Step:
     def _kept(self, outputs: Sequence[Tensor]) -> list[str]:
         """What survives the step; without a backward pass, what autograd saved and *outputs*."""
         saved = (tensor for node in self.tape.nodes for tensor in node.saved)
-        return list(dict.fromkeys(t.name for t in (*self.gradients.values(), *self.states, *outputs, *saved)))
+        libraries = () if self.tape.warm else (t for t in self.tape.tensors.values() if t.role is Role.LIBRARY)
+        kept = (*self.gradients.values(), *self.states, *outputs, *saved, *libraries)
+        return list(dict.fromkeys(t.name for t in kept))
 
 
 def _reached(graph: Graph) -> set[str]:

@@ -18,6 +18,7 @@ from torch.nn import functional  # noqa: E402
 import graphsim as gs  # noqa: E402
 from graphsim.errors import CaptureError, UnknownNameError, UsageError  # noqa: E402
 from graphsim.sources import Steps  # noqa: E402
+from graphsim.sources.spec import parse_spec  # noqa: E402
 from graphsim.sources.torch.capture import capture, gpu  # noqa: E402
 
 MIB = 2**20
@@ -129,8 +130,7 @@ def test_a_spec_lowered_by_hand_and_a_capture_have_the_same_peaks(spec, params, 
 
     dtype = {"fp32": None, "amp-fp16": torch.float16, "amp-bf16": torch.bfloat16}[precision]
     graph = captured(model, batch, autocast(loss, dtype), device=device)
-    kept = sum(t.nbytes for t in graph.tensors.values() if t.role is gs.Role.LIBRARY)
-    ours = {phase: peak - kept for phase, peak in gs.simulate(graph).phase_peaks().items()}
+    ours = gs.simulate(graph).phase_peaks()
     step = gs.training_step(gs.load(spec, **params), optimizer="adamw", precision=precision, device=device)
     hand = gs.simulate(step).phase_peaks()
     for phase in ("forward", "backward", "optimizer"):
@@ -235,6 +235,47 @@ def test_cublas_keeps_a_workspace_for_each_thread_in_which_cublaslt_works_too(de
         assert kept == {"cublas.forward": nbytes, "cublas.backward": nbytes}
         made_here = {name for op in graph.ops for name in op.outputs} & kept.keys()
         assert made_here == (kept.keys() if first else set())
+
+
+TWIN = """
+[inputs]
+x = { shape = [32, 64] }
+labels = { shape = [32], dtype = "int64" }
+[model]
+layers = [{ op = "linear", out = 128 }, "relu", { op = "linear", out = 10 }, { op = "cross_entropy", with = "labels" }]
+"""
+
+
+@pytest.mark.parametrize("device", ["a100-80g", "h100-80g", "b200"])
+def test_specs_hold_the_workspaces_of_libraries_as_their_captured_twins_do(device):
+    """The same bytes, made by the same ops in the same order, and with them the same peaks."""
+    made = capture(
+        lambda: nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10)),
+        lambda: (torch.randn(32, 64), torch.randint(0, 10, (32,))),
+        optimizer=adamw,
+        loss=None,
+        step=autocast(lambda model, batch: functional.cross_entropy(model(batch[0]), batch[1])),
+        device=gpu("cuda", device),
+    )
+    for first in (True, False):
+        spec = gs.training_step(parse_spec(TWIN), optimizer="adamw", device=device, first=first)
+        twin = made.graph(first=first)
+        assert gs.simulate(spec).peak == gs.simulate(twin).peak
+        assert libraries(spec) == libraries(twin)
+        assert len(libraries(spec)) == 2
+
+
+def libraries(graph):
+    """Name, bytes and, if it is made in the step, the op that makes each workspace."""
+    maker = {name: (op.kind, str(op.phase)) for op in graph.ops for name in op.outputs}
+    return [(t.name, t.nbytes, maker.get(t.name)) for t in graph.tensors.values() if t.role is gs.Role.LIBRARY]
+
+
+@pytest.mark.parametrize("mode", ["evaluation", "inference"])
+def test_without_a_backward_pass_one_thread_makes_products(mode):
+    step = gs.training_step(parse_spec(TWIN), mode=mode)
+    assert libraries(step) == [("cublas.forward", 8_519_680, ("addmm", "forward"))]
+    assert "cublas.forward" in step.outputs  # it stays
 
 
 def test_gradients_of_an_optimizer_that_the_step_makes_are_freed_when_it_says_so():

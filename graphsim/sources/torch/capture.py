@@ -20,7 +20,6 @@ from graphsim.sources.torch.build import build_graph
 from graphsim.sources.torch.cache import fill_cache
 from graphsim.sources.torch.checks import check_model, nothing_compiled
 from graphsim.sources.torch.lazy import hollow_copy, initialize, lazy_modules
-from graphsim.sources.torch.libraries import Libraries
 from graphsim.sources.torch.notes import note_leftovers, noted_chance, observed_casts
 from graphsim.sources.torch.observe import Observer
 from graphsim.sources.torch.optimizers import Optimizers, describe, each, make_optimizer, states
@@ -32,6 +31,8 @@ from graphsim.sources.torch.scope import Scope
 from graphsim.sources.torch.unknown import Policy
 from graphsim.sources.torch.usual import UsualStep, call, configured, is_lightning, manual_step
 from graphsim.sources.torch.values import Values
+from graphsim.sources.torch.versions import installed
+from graphsim.step.libraries import Libraries
 from graphsim.step.ops.tape import TARGETS
 from graphsim.step.training import Training
 
@@ -119,7 +120,7 @@ def capture(
         parameters = {id(p): path for path, p in model.named_parameters(remove_duplicate=False)}
         scope = Scope(model, parameters, values, optimizers)
         policy.layer = scope.layer
-        libraries = Libraries(device.capability) if device else None
+        libraries = Libraries(device.capability, installed()) if device else None
         observer = Observer(scope, values, lines=lines, libraries=libraries)
         _declare(observer, model, batch, optimize)
         casts = stack.enter_context(observed_casts())

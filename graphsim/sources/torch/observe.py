@@ -12,11 +12,11 @@ from torch.utils.flop_counter import flop_registry
 from graphsim.core.graph import Role
 from graphsim.sources.torch.inplace import unobserved_in_place
 from graphsim.sources.torch.kernels import UNCOUNTED, Workspace, scratch
-from graphsim.sources.torch.libraries import Libraries
 from graphsim.sources.torch.record import BEFORE, Executed, Geometry, Operand, Recording, Reference, Storage
 from graphsim.sources.torch.scope import Scope
 from graphsim.sources.torch.unknown import python_line
 from graphsim.sources.torch.values import Values
+from graphsim.step.libraries import Libraries, LibraryWorkspace
 
 aten = torch.ops.aten
 
@@ -121,7 +121,7 @@ class Observer(TorchDispatchMode):
         if place.parameter:
             _mark_gradient(outputs, place.parameter)
         if self.libraries:
-            outputs += self._keep(self.libraries.allocate(func, place.phase, position))
+            outputs += self._kept(self.libraries.first_needed(signature.kind, place.phase), position)
         workspace = signature.scratch
         flops = flop_registry.get(func._overloadpacket)
         self.recording.ops.append(
@@ -143,9 +143,13 @@ class Observer(TorchDispatchMode):
         )
         return result
 
-    def _keep(self, workspaces: list[Storage]) -> list[Operand]:
-        self.recording.storages += workspaces
-        return [(storage, storage.geometry) for storage in workspaces]
+    def _kept(self, workspace: LibraryWorkspace | None, position: int) -> list[Operand]:
+        if workspace is None:
+            return []
+        name, nbytes = workspace
+        storage = Storage(nbytes, ((nbytes,), (1,), 0, torch.uint8), position, name, Role.LIBRARY)
+        self.recording.storages.append(storage)
+        return [(storage, storage.geometry)]
 
     def _sign(self, func: Any) -> Signature:
         schema = func._schema

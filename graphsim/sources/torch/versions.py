@@ -24,6 +24,13 @@ def need_torch() -> None:
     check_version(torch.__version__)
 
 
+def installed() -> tuple[int, ...]:
+    """Return major and minor version of the PyTorch that is there."""
+    import torch
+
+    return tuple(int(part) for part in torch.__version__.split(".")[:2])
+
+
 def check_version(version: str) -> None:
     """Check that *version* is among the tested ones.
 

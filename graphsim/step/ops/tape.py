@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 
 from graphsim.core.graph import HOLD, Op, Phase, Role, Tensor
 from graphsim.options import parse_choice
+from graphsim.step.libraries import Libraries
 from graphsim.units import FLOATING, itemsize
 
 Target = Literal["cpu", "cuda"]
@@ -91,6 +92,7 @@ class Tape:
         autocast: the low-precision dtype of an enclosing autocast region, if any.
         capability: CUDA compute capability, for rules that depend on it (kernel choice).
         processors: multiprocessors of the device, for kernels that sum in parts.
+        warm: a step has run before, and the libraries of the device keep what they work in.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class Tape:
         autocast: str | None = None,
         capability: tuple[int, int] = (8, 0),
         processors: int = 108,
+        warm: bool = False,
     ) -> None:
         self.target = target
         self.training = training
@@ -109,6 +112,7 @@ class Tape:
         self.autocast = autocast
         self.capability = capability
         self.processors = processors
+        self.warm = warm
         self.phase = Phase.FORWARD
         self.layer = ""
         self.forward_of = ""
@@ -123,6 +127,7 @@ class Tape:
         self._strided: set[str] = set()
         self._sliced: set[str] = set()
         self._count: dict[str, int] = {}
+        self._libraries = Libraries(capability) if target == "cuda" else None
 
     # -- tensors -------------------------------------------------------------------------------
 
@@ -391,6 +396,15 @@ class Tape:
         self._count[stem] = count + 1
         return f"{stem}.{count}" if count else stem
 
+    def _kept_by_libraries(self, kind: str) -> tuple[Tensor, ...]:
+        """Declare the workspace that an op of this *kind* is the first to need; return it if the op makes it."""
+        needed = self._libraries.first_needed(kind, self.phase) if self._libraries else None
+        if needed is None:
+            return ()
+        workspace = Tensor(needed.name, (needed.nbytes,), "uint8", Role.LIBRARY)
+        self.tensors[workspace.name] = workspace
+        return () if self.warm else (workspace,)
+
     def _record(
         self,
         name: str,
@@ -402,13 +416,14 @@ class Tape:
         mutates: Sequence[Tensor],
     ) -> None:
         free = kind == HOLD or flops == 0
+        kept = self._kept_by_libraries(kind)
         moved = 0 if free else sum(t.nbytes for t in inputs) + sum(t.nbytes for t in outputs)
         self.ops.append(
             Op(
                 name=name,
                 kind=kind,
                 inputs=tuple(t.name for t in inputs),
-                outputs=tuple(t.name for t in outputs),
+                outputs=tuple(t.name for t in (*outputs, *kept)),
                 phase=self.phase,
                 layer=self.layer,
                 workspace=workspace,

@@ -78,7 +78,7 @@ def test_the_logits_are_gone():
     """
     from graphsim.sources.spec import parse_spec
 
-    plain = '{ op = "linear", out = 5000, bias = false }, { op = "cross_entropy", with = "labels" }'
-    fused = '{ op = "linear_cross_entropy", with = "labels", out = 5000, bias = false }'
+    plain = '{ op = "linear", out = 50000, bias = false }, { op = "cross_entropy", with = "labels" }'
+    fused = '{ op = "linear_cross_entropy", with = "labels", out = 50000, bias = false }'
     peaks = [gs.peak(parse_spec(layers.replace("LOSS", loss))).steady.peak_bytes for loss in (plain, fused)]
     assert peaks[1] < peaks[0] / 10

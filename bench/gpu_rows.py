@@ -11,7 +11,7 @@ names every row that is not covered, with the reason. What is compared with what
 - allocated, reserved: max_memory_allocated and max_memory_reserved of a steady step, to the byte;
 - nvidia-smi, NVML: reserved, and the context that the row states. Where a row states none, or the step convolves, what
   cuDNN's workspaces and the context take is not known: such a row counts as right where the measured value lies between
-  the least and the most (`CONTEXT`, `convolution_workspace`);
+  the least and the most (graphsim.core.context, graphsim.answers.unknown);
 - embedding (Liger-Kernel): those rows begin with memory left over by the benchmark, the same for all: the first one
   says how much, and is not judged.
 
@@ -36,12 +36,6 @@ from typing import Any, NamedTuple
 
 MIB = 2**20
 LIMITS = {"allocated": 0.02, "reserved": 0.05}
-CONTEXT = 135 * MIB, 1820 * MIB
-"""Least and most of what was published: a T4 under CUDA 12.8; an A100 under CUDA 11 that trained a whole CNN."""
-
-OPERANDS = 3
-"""cuDNN's workspace, at most, in operands of the largest convolution: 2.3 in the rows of vgg16 (GPUMemNet)."""
-
 COSTLY = ("xMem LLM", "xMem", "GPUMemNet", "torch-preflight")
 """Sources whose captures take longest, last ones first."""
 
@@ -154,6 +148,7 @@ def predict(row: Row) -> Any:
     from torch import nn
 
     from graphsim.answers.peak import peak
+    from graphsim.answers.unknown import convolution_workspace
     from graphsim.core.devices import find_device
     from graphsim.sources import Steps
     from graphsim.sources.torch.capture import capture
@@ -167,16 +162,6 @@ def predict(row: Row) -> Any:
     )
     steps = Steps(captured.graph(first=True), captured.graph())
     return peak(steps, allocator="torch"), convolution_workspace(steps.steady)
-
-
-def convolution_workspace(graph: Any) -> int:
-    """Return what cuDNN's workspaces may add at most: it chooses the algorithm of a convolution at run time."""
-    operands = [
-        sum(graph.tensors[name].nbytes for name in {*op.inputs, *op.outputs})
-        for op in graph.ops
-        if op.kind.startswith("convolution")
-    ]
-    return OPERANDS * max(operands, default=0)
 
 
 def workload(row: Row) -> Iterator[None]:
@@ -195,6 +180,8 @@ def workload(row: Row) -> Iterator[None]:
 
 def bytes_of(predicted: Any, row: Row) -> tuple[int, int]:
     """Return the least and the most that should have been measured."""
+    from graphsim.core.context import CONTEXT
+
     report, convolutions = predicted
     allocated, reserved = report.steady.allocated_peak_bytes, report.steady.reserved_peak_bytes
     if row.kind == "allocated":

@@ -13,7 +13,10 @@ from graphsim.answers.measures import Measure, choices_of, measures_of, rows_of
 from graphsim.answers.need import Known, Trial, need_of
 from graphsim.answers.processes import cores
 from graphsim.answers.setting import Setting, asked, spelled_out, with_one_name
+from graphsim.answers.unknown import OUTSIDE, Unknown, rooms, unknown_of
+from graphsim.core.context import CONTEXT
 from graphsim.core.devices import device_of
+from graphsim.core.graph import Graph
 from graphsim.core.simulation import in_succession, simulate
 from graphsim.core.trace import Trace
 from graphsim.display import Answer
@@ -24,9 +27,6 @@ from graphsim.units import as_budget, format_bytes
 from graphsim.version import __version__
 
 SCHEMA = "graphsim-fit/1"
-CONTEXT = (135 * 2**20, 1536 * 2**20)
-"""Bytes that the CUDA context, loaded kernels and library handles take: no rule is known. The least is a
-T4 under CUDA 12.8 with lazy loading, the most what has been seen on V100 and A100 under CUDA 11."""
 
 WORTH_A_PROCESS = 4.0
 """Seconds of a capture from which on another process, which imports PyTorch first, is worth it."""
@@ -37,14 +37,17 @@ class Fit(Answer):
     """The answer.
 
     Attributes:
-        fits: the need fits into the memory, with the context at its largest.
-        perhaps: it fits only if the context is smaller than that.
+        fits: the need fits into the memory, with all that is unknown at its most.
+        perhaps: it fits only if less is taken than that.
         memory_bytes: of the GPU; or what PyTorch may use, if that was asked about.
         need_bytes: what PyTorch's allocator holds from the device at most, in step 1 and in later ones, which find
             what step 1 left in its cache: what `peak` with the allocator 'torch' says.
-        context_bytes: (least, most) beside it: unknown within this range; zero where the memory is PyTorch's.
-        margin_bytes: what is left beside both with the context at its largest; negative if it does not fit.
-        max_batch: largest batch that fits, where the next one does not; 0 if none does; None if the source takes none.
+        context_bytes: (least, most) outside of PyTorch's allocator: unknown within this range; zero where the memory is
+            PyTorch's.
+        unknown: what else is unknown: what PyTorch's allocator may be asked for beside the need.
+        margin_bytes: what is left beside all of these at their most; negative if it does not fit.
+        max_batch: largest batch that fits by its need and the most context, where the next one does not; 0 if none
+            does; None if the source takes none. What is unknown inside of PyTorch's allocator does not count.
         max_seq: the same for the sequence, if the model has one; else None.
         simulations: settings that were simulated for the largest batch.
         choices: what each choice that was made of a captured model (adapters, quantized weights, ...) saves, one after
@@ -60,6 +63,8 @@ class Fit(Answer):
     memory_bytes: int
     need_bytes: int
     context_bytes: tuple[int, int]
+    context_source: str
+    unknown: tuple[Unknown, ...]
     margin_bytes: int
     max_batch: int | None
     max_seq: int | None
@@ -124,14 +129,14 @@ def fit_of(
     training: Training,
     *,
     memory: int,
-    context: tuple[int, int] = CONTEXT,
+    context: tuple[int, int] | None = None,
     strategy: str = "",
     jobs: int = 1,
 ) -> Fit:
     """Return whether *source*, trained as *training* says, fits into *memory* bytes, and what would change that.
 
     Args:
-        context: least and most bytes that are taken outside of PyTorch's allocator.
+        context: least and most bytes that are taken outside of PyTorch's allocator; None: see `context_of`.
         jobs: see `fit`.
 
     Raises:
@@ -140,6 +145,9 @@ def fit_of(
     begun = time.process_time()
     step = source.steps(training).steady
     worth = source.kind == "capture" and isinstance(source.what, str) and time.process_time() - begun > WORTH_A_PROCESS
+    outside, inside = _unknown(step, training, context)
+    context = outside.least, outside.most
+    sure, perhaps = rooms(memory, (outside, *inside))
     question = _Question(source, training, strategy, memory - context[1], {})
     trial = Trial(source, training, strategy)
     with asking(question.room, (jobs or cores()) - 1 if worth else 0) as ask:
@@ -151,21 +159,36 @@ def fit_of(
         choices = tuple(choices_of(rows))
     return Fit(
         spec=step.name,
-        fits=need <= question.room,
-        perhaps=question.room < need <= memory - context[0],
+        fits=need <= sure,
+        perhaps=sure < need <= perhaps,
         memory_bytes=memory,
         need_bytes=need,
         context_bytes=context,
-        margin_bytes=question.room - need,
+        context_source=outside.source,
+        unknown=inside,
+        margin_bytes=sure - need,
         max_batch=batch,
         max_seq=sequence,
         simulations=simulations,
         measures=measures,
         choices=choices,
-        notes=notes,
+        notes=(*notes, *_depends(need, question.room, inside)),
         warnings=tuple(str(text) for text in step.attributes.get("warnings", ())),
         provenance={"graphsim": __version__, "params": dict(source.params), "training": training.as_dict()},
     )
+
+
+def _unknown(step: Graph, training: Training, context: tuple[int, int] | None) -> tuple[Unknown, tuple[Unknown, ...]]:
+    """Return what is unknown outside of PyTorch's allocator, by *context* if it is given, and inside of it."""
+    unknown = unknown_of(step, training.device, "cuda")
+    inside = tuple(one for one in unknown if one.inside)
+    outside = next((one for one in unknown if not one.inside), Unknown(OUTSIDE, *CONTEXT, False, ""))
+    return (outside if context is None else Unknown(OUTSIDE, *context, False, "as given")), inside
+
+
+def _depends(need: int, room: int, inside: tuple[Unknown, ...]) -> tuple[str, ...]:
+    """Say whose bytes decide whether *need* fits *room*."""
+    return tuple(f"whether it fits depends on the {one.what}" for one in inside if need <= room < need + one.most)
 
 
 @dataclass(frozen=True)

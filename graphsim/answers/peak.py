@@ -12,6 +12,7 @@ import numpy as np
 from graphsim.answers.folk import Counts, folk_bytes
 from graphsim.answers.reservation import Held, chosen_allocator, reservations
 from graphsim.answers.setting import Setting, asked, spelled_out
+from graphsim.answers.unknown import Unknown, unknown_of
 from graphsim.core.graph import Graph, Phase, Role
 from graphsim.core.liveness import Policy
 from graphsim.core.simulation import LiveTensor, Simulation, simulate
@@ -81,6 +82,7 @@ class Report(Answer):
         precision: as asked; of a capture, the dtypes of its parameters and its autocast.
         activations: elements per sample, counted as the folk formulas count; None where there is no forward graph.
         folk: bytes by folk formula; empty where there is no forward graph.
+        unknown: what a step may take beside what is said here, on a GPU; see `graphsim.answers.unknown`.
         warnings: what was noticed, or had to be assumed, and may make the number another.
     """
 
@@ -104,6 +106,7 @@ class Report(Answer):
     first: StepReport
     steady: StepReport
     folk: Mapping[str, int]
+    unknown: tuple[Unknown, ...] = ()
     warnings: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -221,6 +224,7 @@ def _facts(source: Source, training: Training, step: Graph) -> dict[str, Any]:
         "input_bytes": nbytes[Role.INPUT],
         "activations": activations,
         "folk": {} if forward is None else _folk(forward, activations or 0, count),
+        "unknown": unknown_of(step, training.device, training.target),
         "warnings": tuple(str(text) for text in step.attributes.get("warnings", ())),
         "provenance": {
             "graphsim": __version__,

@@ -6,10 +6,10 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
-from graphsim.answers.fit import CONTEXT
 from graphsim.answers.plan import plans_of
 from graphsim.answers.reservation import chosen_allocator, placed
 from graphsim.answers.setting import DEFAULTS, Asked, Setting, asked, spelled_out, with_one_name
+from graphsim.answers.unknown import rooms, unknown_of
 from graphsim.core.devices import device_of
 from graphsim.core.liveness import Policy
 from graphsim.core.simulation import Simulation, simulate
@@ -107,16 +107,19 @@ def _verdict(run: Simulation, question: Asked, held: int | None) -> str:
     """Say whether the step fits the card that was named, by what PyTorch's allocator holds, and what would help."""
     said = []
     card, training = question.training.device, question.training
+    unknown = unknown_of(run.graph, card, training.target)
     if held:
         said.append(f"PyTorch's allocator reserves {format_bytes(held)} for it.")
     if held and card and training.target == "cuda":
-        memory, (least, most) = device_of(card, "cuda").memory, CONTEXT
-        verdict = "fits" if held + most <= memory else "may fit" if held + least <= memory else "does not fit"
-        size, left = format_bytes(memory), format_bytes(abs(memory - most - held))
-        beside = (
-            f"with {format_bytes(most)} for the CUDA context {left} {'are left' if verdict == 'fits' else 'too much'}"
-        )
+        memory = device_of(card, "cuda").memory
+        sure, perhaps = rooms(memory, unknown)
+        verdict = "fits" if held <= sure else "may fit" if held <= perhaps else "does not fit"
+        size, left = format_bytes(memory), format_bytes(abs(sure - held))
+        named = " and ".join(f"{format_bytes(one.most)} for the {one.what}" for one in unknown)
+        beside = f"with {named} {left} {'are left' if verdict == 'fits' else 'too much'}"
         said.append(f"That {verdict} on {card} ({size}): {beside}.")
+    elif held:
+        said += [f"Unknown beside it: up to {format_bytes(one.most)} for the {one.what}." for one in unknown]
     if question.source.kind != "step" and run.peak:
         helps = advice(run.by_role(run.peak_execution), training.mode)
         said.append(helps[0].upper() + helps[1:])

@@ -12,7 +12,7 @@ import pytest
 import graphsim as gs
 from graphsim.answers.explain.cause import Kind
 from graphsim.answers.explain.snapshot import _CODES
-from graphsim.answers.fit import CONTEXT
+from graphsim.core.context import CONTEXT
 from graphsim.errors import OutOfMemoryError, UsageError
 from graphsim.memory.allocators.torch import TorchCaching
 from graphsim.show.exports.snapshot import snapshot

@@ -17,10 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import graphsim as gs
-from graphsim.answers.fit import CONTEXT, need_of
+from graphsim.answers.need import need_of
 from graphsim.answers.sweep import SCHEMA, Point, Workers, grid, read_list, sweep
 from graphsim.answers.sweep import points as points_module
 from graphsim.answers.sweep.table import RESULTS, columns, to_csv, to_parquet
+from graphsim.core.context import context_of
 from graphsim.core.devices import DEVICES, device_of, op_seconds
 from graphsim.errors import DISTRIBUTION, GraphSimError, UnknownNameError, UsageError
 from graphsim.recompute.plan import make_plan
@@ -161,8 +162,10 @@ def test_a_gpu_is_judged_as_fit_does_and_sets_the_rules_of_the_step(tmp_path):
         graph, training = gs.load("gpt2", **dict(point.params)), gs.Training(device=point.gpu)
         memory, need = DEVICES[point.gpu].memory, need_of(source_of(graph), training)
         assert (row["memory_bytes"], row["need_bytes"]) == (memory, need)
-        assert row["fits"] == (need + CONTEXT[1] <= memory)
-        assert row["perhaps"] == (need + CONTEXT[0] <= memory < need + CONTEXT[1])
+        context = context_of(point.gpu, cudnn=False)
+        least, most = context.least, context.most
+        assert row["fits"] == (need + most <= memory)
+        assert row["perhaps"] == (need + least <= memory < need + most)
         seconds = op_seconds(gs.training_step(graph, training), device_of(point.gpu, "cuda")).sum()
         assert row["step_seconds"] == pytest.approx(seconds)
     fits = {

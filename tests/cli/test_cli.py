@@ -91,10 +91,10 @@ def test_an_allocator_adds_what_it_reserves(name):
 
 
 def test_a_limit_says_whether_it_fits_and_where_it_runs_out():
-    run = gs.simulate(gs.training_step(gs.load("lenet5", batch=4), optimizer="adamw"))
+    run = gs.simulate(gs.training_step(gs.load("lenet5", batch=4), optimizer="adamw", target="cpu"))
     first = run.op_at(int((run.timeline > 800 * 1024).argmax())).name
     for limit, where in {"4GiB": "", "800KiB": first, "500KiB": "before the step"}.items():
-        options = ("--allocator", "exact", "--allocator-options", f"limit={limit}")
+        options = ("--target", "cpu", "--allocator", "exact", "--allocator-options", f"limit={limit}")
         step = json.loads(graphsim("peak", "lenet5", "--batch", "4", *options, "--json").stdout)["steady"]
         assert step["out_of_memory"] == where
         assert (where == "") == (step["reserved_peak_bytes"] is not None)

@@ -35,12 +35,12 @@ def test_from_standard_input_and_from_a_file_the_answer_is_that_of_python(tmp_pa
 
 def test_json_of_a_snapshot_and_a_source(tmp_path):
     picture = tmp_path / "step.pickle"
-    assert graphsim("export", "lenet5", "-o", str(picture)).returncode == 0
-    told = json.loads(graphsim("explain", str(picture), "lenet5", "--gpu", "t4", "--json").stdout)
+    assert graphsim("export", "lenet5", "--batch", "4096", "-o", str(picture)).returncode == 0
+    told = json.loads(graphsim("explain", str(picture), "lenet5", "--batch", "4096", "--gpu", "t4", "--json").stdout)
     assert told["schema"] == "graphsim-explain/1"
     assert told["cause"]["kind"] == "no error"
-    assert told["moment"]["allocated"] == gs.peak("lenet5").steady.peak_bytes
-    assert told["moment"]["live"][0]["nbytes"] == gs.peak("lenet5").steady.largest[0].nbytes
+    assert told["moment"]["allocated"] == gs.peak("lenet5", batch=4096).steady.peak_bytes
+    assert told["moment"]["live"][0]["nbytes"] == gs.peak("lenet5", batch=4096).steady.largest[0].nbytes
     assert told["measures"]
 
 

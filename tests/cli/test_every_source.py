@@ -9,7 +9,7 @@ import pytest
 from command_line import graphsim
 
 import graphsim as gs
-from graphsim.answers.fit import CONTEXT
+from graphsim.core.context import CONTEXT
 
 pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")

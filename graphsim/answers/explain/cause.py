@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from graphsim.answers.explain.moment import LIBRARY, Moment
-from graphsim.answers.fit import CONTEXT
+from graphsim.core.context import CONTEXT
 from graphsim.units import format_bytes
 
 

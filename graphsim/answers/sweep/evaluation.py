@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
-from graphsim.answers.fit import CONTEXT
 from graphsim.answers.plan import read_budget
 from graphsim.answers.reservation import chosen_allocator, reservations
 from graphsim.answers.sweep.points import Point
 from graphsim.answers.sweep.table import RESULTS, SCHEMA
+from graphsim.answers.unknown import rooms, unknown_of
 from graphsim.core.devices import device_of, op_seconds
 from graphsim.core.graph import Role
 from graphsim.core.liveness import parse_policy
@@ -224,8 +224,8 @@ def _scheduled(run: Simulation, prepared: _Prepared) -> Simulation:
 def _fits(gpu: str, runs: tuple[Simulation, Simulation]) -> Found:
     memory = device_of(gpu, "cuda").memory
     need = max(held.reserved or 0 for held in reservations(*runs, TorchCaching()))
-    least, most = (memory - context for context in CONTEXT)
-    return {"memory_bytes": memory, "need_bytes": need, "fits": need <= most, "perhaps": most < need <= least}
+    sure, perhaps = rooms(memory, unknown_of(runs[1].graph, gpu))
+    return {"memory_bytes": memory, "need_bytes": need, "fits": need <= sure, "perhaps": sure < need <= perhaps}
 
 
 def _seconds(task: Task, prepared: _Prepared, steady: Simulation) -> float:

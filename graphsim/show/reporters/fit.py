@@ -6,17 +6,18 @@ from collections.abc import Iterator, Sequence
 
 from graphsim.answers.fit import Fit
 from graphsim.answers.measures import Measure
+from graphsim.answers.unknown import OUTSIDE, Unknown
 from graphsim.units import format_bytes
 
 
 def fit_text(answer: Fit) -> str:
     """Return the answer to 'will it fit?' in a few lines."""
-    least, most = (format_bytes(size) for size in answer.context_bytes)
     lines = [
         answer.headline,
         f"  {format_bytes(answer.need_bytes):>11}  held by PyTorch's caching allocator at its peak",
-        f"  {least} to {most}  CUDA context and library handles: unknown, depends on driver and versions",
-        f"  {format_bytes(answer.margin_bytes):>11}  left, with the most of that",
+        *(unknown_line(one) for one in answer.unknown),
+        unknown_line(Unknown(OUTSIDE, *answer.context_bytes, False, answer.context_source)),
+        f"  {format_bytes(answer.margin_bytes):>11}  left, with the most of all that",
         *_sizes(answer),
         *(f"  {note}" for note in answer.notes),
         *(f"  warning: {warning}" for warning in answer.warnings),
@@ -32,6 +33,14 @@ def fit_text(answer: Fit) -> str:
     return "\n".join(lines) + "\n"
 
 
+def unknown_line(unknown: Unknown) -> str:
+    """Return one line on what is unknown."""
+    least, most = format_bytes(unknown.least), format_bytes(unknown.most)
+    size = f"{least} to {most}" if unknown.least != unknown.most else f"{most:>11}"
+    where = "" if unknown.inside else " outside of PyTorch's allocator"
+    return f"  {size}  {unknown.what}{where}: {'unknown, ' * (unknown.least != unknown.most)}{unknown.source}"
+
+
 def measure_lines(measures: Sequence[Measure]) -> Iterator[str]:
     """Yield a line on each of *measures*."""
     for measure in measures:
@@ -45,4 +54,5 @@ def _sizes(answer: Fit) -> list[str]:
     if answer.max_batch is None:
         return []
     sequence = f"; largest sequence: {answer.max_seq:,}" if answer.max_seq is not None else ""
-    return [f"  largest batch that fits: {answer.max_batch:,}{sequence}"]
+    without = "".join(f", without the {one.what}" for one in answer.unknown)
+    return [f"  largest batch that fits{without}: {answer.max_batch:,}{sequence}"]

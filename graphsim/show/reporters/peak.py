@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from io import StringIO
 from itertools import pairwise
 
@@ -13,9 +13,11 @@ from rich.text import Text as Styled
 
 from graphsim.answers.folk import FORMULAS
 from graphsim.answers.peak import Report, StepReport
+from graphsim.answers.unknown import Unknown
 from graphsim.core.graph import Phase
 from graphsim.core.simulation import Part
 from graphsim.display import words
+from graphsim.show.reporters.fit import unknown_line
 from graphsim.units import format_bytes, format_count
 
 _ROLE_STYLE: dict[str, str] = {
@@ -115,12 +117,20 @@ def _headline(report: Report) -> RenderableType:
     peaks = ", ".join(f"{phase} {format_bytes(size)}" for phase, size in step.phase_peak_bytes.items())
     if peaks:
         lines.append(f"  peak of each phase: {peaks}\n")
+    for unknown in _shown(report):
+        lines.append(f"{unknown_line(unknown)}\n")
     counted = "" if report.activations is None else f"{format_count(report.activations)} activations per sample, "
     parameters = f"{report.parameters:,} parameters ({format_bytes(report.parameter_bytes)})"
     lines.append(f"  {parameters}, {counted}{report.ops:,} ops")
     for warning in report.warnings:
         lines.append(f"\n  warning: {warning}", "yellow")
     return lines
+
+
+def _shown(report: Report) -> Iterator[Unknown]:
+    """Yield what is to be said of the unknown: all where a card or PyTorch's allocator was asked for."""
+    card = report.allocator == "torch" or report.provenance["training"]["device"]
+    yield from (one for one in report.unknown if one.inside or card)
 
 
 def _table(title: str) -> Table:

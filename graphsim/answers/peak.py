@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Unpack
 
 import numpy as np
 
 from graphsim.answers.folk import Counts, folk_bytes
-from graphsim.answers.reservation import Held, chosen_allocator, reservations
+from graphsim.answers.reservation import Held, History, chosen_allocator, history_of, reservations
 from graphsim.answers.setting import Setting, asked, spelled_out
 from graphsim.answers.unknown import Unknown, unknown_of
 from graphsim.core.graph import Graph, Phase, Role
 from graphsim.core.liveness import Policy
 from graphsim.core.simulation import LiveTensor, Simulation, simulate
 from graphsim.display import Answer, summary_html
+from graphsim.errors import UsageError
 from graphsim.memory.allocators import Allocator
-from graphsim.sources import Source
+from graphsim.sources import Source, source_of
+from graphsim.sources.spec.expression import read_value
 from graphsim.step.ops import find_kind
 from graphsim.step.training import Training
 from graphsim.units import FLOATING, SHORT_NAMES, format_bytes
@@ -79,6 +81,7 @@ class Report(Answer):
 
     Attributes:
         kind: of the source: 'model', 'capture' or 'step'.
+        after: what ran before in the same process.
         precision: as asked; of a capture, the dtypes of its parameters and its autocast.
         activations: elements per sample, counted as the folk formulas count; None where there is no forward graph.
         folk: bytes by folk formula; empty where there is no forward graph.
@@ -97,6 +100,7 @@ class Report(Answer):
     mode: str
     allocator: str
     allocator_options: str
+    after: tuple[str, ...]
     parameters: int
     parameter_bytes: int
     buffer_bytes: int
@@ -145,6 +149,7 @@ def peak(
     allocator: str = "",
     allocator_options: str = "",
     largest: int | None = LARGEST,
+    after: Sequence[Any] = (),
     **setting: Unpack[Setting],
 ) -> Report:
     """Return the peak memory of a training step of *source*: how much, where, and what is live there.
@@ -160,6 +165,8 @@ def peak(
         allocator: a name of `allocators.ALLOCATORS`, to learn what it would reserve; empty: none.
         allocator_options: its options as text, see `options.configure`: ``limit=16GiB``.
         largest: how many of the tensors that are live at the peak to list; None: all.
+        after: sources that were trained before in the same process, in this order, as this one is: the allocator has
+            their segments in its cache. Each may say its params: ``"bert_base batch=8 seq=128"``.
 
     Raises:
         GraphSimError: an option is wrong, or the source cannot be read or trained.
@@ -170,6 +177,7 @@ def peak(
         allocator=chosen_allocator(allocator, allocator_options),
         shown=(allocator, allocator_options),
         largest=largest,
+        after=after,
     )
 
 
@@ -181,23 +189,60 @@ def report_of(
     allocator: Allocator | None = None,
     shown: tuple[str, str] = ("", ""),
     largest: int | None = LARGEST,
+    after: Sequence[Any] = (),
 ) -> Report:
-    """Return the report of *source*, trained as *training* says; *shown* names the *allocator* and its options."""
+    """Return the report of *source*, trained as *training* says; *shown* names the *allocator* and its options.
+
+    Args:
+        after: as `peak` takes it.
+    """
+    if after and allocator is None:
+        raise UsageError("what ran before matters to an allocator that caches: --allocator torch")
     steps = source.steps(training)
     steady = simulate(steps.steady, policy=policy)
     first = steady if steps.first is steps.steady else simulate(steps.first, policy=policy)
-    held = reservations(first, steady, allocator)
+    held = reservations(first, steady, allocator, _history(after, training, policy))
     step_reports = [_step_report(run, holds, largest) for run, holds in zip((first, steady), held, strict=True)]
     facts = _facts(source, training, steps.steady)
     return Report(
         policy=policy,
         allocator=shown[0],
         allocator_options=shown[1],
+        after=tuple(source_of_words(one).name for one in after),
         ops=len(steps.steady.ops),
         first=step_reports[0],
         steady=step_reports[1],
         **facts,
     )
+
+
+def _history(after: Sequence[Any], training: Training, policy: Policy) -> History | None:
+    """Return the stream of the sources *after* which a step is asked about."""
+
+    def runs(source: Source) -> tuple[Simulation, Simulation]:
+        first, steady = source.steps(training)
+        later = simulate(steady, policy=policy)
+        return (later if first is steady else simulate(first, policy=policy)), later
+
+    return history_of(runs(source_of_words(one)) for one in after)
+
+
+def source_of_words(what: Any) -> Source:
+    """Return the source *what*; text may go on with params: ``"gpt2 batch=4 seq=128"``.
+
+    Raises:
+        UsageError: there is no such source, or a word is no NAME=VALUE.
+    """
+    if not isinstance(what, str) or " " not in what:
+        return source_of(what)
+    name, *settings = what.split()
+    params = {}
+    for setting in settings:
+        param, equals, text = setting.partition("=")
+        if not equals or not param:
+            raise UsageError(f"{setting[:60]!r} after {name[:60]}: write NAME=VALUE, for example batch=8")
+        params[param] = read_value(text)
+    return source_of(name, **params)
 
 
 def _facts(source: Source, training: Training, step: Graph) -> dict[str, Any]:

@@ -28,6 +28,14 @@ def peak(
     allocator: Allocator = "",
     allocator_options: AllocatorOptions = "",
     largest: Annotated[int, typer.Option(min=0, help="Live tensors to list with --json; 0: all.")] = 12,
+    after: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SOURCE",
+            help='What was trained before in the same process, as "bert_base batch=8": its segments are in the '
+            "allocator's cache. May be repeated.",
+        ),
+    ] = None,
     plot: Plot = None,
     reporter: Format = "",
     as_json: AsJson = False,
@@ -50,6 +58,7 @@ def peak(
         allocator=chosen_allocator(allocator, allocator_options),
         shown=(allocator, allocator_options),
         largest=largest or None,
+        after=after or (),
     )
     if plot is not None:
         from graphsim.cli.report import write_picture

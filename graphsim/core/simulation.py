@@ -265,20 +265,22 @@ def storage_roles(graph: Graph) -> list[str]:
     return roles
 
 
-def in_succession(first: Simulation, later: Simulation) -> Joined:
+def in_succession(first: Simulation, later: Simulation, stream: Joined | None = None, executions: int = 0) -> Joined:
     """Return the traces of *first* and then *later* as one.
 
-    What *later* starts with is what *first* leaves behind under the same name and of the same size.
+    What *later* starts with is what *first* leaves behind under the same name and of the same size. If *first* itself
+    is the end of a *stream* (see `join`), the whole stream is returned; so many *executions* come before *first*.
     """
     names = [list(run.graph.tensors) for run in (first, later)]
     left, starts = first.trace, later.trace
+    rows = np.arange(len(left.nbytes)) if stream is None else stream.rows
     survivors = {names[0][left.tensor[row]]: int(row) for row in np.flatnonzero(left.free == NOTHING)}
     same = {
-        int(row): survivors[name]
+        int(row): int(rows[survivors[name]])
         for row in np.flatnonzero(starts.execution == NOTHING)
         if (name := names[1][starts.tensor[row]]) in survivors and left.nbytes[survivors[name]] == starts.nbytes[row]
     }
-    return join(left, starts, same, len(first.schedule))
+    return join(left if stream is None else stream.trace, starts, same, executions + len(first.schedule))
 
 
 def simulate(graph: Graph, schedule: Schedule | None = None, *, policy: Policy = "eager") -> Simulation:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import graphsim as gs
-from graphsim.answers.reservation import chosen_allocator, placed, reservations
+from graphsim.answers.reservation import chosen_allocator, history_of, placed, reservations
 from graphsim.core.index import NOTHING
 from graphsim.core.simulation import Simulation, in_succession
 from graphsim.errors import UnknownNameError, UsageError
@@ -146,3 +146,68 @@ def test_no_allocator_holds_nothing_and_options_need_one(gpt2):
         chosen_allocator("", "limit=1GiB")
     with pytest.raises(UnknownNameError, match="torch"):
         chosen_allocator("torhc")
+
+
+def walk(pool: TorchPool, run: Simulation, there: dict) -> dict:
+    """Walk the events of *run* through *pool*, where the blocks *there* are already; return what is left, by name.
+
+    What of that *run* does not start with is freed before.
+    """
+    names, trace, live = list(run.graph.tensors), run.trace, {}
+    starts = {names[t] for t, at in zip(trace.tensor, trace.execution, strict=True) if at == NOTHING}
+    for name in there.keys() - starts:
+        pool.free(there.pop(name))
+    for block, change in zip(*(column.tolist() for column in trace.stream), strict=True):
+        name = names[trace.tensor[block]] if trace.tensor[block] != NOTHING else ""
+        if change < 0:
+            pool.free(live.pop(block)[1])
+        elif trace.execution[block] == NOTHING and name in there:
+            live[block] = name, there.pop(name)
+        else:
+            live[block] = name, pool.malloc(change)
+    return dict(live.values())
+
+
+def test_what_ran_before_leaves_its_segments_to_the_pool(gpt2):
+    """By hand: both steps of each training in one pool, and all tensors freed between the trainings."""
+    (first, later), pool = gpt2, TorchPool(TorchCaching())
+    before = runs("resnet18", params={"size": 64}, batch=4), runs("gpt2", params=GPT2, batch=2, seq=64)
+    for one, other in before:
+        for block in walk(pool, other, walk(pool, one, {})).values():
+            pool.free(block)
+    cached = pool.reserved
+    left = walk(pool, first, {})
+    held = reservations(first, later, TorchCaching(), history_of(before))
+    assert held[0].reserved == pool.reserved >= cached > 0  # nothing is given back without a limit
+    walk(pool, later, left)
+    assert held[1].reserved == pool.reserved
+    assert held[1].reserved != reservations(first, later, TorchCaching())[1].reserved
+
+
+@pytest.mark.parametrize(
+    ("limit", "where"),
+    [
+        (20, ("in what ran before", "in what ran before")),
+        (40, ("h.1.c_attn.addmm", "in step 1")),
+        (80, ("", "loss.log_softmax_backward@backward")),
+        (100, ("", "")),
+    ],
+)
+def test_it_runs_out_of_memory_where_it_does_after_a_small_one(gpt2, limit, where):
+    """As without it, but where that itself does not fit: a cache is given back before memory runs out."""
+    small = runs("gpt2", params={**GPT2, "vocab": 10, "width": 2}, batch=1, seq=2)
+    first, later = gpt2
+    held = reservations(first, later, TorchCaching(limit=limit * MIB), history_of([small]))
+    assert tuple(one.out_of_memory for one in held) == where
+
+
+def test_what_ran_before_is_named_with_its_params():
+    report = gs.peak("lenet5", batch=4, allocator="torch", after=["resnet18 batch=2 size=64", "lenet5"])
+    alone = gs.peak("lenet5", batch=4, allocator="torch").steady
+    assert report.after == ("resnet18", "lenet5")
+    assert report.steady.peak_bytes == alone.peak_bytes
+    assert (report.steady.reserved_peak_bytes or 0) > (alone.reserved_peak_bytes or 0)
+    with pytest.raises(UsageError, match="write NAME=VALUE"):
+        gs.peak("lenet5", allocator="torch", after=["resnet18 batch"])
+    with pytest.raises(UsageError, match="--allocator"):
+        gs.peak("lenet5", after=["resnet18"])

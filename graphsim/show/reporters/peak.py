@@ -13,6 +13,7 @@ from rich.text import Text as Styled
 
 from graphsim.answers.folk import FORMULAS
 from graphsim.answers.peak import Report, StepReport
+from graphsim.answers.reservation import BEFORE, HISTORY
 from graphsim.answers.unknown import Unknown
 from graphsim.core.graph import Phase
 from graphsim.core.simulation import Part
@@ -84,7 +85,7 @@ def _setting(report: Report) -> list[str]:
 
 
 def _where(out_of_memory: str) -> str:
-    return out_of_memory if out_of_memory in ("before the step", "in step 1") else f"at {out_of_memory}"
+    return out_of_memory if out_of_memory in ("before the step", "in step 1", BEFORE) else f"at {out_of_memory}"
 
 
 def _by(short: int | None) -> str:
@@ -114,6 +115,10 @@ def _headline(report: Report) -> RenderableType:
             f"  reserved by the {report.allocator} allocator: {format_bytes(step.reserved_peak_bytes)}, "
             f"of which {step.fragmentation:.1%} never in use\n"
         )
+    if report.after:
+        lines.append(f"  after {', then '.join(report.after)} in the same process\n")
+    elif report.allocator == "torch":
+        lines.append(f"  {HISTORY}: --after\n")
     peaks = ", ".join(f"{phase} {format_bytes(size)}" for phase, size in step.phase_peak_bytes.items())
     if peaks:
         lines.append(f"  peak of each phase: {peaks}\n")

@@ -1,7 +1,9 @@
 """Published measurements on GPUs against captures for CUDA, on any machine.
 
     python bench/gpu_rows.py FILE.csv [--only SOURCE] [--quiet]
+    python bench/gpu_rows.py bench/results/record-*.jsonl.gz
 
+The second form says of records of gpu_record.py event by event where a prediction leaves them (record_compare.py).
 FILE: rows of (source, model, config, card, kind, measured_bytes), or the table of tests/data/measured_peaks_gpu.csv.
 The step of a row is rebuilt from its source's public script (workloads_liger.py, workloads_training.py) and captured
 for its card; its trace runs through the model of PyTorch's caching allocator, after that of step 1. Prints each row,
@@ -68,13 +70,17 @@ class Verdict(NamedTuple):
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("rows", type=Path)
+    parser.add_argument("rows", type=Path, nargs="+", help="a table, or records")
     parser.add_argument("--only", default="", help="sources that begin so")
     parser.add_argument("--quiet", action="store_true", help="the summary alone")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    rows = [row for row in read(options.rows) if row.source.startswith(options.only)]
+    if any(path.suffix == ".gz" for path in options.rows):
+        from record_compare import report
+
+        return int(bool(report(options.rows)))
+    rows = [row for path in options.rows for row in read(path) if row.source.startswith(options.only)]
     verdicts = []
     for verdict in judged(sorted(rows, key=_cost)):
         verdicts.append(verdict)
@@ -143,13 +149,15 @@ def judged(rows: list[Row]) -> Iterator[Verdict]:
 
 
 def predict(row: Row) -> Any:
-    """Return (report, convolution range) of the captured step of *row*."""
+    """Return the report of the captured step of *row*, and what convolutions may add to live and to reserved bytes."""
     import torch
     from torch import nn
 
     from graphsim.answers.peak import peak
-    from graphsim.answers.unknown import convolution_workspace
+    from graphsim.answers.unknown import convolution_most
     from graphsim.core.devices import find_device
+    from graphsim.core.simulation import simulate
+    from graphsim.memory.allocators.torch import TorchCaching
     from graphsim.sources import Steps
     from graphsim.sources.torch.capture import capture
 
@@ -161,7 +169,8 @@ def predict(row: Row) -> Any:
         nn.Identity(), torch.zeros(0), optimizer=None, loss=None, step=lambda *_: next(calls), device=device
     )
     steps = Steps(captured.graph(first=True), captured.graph())
-    return peak(steps, allocator="torch"), convolution_workspace(steps.steady)
+    runs = simulate(steps.first), simulate(steps.steady)
+    return peak(steps, allocator="torch"), convolution_most(runs), convolution_most(runs, TorchCaching())
 
 
 def workload(row: Row) -> Iterator[None]:
@@ -182,17 +191,17 @@ def bytes_of(predicted: Any, row: Row) -> tuple[int, int]:
     """Return the least and the most that should have been measured."""
     from graphsim.core.context import CONTEXT
 
-    report, convolutions = predicted
+    report, live, convolutions = predicted
     allocated, reserved = report.steady.allocated_peak_bytes, report.steady.reserved_peak_bytes
     if row.kind == "allocated":
-        return allocated, allocated + convolutions
+        return allocated, allocated + live
     if row.kind == "reserved":
         return reserved, reserved + convolutions
     stated = re.search(r"context (\d+) MiB", row.kind)
     held = max(reserved, report.first.reserved_peak_bytes)
     if stated:
         beside = int(stated[1]) * MIB
-        return held + beside, held + beside + convolutions
+        return held + beside, held + convolutions + (max(beside, CONTEXT[1]) if convolutions else beside)
     return held + CONTEXT[0], held + CONTEXT[1] + convolutions
 
 

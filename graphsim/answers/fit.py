@@ -10,13 +10,11 @@ from typing import Any, Unpack
 from graphsim.answers.largest import farthest, interpolated, largest
 from graphsim.answers.meanwhile import asking
 from graphsim.answers.measures import Measure, choices_of, measures_of, rows_of
-from graphsim.answers.need import Known, Trial, need_of
+from graphsim.answers.need import Known, Trial, need_of, outcome_of
 from graphsim.answers.processes import cores
 from graphsim.answers.setting import Setting, asked, spelled_out, with_one_name
-from graphsim.answers.unknown import OUTSIDE, Unknown, rooms, unknown_of
-from graphsim.core.context import CONTEXT
+from graphsim.answers.unknown import OUTSIDE, Unknown, outside_of, rooms, unknown_of
 from graphsim.core.devices import device_of
-from graphsim.core.graph import Graph
 from graphsim.core.simulation import in_succession, simulate
 from graphsim.core.trace import Trace
 from graphsim.display import Answer
@@ -145,18 +143,21 @@ def fit_of(
     begun = time.process_time()
     step = source.steps(training).steady
     worth = source.kind == "capture" and isinstance(source.what, str) and time.process_time() - begun > WORTH_A_PROCESS
-    outside, inside = _unknown(step, training, context)
+    outside = outside_of(step, training.device) if context is None else Unknown(OUTSIDE, *context, False, "as given")
     context = outside.least, outside.most
-    sure, perhaps = rooms(memory, (outside, *inside))
     question = _Question(source, training, strategy, memory - context[1], {})
     trial = Trial(source, training, strategy)
     with asking(question.room, (jobs or cores()) - 1 if worth else 0) as ask:
         rows = rows_of(trial, question.room, ask)
         batch, simulations, notes = question.largest_batch(int(step.attributes.get("batch") or 1))
         sequence = question.largest_sequence()
-        need = question.need(source)  # last, as now most schedules are known
+        outcome = outcome_of(trial, question.room, question.known)  # last, as now most schedules are known
+        need = outcome.need
         measures = tuple(measures_of(rows, need, question.room, question.known))
         choices = tuple(choices_of(rows))
+    unknown = unknown_of((outcome.first, outcome.steady), allocator=trial.allocator)
+    inside = tuple(one for one in unknown if one.inside)
+    sure, perhaps = rooms(memory, (outside, *inside))
     return Fit(
         spec=step.name,
         fits=need <= sure,
@@ -176,14 +177,6 @@ def fit_of(
         warnings=tuple(str(text) for text in step.attributes.get("warnings", ())),
         provenance={"graphsim": __version__, "params": dict(source.params), "training": training.as_dict()},
     )
-
-
-def _unknown(step: Graph, training: Training, context: tuple[int, int] | None) -> tuple[Unknown, tuple[Unknown, ...]]:
-    """Return what is unknown outside of PyTorch's allocator, by *context* if it is given, and inside of it."""
-    unknown = unknown_of(step, training.device, "cuda")
-    inside = tuple(one for one in unknown if one.inside)
-    outside = next((one for one in unknown if not one.inside), Unknown(OUTSIDE, *CONTEXT, False, ""))
-    return (outside if context is None else Unknown(OUTSIDE, *context, False, "as given")), inside
 
 
 def _depends(need: int, room: int, inside: tuple[Unknown, ...]) -> tuple[str, ...]:

@@ -208,6 +208,7 @@ def report_of(
         policy=policy,
         allocator=shown[0],
         allocator_options=shown[1],
+        unknown=unknown_of((first, steady), training.device, training.target, allocator),
         after=tuple(source_of_words(one).name for one in after),
         ops=len(steps.steady.ops),
         first=step_reports[0],
@@ -269,7 +270,6 @@ def _facts(source: Source, training: Training, step: Graph) -> dict[str, Any]:
         "input_bytes": nbytes[Role.INPUT],
         "activations": activations,
         "folk": {} if forward is None else _folk(forward, activations or 0, count),
-        "unknown": unknown_of(step, training.device, training.target),
         "warnings": tuple(str(text) for text in step.attributes.get("warnings", ())),
         "provenance": {
             "graphsim": __version__,

@@ -6,13 +6,18 @@ memory outside of PyTorch's allocator (`graphsim.core.context`), and the workspa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
+from graphsim.answers.reservation import reservations
 from graphsim.core.context import context_of
 from graphsim.core.devices import find_device
 from graphsim.core.graph import Graph, Op, Tensor
 from graphsim.core.kernels import Kernel, base_kind, kernel_of
+from graphsim.core.simulation import Simulation
+from graphsim.memory.allocators import Allocator
 from graphsim.units import itemsize
 
 CHANNELS = 8
@@ -36,16 +41,27 @@ class Unknown:
     source: str
 
 
-def unknown_of(step: Graph, card: str = "", target: str = "cuda") -> tuple[Unknown, ...]:
-    """Return what is unknown of *step* on *card*; what the step itself says of card and target counts first."""
-    said = step.attributes.get("training", {})
-    if (said.get("target") or target) != "cuda":
+def unknown_of(
+    runs: tuple[Simulation, Simulation], card: str = "", target: str = "cuda", allocator: Allocator | None = None
+) -> tuple[Unknown, ...]:
+    """Return what is unknown of step 1 and a later step on *card*: inside of the allocator first, then outside.
+
+    What a step itself says of card and target counts first. The most inside is what stands beside the bytes that
+    *allocator* reserves, or without one beside those that are live.
+    """
+    if not _on_cuda(runs[1].graph, target):
         return ()
-    device = find_device(str(said.get("device") or card))
-    context = context_of(device.name if device else "", cudnn=_uses_cudnn(step))
-    outside = Unknown(OUTSIDE, context.least, context.most, False, context.source)
-    most = convolution_workspace(step)
-    return (Unknown(CONVOLUTIONS, 0, most, True, _DERIVATION), outside) if most else (outside,)
+    most = convolution_most(runs, allocator)
+    inside = (Unknown(CONVOLUTIONS, 0, most, True, _DERIVATION),) if most else ()
+    return (*inside, outside_of(runs[1].graph, card))
+
+
+def outside_of(step: Graph, card: str = "") -> Unknown:
+    """Return what is taken outside of PyTorch's allocator; the card that *step* itself names counts first."""
+    device = find_device(str(_said(step).get("device") or card))
+    cudnn = any(kernel_of(op.kind).in_cudnn or "batch_norm" in op.kind for op in step.ops)
+    context = context_of(device.name if device else "", cudnn=cudnn)
+    return Unknown(OUTSIDE, context.least, context.most, False, context.source)
 
 
 def rooms(memory: int, unknown: tuple[Unknown, ...]) -> tuple[int, int]:
@@ -58,21 +74,56 @@ def rooms(memory: int, unknown: tuple[Unknown, ...]) -> tuple[int, int]:
 
 OUTSIDE = "CUDA context, kernels and library handles"
 CONVOLUTIONS = "workspaces of cuDNN's convolutions"
-_DERIVATION = (
-    "the algorithm is chosen at run time: none, or at most the tiles of a Winograd transform of the largest convolution"
-)
+_DERIVATION = "chosen at run time; at most, each of them takes the tiles of a Winograd transform"
+_SMALL = 2**20
+"""Counters and partial sums: 0.83 MiB in the smallest convolution that was published (multi_token_attention)."""
 
 
-def convolution_workspace(step: Graph) -> int:
-    """Return the bytes that the workspace of a convolution takes at most, if every algorithm may be chosen.
+def convolution_most(runs: tuple[Simulation, Simulation], allocator: Allocator | None = None) -> int:
+    """Return the bytes by which the steps may hold more, if every convolution takes the largest workspace.
 
-    By far the largest of those that the published rows show is that of the Winograd transform in separate kernels
-    (Lavin and Gray, "Fast algorithms for convolutional neural networks", 2015), F(4x4, 3x3): every tile of 4 x 4
-    elements becomes 6 x 6, of the input and of the output, so 9/4 of both, and of the weight 3 x 3 become 6 x 6, four
-    times as much. It also bounds the copies in NHWC, with channels in groups of 8, that matrix units work on. Only
-    one workspace is there at a time. Transforms by FFT are not bounded by it; no row shows one.
+    cuDNN chooses the algorithm at run time. By far the largest workspace that published rows show is that of the
+    Winograd transform in separate kernels (Lavin and Gray, "Fast algorithms for convolutional neural networks",
+    2015), F(4x4, 3x3): every tile of 4 x 4 elements becomes 6 x 6, of the input and of the output, so 9/4 of both,
+    and of the weight 3 x 3 become 6 x 6, four times as much. It also bounds the copies in NHWC, with channels in groups
+    of 8, that matrix units work on. Transforms by FFT are not bounded by it; no row shows one.
+
+    What an allocator reserves grows by the largest workspace, or by what its model says if every convolution takes one
+    and tensors split those that were freed: the larger of both.
     """
-    return max((_tiles(step, op) for op in step.ops if kernel_of(op.kind) is Kernel.CONVOLUTION), default=0)
+    wide = [_with_workspaces(run) for run in runs]
+    if all(one is run for one, run in zip(wide, runs, strict=True)):
+        return 0
+    if allocator is None:
+        return max(run.peak for run in wide) - max(run.peak for run in runs)
+    largest = max(_tiles(run.graph, op) for run in runs for op in run.graph.ops if _convolves(op))
+    held = reservations(*runs, allocator), reservations(wide[0], wide[1], allocator)
+    before, after = ([one.reserved for one in pair if one.reserved is not None] for pair in held)
+    within_limit = len(before) == len(after) == 2
+    return max(largest, max(after) - max(before)) if within_limit else largest
+
+
+def _with_workspaces(run: Simulation) -> Simulation:
+    graph = run.graph
+    tiles = {op.name: _tiles(graph, op) for op in graph.ops if _convolves(op)}
+    if not any(tiles.values()) or not _on_cuda(graph):
+        return run
+    ops = [replace(op, workspace=op.workspace + tiles.get(op.name, 0)) for op in graph.ops]
+    attributes = dict(graph.attributes)
+    wide = Graph(ops, graph.tensors.values(), outputs=graph.outputs, name=graph.name, attributes=attributes)
+    return replace(run, graph=wide)
+
+
+def _said(step: Graph) -> Mapping[str, Any]:
+    return dict(step.attributes.get("training", {}))
+
+
+def _on_cuda(step: Graph, target: str = "cuda") -> bool:
+    return bool((_said(step).get("target") or target) == "cuda")
+
+
+def _convolves(op: Op) -> bool:
+    return kernel_of(op.kind) is Kernel.CONVOLUTION
 
 
 def _tiles(step: Graph, op: Op) -> int:
@@ -81,7 +132,7 @@ def _tiles(step: Graph, op: Op) -> int:
         return 0  # a graph of another source, whose operands are not known
     names = op.inputs[:3] if backward else (op.outputs[0], *op.inputs[:2])
     y, x, weight = (step.tensors[name] for name in names)
-    return 9 * (_grouped(x) + _grouped(y)) // 4 + 4 * _grouped(weight)
+    return 9 * (_grouped(x) + _grouped(y)) // 4 + 4 * _grouped(weight) + _SMALL
 
 
 def _grouped(tensor: Tensor) -> int:
@@ -90,7 +141,3 @@ def _grouped(tensor: Tensor) -> int:
         return tensor.nbytes
     batch, channels, *extents = tensor.shape
     return batch * -(-channels // CHANNELS) * CHANNELS * prod(extents) * itemsize(tensor.dtype)
-
-
-def _uses_cudnn(step: Graph) -> bool:
-    return any(kernel_of(op.kind).in_cudnn or "batch_norm" in op.kind for op in step.ops)

@@ -9,7 +9,7 @@ from typing import Any, Unpack
 from graphsim.answers.plan import plans_of
 from graphsim.answers.reservation import chosen_allocator, placed
 from graphsim.answers.setting import DEFAULTS, Asked, Setting, asked, spelled_out, with_one_name
-from graphsim.answers.unknown import rooms, unknown_of
+from graphsim.answers.unknown import Unknown, rooms, unknown_of
 from graphsim.core.devices import device_of
 from graphsim.core.liveness import Policy
 from graphsim.core.simulation import Simulation, simulate
@@ -82,6 +82,7 @@ def report(
         stretches = placed(before, run, chosen)
         allocation = allocation_data(stretches[1], allocator, allocator_options, limited=limited)
         held = max((stretch.held.reserved or 0 for stretch in stretches), default=0)
+    unknown = unknown_of((before, run), question.training.device, question.training.target, chosen)
     plans = list(plans_of(run.graph, [None, *limits], policy=policy)) if compare else []
     facts = _facts(run, first, strategy, question.source, question.training)
     own: dict[str, Any] = {
@@ -97,17 +98,16 @@ def report(
             facts=facts,
             allocation=allocation,
             plans=plans,
-            verdict=_verdict(run, question, held if allocator == "torch" else None),
+            verdict=_verdict(run, question, held if allocator == "torch" else None, unknown),
             command=_command(question.source.what, with_one_name(setting), own),
         )
     )
 
 
-def _verdict(run: Simulation, question: Asked, held: int | None) -> str:
+def _verdict(run: Simulation, question: Asked, held: int | None, unknown: tuple[Unknown, ...]) -> str:
     """Say whether the step fits the card that was named, by what PyTorch's allocator holds, and what would help."""
     said = []
     card, training = question.training.device, question.training
-    unknown = unknown_of(run.graph, card, training.target)
     if held:
         said.append(f"PyTorch's allocator reserves {format_bytes(held)} for it.")
     if held and card and training.target == "cuda":

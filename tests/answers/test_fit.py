@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import graphsim as gs
-from graphsim.answers.fit import CONTEXT, fit_of
+from graphsim.answers.fit import fit_of
 from graphsim.answers.largest import farthest, largest
 from graphsim.answers.need import need_of
+from graphsim.core.context import CONTEXT
 from graphsim.memory.allocators.torch import TorchCaching
 from graphsim.sources import source_of
 from graphsim.sources.spec import SpecText, parse_spec, shipped_specs

@@ -224,7 +224,7 @@ def _scheduled(run: Simulation, prepared: _Prepared) -> Simulation:
 def _fits(gpu: str, runs: tuple[Simulation, Simulation]) -> Found:
     memory = device_of(gpu, "cuda").memory
     need = max(held.reserved or 0 for held in reservations(*runs, TorchCaching()))
-    sure, perhaps = rooms(memory, unknown_of(runs[1].graph, gpu))
+    sure, perhaps = rooms(memory, unknown_of(runs, gpu, allocator=TorchCaching()))
     return {"memory_bytes": memory, "need_bytes": need, "fits": need <= sure, "perhaps": sure < need <= perhaps}
 
 

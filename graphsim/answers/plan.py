@@ -112,6 +112,7 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
         "base_time": plan.base_time,
         "overhead": plan.overhead,
         "lower_bound": plan.time_bound if isfinite(plan.time_bound) else None,
+        "lower_bound_in_any_order": plan.time_bound_in_any_order if isfinite(plan.time_bound_in_any_order) else None,
         "lower_bound_bytes": plan.memory_bound,
         "proved_optimal": plan.proved_optimal,
         "seconds": plan.seconds,

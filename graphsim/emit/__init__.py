@@ -155,6 +155,7 @@ class _Writer:
             proved_optimal=False,
             seconds=time.perf_counter() - self.start,
             time_bound=self.case.base_time,
+            time_bound_in_any_order=self.case.base_time,
         )
 
     def _text(self, wrapped: Wrapped, facts: Sequence[tuple[str, str]]) -> str:

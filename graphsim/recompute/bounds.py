@@ -1,4 +1,4 @@
-"""What no schedule can do without: of memory; and of time, as long as the ops first run in program order.
+"""What no schedule can do without: of memory; of time, as long as the ops first run in program order; of time at all.
 
 Between two uses of a value, in program order, lies a *gap*. When an op runs for the first time, the values whose
 gaps it lies in and that are not in memory must be made again before their gaps end, and gaps of one value do not
@@ -8,17 +8,23 @@ puts a price on every byte at every op, and any prices give a bound. The best si
 knapsack); subgradient steps raise them to nearly the optimum.
 
 Source: Held, Wolfe, Crowder, "Validation of subgradient optimization", Mathematical Programming 6, 1974.
+
+In any order that the data allow, an op first runs after all that it depends on, and before all that depends on it. So
+what the ones made and the others read is in memory then, or made again later: the knapsack of that op alone.
+`recompute.proof` raises the bound for program order as far as its time allows.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 
 from graphsim.core.graph import Graph, Op, Tensor
 from graphsim.core.index import NOTHING, Bools, Floats, Ints
 from graphsim.recompute.evaluation import Evaluation
+from graphsim.recompute.problem import Problem
 
 _STEPS, _AIM = 1000, 2.0
 """Subgradient steps, and the bound that they aim at: so many times the best so far."""
@@ -27,6 +33,8 @@ _PATIENCE = 20
 _SHORTER = 0.7
 _SAFE = 1 - 1e-9
 """For rounding errors."""
+_LOOKS = 16
+"""Ops for which the bound in any order is worked out: those at which program order needs the most."""
 
 
 def extra_cost(stored: Evaluation, budget: int) -> float:
@@ -89,9 +97,8 @@ def _gaps_of(stored: Evaluation, matters: Bools) -> _Gaps:
     """Return the gaps of values that can be made again, if an op that *matters* lies in them."""
     problem = stored.problem
     maker = problem.maker[stored.value]
-    unit = np.where(maker == NOTHING, 0, problem.unit[np.maximum(maker, 0)])
     size = problem.size[stored.value].astype(np.float64)
-    free = (maker != NOTHING) & (problem.until[unit] > 0) & (size > 0)
+    free = (maker != NOTHING) & (np.array([*problem.latest, 0])[maker] > 0) & (size > 0)
     kept = np.flatnonzero(stored.last >= problem.ops)
     row = np.concatenate([np.arange(len(maker)), stored.read_row, kept])
     use = np.concatenate([stored.born, stored.read_at, np.full(len(kept), problem.ops)])
@@ -126,6 +133,57 @@ def _ascend(gaps: _Gaps, excess: Floats, prices: Floats) -> Floats:
         elif idle > _PATIENCE:
             (prices, bound, dear), length, idle = best, _SHORTER * length, 0
     return best[0]
+
+
+def extra_cost_in_any_order(stored: Evaluation, budget: int) -> float:
+    """Return a lower bound of what recompute costs within *budget*, whatever the order of ops; infinity if none helps.
+
+    Args:
+        stored: program order.
+        budget: bytes.
+    """
+    problem, memory = stored.problem, stored.memory
+    above = np.flatnonzero((memory > budget) & ~problem.hold[: problem.ops])
+    highest = above[np.argsort(-memory[above], kind="stable")][:_LOOKS]
+    return max((_knapsack_around(problem, op, budget) for op in highest.tolist()), default=0.0) * _SAFE
+
+
+def _knapsack_around(problem: Problem, op: int, budget: int) -> float:
+    """Return the least cost of making room for *op*, by fractions, of what is made before and read after it."""
+    before, after = _related(problem, op)
+    touched = {*problem.reads[op], *problem.makes[op]}
+    wanted = {value for reader in after for value in problem.reads[reader]} | {*problem.kept.tolist()}
+    excess = problem.constant + int(problem.workspace[op]) - budget
+    excess += sum(int(problem.size[value]) for value in touched)
+    crossing: dict[int, int] = {}
+    for value in wanted - touched:
+        maker = int(problem.maker[value])
+        if maker == NOTHING or maker in before:
+            excess += int(problem.size[value])
+            if maker != NOTHING:
+                crossing[maker] = crossing.get(maker, 0) + int(problem.size[value])
+    total = 0.0
+    for maker, size in sorted(crossing.items(), key=lambda item: problem.cost[item[0]] / max(1, item[1])):
+        if excess <= 0:
+            break
+        total += float(problem.cost[maker]) * min(1.0, excess / max(1, size))
+        excess -= size
+    return inf if excess > 0 else total
+
+
+def _related(problem: Problem, op: int) -> tuple[set[int], set[int]]:
+    """Return the ops that *op* depends on by data, and those that depend on it but for holds."""
+    before, stack = set[int](), [op]
+    while stack:
+        makers = {int(problem.maker[value]) for value in problem.reads[stack.pop()]} - before - {NOTHING}
+        before |= makers
+        stack += makers
+    made, after = {*problem.makes[op]}, set[int]()
+    for later in range(op + 1, problem.ops):
+        if not problem.hold[later] and not made.isdisjoint(problem.reads[later]):
+            after.add(later)
+            made.update(problem.makes[later])
+    return before, after
 
 
 def memory_bound(graph: Graph) -> int:

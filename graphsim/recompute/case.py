@@ -14,7 +14,7 @@ from graphsim.core.index import Floats, Ints
 from graphsim.core.liveness import LiveRanges, live_ranges
 from graphsim.core.schedule import Schedule
 from graphsim.core.simulation import cost_unit, op_costs
-from graphsim.recompute.bounds import extra_cost, memory_bound
+from graphsim.recompute.bounds import extra_cost, extra_cost_in_any_order, memory_bound
 from graphsim.recompute.dtr.program import Program, program_of
 from graphsim.recompute.evaluation import Evaluation, evaluate
 from graphsim.recompute.problem import Problem, problem_of
@@ -127,8 +127,25 @@ class Case:
             self._least_times[budget] = self.base_time + extra
         return self._least_times[budget]
 
+    def least_time_in_any_order(self, budget: int | None) -> float:
+        """Return what any schedule within *budget* costs at least, whatever the order in which its ops first run."""
+        if budget is None or not self.graph.ops:
+            return self.base_time
+        if budget not in self._least_times_in_any_order:
+            extra = inf if budget < self.memory_bound else extra_cost_in_any_order(self.program_order, budget)
+            self._least_times_in_any_order[budget] = self.base_time + extra
+        return self._least_times_in_any_order[budget]
+
+    def note_least_time(self, budget: int, least: float) -> None:
+        """Have `least_time` say *least* where that is more: for who has proved it."""
+        self._least_times[budget] = max(self.least_time(budget), least)
+
     @cached_property
     def _least_times(self) -> dict[int, float]:
+        return {}
+
+    @cached_property
+    def _least_times_in_any_order(self) -> dict[int, float]:
         return {}
 
     def candidate(self, schedule: Schedule) -> Candidate:

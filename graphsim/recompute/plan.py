@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 
@@ -31,8 +32,9 @@ class Plan:
         time, base_time: cost of the schedule, and of executing every op once (see `op_costs`).
         memory_bound: bytes that no schedule can do without.
         time_bound: what any schedule within the budget costs, if it first runs the ops in program order; or any of the
-            strategy's form, where that is known to be more.
-        proved_optimal: none that first runs the ops in program order is cheaper.
+            strategy's form, where that is known to be more. Of a plan in another order: what any schedule costs.
+        proved_optimal: none that first runs the ops in program order is cheaper; of another order, none at all.
+        time_bound_in_any_order: what any schedule within the budget costs, whatever its order.
         seconds: time that the strategy took.
         interrupted: the strategy was told to stop (Ctrl-C): this is its best so far.
     """
@@ -48,6 +50,7 @@ class Plan:
     proved_optimal: bool
     seconds: float
     time_bound: float
+    time_bound_in_any_order: float
     interrupted: bool = False
 
     def __repr__(self) -> str:
@@ -158,6 +161,7 @@ def judge(
         proved_optimal=proved,
         seconds=seconds,
         time_bound=bound,
+        time_bound_in_any_order=min(case.least_time_in_any_order(budget), cost if feasible else inf),
         interrupted=proposal.interrupted,
     )
 
@@ -183,7 +187,10 @@ def _bound(case: Case, proposal: Proposal, cost: float, budget: int | None, feas
     own, first = max(case.base_time, proposal.time_bound), ~proposal.schedule.repeats
     once = feasible and bool(first.all())
     if (np.diff(proposal.schedule.ops[first]) < 0).any():
-        return own, once
+        least = case.least_time_in_any_order(budget)
+        if once or (feasible and cost <= least * _SAFE):
+            return cost, True
+        return max(own, least), False
     least = case.least_time(budget)
     if once or (feasible and cost <= least * _SAFE):
         return cost, True

@@ -94,6 +94,16 @@ class Problem:
         ratio[made] = self.cost[self.ops + self.value_unit[made]] / np.maximum(1, self.size[made])
         return ratio
 
+    @cached_property
+    def latest(self) -> list[int]:
+        """(N) the op before which each op may run again at the latest, for bounds; 0: never.
+
+        Of an op that is no unit by itself, but for views, nothing is known: alone, it may run when its unit must not.
+        """
+        ops = range(self.ops)
+        alone = [self.members[op] == (op,) or (self.since[op] == op and self.until[op] > 0) for op in ops]
+        return [int(self.until[op]) if alone[op] and self.unit[op] == op else self.ops for op in ops]
+
     def schedule(self, nodes: Ints) -> Schedule:
         """Return the executions of *nodes*: of a unit, the ops that have run before."""
         order: list[int] = []

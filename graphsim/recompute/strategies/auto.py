@@ -4,7 +4,8 @@ Starts are the cheapest plan of the span strategies that fits, a greedy repair o
 makes of it with each of its heuristics. Rounds of search follow, until they bring nothing or what is left to gain
 is not worth the time: two searches at a time in machine code (extra `solver`), from the beginning by annealing and
 ruin and recreate, then across all that was found so; or plain annealing, without numba and for small graphs before it
-is compiled. The cost is bounded from below by a linear program over what is absent at each op (see `recompute.bounds`).
+is compiled. The cost is bounded from below by a linear program over what is absent at each op (see `recompute.bounds`);
+on small graphs, and where it is asked for, proved by `recompute.proof`, which may also find the optimum.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from itertools import count
 from math import inf, isfinite
 
@@ -27,6 +29,7 @@ from graphsim.recompute.moves.improve import improve
 from graphsim.recompute.moves.pair import Search, compiling_beside, is_compiled, side_by_side
 from graphsim.recompute.moves.rebuild import Rebuilding
 from graphsim.recompute.moves.repair import repair
+from graphsim.recompute.proof import prove
 from graphsim.recompute.strategies import Progress, Proposal
 from graphsim.recompute.strategies.blocks import Blocks
 from graphsim.recompute.strategies.dtr import Dtr
@@ -56,6 +59,8 @@ _SQUEEZING = 0.1
 """Of the time, what the repair towards the least memory may take, where the budget is below that."""
 _DTR_SHARE = 0.02
 """Of the time, what each heuristic of DTR may take."""
+_PROVED, _PROVING = 150, 10.0
+"""Ops up to which a proof is tried unasked, as it is mostly found sooner than the search ends; its seconds at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +72,24 @@ class Auto:
     Attributes:
         seconds: when to stop at the latest; Ctrl-C stops it with the best so far.
         seed: of the search; unless the time cuts it short, the same finds the same, once the searches are compiled.
+        prove: seconds for a proof after the search, beyond *seconds*; None: on small graphs, some within these.
         progress: told of every better plan, in words.
 
     Raises:
-        UsageError: *seconds* is negative.
+        UsageError: *seconds* or *prove* is negative.
+        MissingExtraError: *prove* is given, and highspy is not installed.
     """
 
     seconds: float = 45.0
     seed: int = 0
+    prove: float | None = None
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
         if not self.seconds >= 0:
             raise UsageError(f"seconds must be at least 0, not {self.seconds}")
+        if self.prove is not None and not self.prove >= 0:
+            raise UsageError(f"prove must be at least 0 seconds, not {self.prove}")
 
     def __call__(self, case: Case, budget: int | None = None, /) -> Proposal:
         """Return the best schedule; without a search if nothing needs one, or nothing can fit."""
@@ -107,7 +117,7 @@ class Auto:
             low = repair(case.program_order, case.memory_bound, until=until)
             found.append(case.candidate(case.problem.schedule(low.nodes)))
             return
-        rounds = _Rounds(case, budget, clock, self.seed, self._teller(case, budget))
+        rounds = _Rounds(case, budget, clock, self.seed, self._teller(case, budget), self.prove)
         try:
             rounds.run(self._starts(case, budget, found))
         finally:
@@ -127,9 +137,10 @@ class Auto:
 
     def _teller(self, case: Case, budget: int) -> Callable[[float, bool], None]:
         """Return what tells of a cost, and whether it fits, in words."""
-        base, least = case.base_time, case.least_time(budget)
+        base = case.base_time
 
         def tell(cost: float, fits: bool) -> None:
+            least = case.least_time(budget)
             if self.progress is not None and base:
                 gap = "" if cost <= least else f", at most {cost / least - 1:.2%} from optimal"
                 extra = f"{cost / base - 1:+.3%} compute" if fits else "nothing fits yet"
@@ -148,7 +159,16 @@ def _preference(one: Candidate, budget: int | None) -> tuple[bool, float, float]
 class _Rounds:
     """Rounds of search until they bring nothing, the bound is near or the time is up."""
 
-    def __init__(self, case: Case, budget: int, clock: Clock, seed: int, tell: Callable[[float, bool], None]) -> None:
+    def __init__(
+        self,
+        case: Case,
+        budget: int,
+        clock: Clock,
+        seed: int,
+        tell: Callable[[float, bool], None],
+        prove: float | None,
+    ) -> None:
+        self.case, self.prove = case, prove
         self.stored, self.problem, self.bound = case.program_order, case.problem, case.least_time(budget)
         self.budget, self.clock, self.seed, self.tell = budget, clock, seed, tell
         self.best: Evaluation | None = None
@@ -163,12 +183,24 @@ class _Rounds:
             self._offer(evaluate(self.problem, self.problem.nodes(schedule)))
         if start.peak <= self.budget:
             self._improve(start, min(_GLANCE // ops, _GLANCE_SMALL * ops), 0)
-        if self._is_near():
+        if self.prove is None and ops <= _PROVED and find_spec("highspy"):
+            self._prove(min(_PROVING, (self.clock.until - time.perf_counter()) / 2))
+        if not self._is_near():
+            if self._is_worth_compiling():
+                self._repeat(self._in_pairs(start), 3)
+            else:
+                self._repeat(self._by_turns(start), 1)
+        if self.prove is not None:
+            self._prove(self.prove)
+
+    def _prove(self, seconds: float) -> None:
+        """Raise the bound, and offer what that finds."""
+        if seconds <= 0 or self.clock.stopped or (self._fits() and self._known().cost <= self.bound * (1 + 1e-9)):
             return
-        if self._is_worth_compiling():
-            self._repeat(self._in_pairs(start), 3)
-        else:
-            self._repeat(self._by_turns(start), 1)
+        proof = prove(self.case, self.budget, seconds=seconds, known=self._known(), seed=self.seed)
+        self.bound, self.clock.stopped = proof.least, proof.interrupted
+        if proof.best is not None:
+            self._offer(proof.best)
 
     def _is_worth_compiling(self) -> bool:
         """Whether the searches are there, or worth their time: nothing stops the compiler."""

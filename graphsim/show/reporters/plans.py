@@ -35,6 +35,8 @@ def plan_text(answer: Planned) -> str:
         lines.append("  interrupted: the best so far" + ("" if plan.feasible else ", which does not fit"))
     if plan.budget is not None and plan.feasible:
         lines.append(f"  {_optimality(plan, least)}")
+        if plan.base_time < plan.time_bound_in_any_order and plan.schedule.repeats.any():
+            lines.append(f"  in any other order, {_as_overhead(plan, plan.time_bound_in_any_order):+.2%} at least")
     lines.append(
         f"  no schedule needs less than {format_bytes(plan.memory_bound)}; {len(plan.schedule):,} executions; "
         f"planned in {plan.seconds:.2f} s"

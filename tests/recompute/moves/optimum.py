@@ -45,6 +45,33 @@ def optimum(graph: Graph, budget: int) -> float:
     return float("inf")
 
 
+def optimum_in_any_order(graph: Graph, budget: int) -> float:
+    """Return the least cost of a plain DAG within *budget* whatever the order of ops: a state is (ops run, held)."""
+    names = [op.outputs[0] for op in graph.ops]
+    number = {name: i for i, name in enumerate(names)}
+    size = [graph.tensors[name].nbytes for name in names]
+    inputs = [sum(1 << number[name] for name in {*op.inputs}) for op in graph.ops]
+    kept = sum(1 << number[name] for name in graph.outputs)
+    costs = {(0, 0): 0.0}
+    queue = [(0.0, (0, 0))]
+    while queue:
+        cost, (done, held) = heappop(queue)
+        if cost > costs[done, held]:
+            continue
+        if done == (1 << len(names)) - 1 and held & kept == kept:
+            return cost
+        moves = [(0.0, (done, held & ~(1 << i))) for i in range(len(names)) if held >> i & 1]
+        for op in range(len(names)):
+            live = sum(size[i] for i in range(len(size)) if (held | 1 << op) >> i & 1)
+            if not held >> op & 1 and held & inputs[op] == inputs[op] and live <= budget:
+                moves.append((graph.ops[op].time, (done | 1 << op, held | 1 << op)))
+        for extra, target in moves:
+            if cost + extra < costs.get(target, float("inf")):
+                costs[target] = cost + extra
+                heappush(queue, (cost + extra, target))
+    return float("inf")
+
+
 def staged_optimum(graph: Graph, budget: int) -> float:
     """Return the least cost of a plain DAG within *budget* among schedules of stages: Dijkstra, as in `optimum`.
 

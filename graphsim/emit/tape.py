@@ -133,7 +133,8 @@ class _Recorder(TorchDispatchMode):
     outside: dict[int, torch.UntypedStorage] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        begin: Callable[[], None] = super().__init__  # which has no types
+        begin()
         self._number: dict[int, int] = {}
         self._weak: list[StorageWeakRef] = []  # while there is one, torch gives its address to no other storage
 

@@ -6,6 +6,7 @@ aten/src/ATen/native/PackedSequence.cpp, asked for from here with lengths that a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import groupby
 from typing import Any
 
@@ -38,8 +39,7 @@ def pack(x: torch.Tensor, lengths: list[int], batch_first: bool) -> tuple[torch.
     if len(lengths) != x.shape[0 if batch_first else 1]:
         raise ValueError(f"{len(lengths)} lengths for {x.shape[0 if batch_first else 1]} sequences")
     sizes = sizes_of(lengths)
-    packed: torch.Tensor = _Pack.apply(x, sizes, batch_first)  # type: ignore[no-untyped-call]
-    return packed, torch.tensor(sizes)
+    return _packed(x, sizes, batch_first), torch.tensor(sizes)
 
 
 class _Pack(torch.autograd.Function):
@@ -60,6 +60,9 @@ class _Pack(torch.autograd.Function):
             steps[step][:size].copy_(grad[begin : begin + size])
             begin += size
         return steps.transpose(0, 1) if ctx.batch_first else steps, None, None
+
+
+_packed: Callable[..., torch.Tensor] = _Pack.apply
 
 
 def pad(

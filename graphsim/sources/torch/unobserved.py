@@ -55,14 +55,16 @@ class _Extreme(torch.autograd.Function):
 
 
 def _cumprod(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Any:
-    return _Cumprod.apply(x if dtype is None else x.to(dtype), dim)  # type: ignore[no-untyped-call]
+    apply: Callable[..., Any] = _Cumprod.apply
+    return apply(x if dtype is None else x.to(dtype), dim)
 
 
 def _reduced(reduce: Callable[..., Any]) -> Callable[..., Any]:
     def run(x: Tensor, *args: Any, **options: Any) -> Any:
         if args or options or x.is_cuda or not (x.requires_grad and torch.is_grad_enabled()):
             return reduce(x, *args, **options)
-        return _Extreme.apply(x, reduce)  # type: ignore[no-untyped-call]
+        apply: Callable[..., Any] = _Extreme.apply
+        return apply(x, reduce)
 
     return run
 

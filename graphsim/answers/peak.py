@@ -72,6 +72,24 @@ class StepReport:
     out_of_memory_bytes: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class RankReport:
+    """Ranks of a training on several GPUs that are equal. Bytes.
+
+    Attributes:
+        ranks: those that were captured.
+        first_peak_bytes, peak_bytes: the peaks of step 1 and of later ones.
+        sent_bytes: what each sends in a step, in all.
+        sent: the same by collective.
+    """
+
+    ranks: tuple[int, ...]
+    first_peak_bytes: int
+    peak_bytes: int
+    sent_bytes: int
+    sent: Mapping[str, int]
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Report(Answer):
     """The peak of a training step and its explanation.
@@ -87,6 +105,9 @@ class Report(Answer):
         folk: bytes by folk formula; empty where there is no forward graph.
         unknown: what a step may take beside what is said here, on a GPU; see `graphsim.answers.unknown`.
         warnings: what was noticed, or had to be assumed, and may make the number another.
+        rank: of several GPUs, the one of which all else speaks; None: there is one.
+        ranks: those that were captured, worst first.
+        parallel: in words, how the model was wrapped for them.
     """
 
     spec: str
@@ -113,11 +134,15 @@ class Report(Answer):
     unknown: tuple[Unknown, ...] = ()
     warnings: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    rank: int | None = None
+    ranks: tuple[RankReport, ...] = ()
+    parallel: tuple[str, ...] = ()
 
     @property
     def headline(self) -> str:
         """The answer in one line."""
-        return f"{self.spec}: peak {format_bytes(self.steady.peak_bytes)} ({self.steady.peak_bytes:,} bytes)"
+        where = "" if self.rank is None else f", rank {self.rank}"
+        return f"{self.spec}{where}: peak {format_bytes(self.steady.peak_bytes)} ({self.steady.peak_bytes:,} bytes)"
 
     def to_json(self) -> str:
         """Return one JSON object; its keys are the fields, `schema` names the version."""
@@ -271,6 +296,9 @@ def _facts(source: Source, training: Training, step: Graph) -> dict[str, Any]:
         "activations": activations,
         "folk": {} if forward is None else _folk(forward, activations or 0, count),
         "warnings": tuple(str(text) for text in step.attributes.get("warnings", ())),
+        "rank": step.attributes.get("rank"),
+        "ranks": tuple(RankReport(**{**row, "ranks": tuple(row["ranks"])}) for row in step.attributes.get("ranks", ())),
+        "parallel": tuple(step.attributes.get("parallel", ())),
         "provenance": {
             "graphsim": __version__,
             "params": {**dict(step.attributes.get("params", {})), **source.params},

@@ -43,6 +43,10 @@ class Setting(TypedDict, total=False):
         steps: of a captured model: steps that are taken together as the steady one.
         assume: of a captured model: values of numbers on which its code decides and that are not known without
             running it, by the place that reads them: ``{"train.py:31": 0.5}``.
+        gpus: of a captured model: GPUs that train it, each with a process of its own; 0: one, without a process group.
+        rank: which of their processes; -1: of those that differ, the one that needs most.
+        ddp, fsdp: wrap the model in DistributedDataParallel; its blocks and the whole in ``fully_shard``.
+        tp: split linear layers of the blocks over so many GPUs.
         loss: of a module: a function of its output, or of output and batch, that returns the scalar to differentiate.
         step: of a module: ``step(model, batch, optimizer)``, one training step in your own words.
         training_args: a JSON file of Hugging Face ``TrainingArguments``, read by their own names.
@@ -69,6 +73,11 @@ class Setting(TypedDict, total=False):
     warmup: int
     steps: int
     assume: Mapping[str, float] | None
+    gpus: int
+    rank: int
+    ddp: bool
+    fsdp: bool
+    tp: int
     loss: Callable[..., Any] | None
     step: Callable[..., Any] | None
     training_args: str | Path | None

@@ -24,6 +24,10 @@ def _captured(*names: str, help: str, **more: Any) -> Any:  # noqa: A002 - typer
     return typer.Option(*names, help=help, rich_help_panel="Captured models (torch:, hf:)", **more)
 
 
+def _ranks(*names: str, help: str, **more: Any) -> Any:  # noqa: A002 - typer's own word
+    return typer.Option(*names, help=help, rich_help_panel="Several GPUs (torch:, hf:)", **more)
+
+
 SETTING: dict[str, tuple[Any, Any]] = {
     "batch": (Annotated[int | None, _option(help="Samples per (micro-)batch: param 'batch'.")], None),
     "seq": (Annotated[int | None, _option(help="Sequence length: param 'seq'.")], None),
@@ -98,6 +102,19 @@ SETTING: dict[str, tuple[Any, Any]] = {
         Annotated[int, _captured(metavar="TOKENS", help="Tokens in the cache, with --mode inference.")],
         0,
     ),
+    "gpus": (
+        Annotated[
+            int, _ranks(metavar="N", help="GPUs that train it, one process each; the model may be wrapped already.")
+        ],
+        0,
+    ),
+    "rank": (
+        Annotated[int, _ranks(metavar="R", help="Which process.", show_default="the one that needs most")],
+        -1,
+    ),
+    "ddp": (Annotated[bool, _ranks("--ddp", help="Wrap the model in DistributedDataParallel.")], False),
+    "fsdp": (Annotated[bool, _ranks("--fsdp", help="fully_shard its blocks and the whole.")], False),
+    "tp": (Annotated[int, _ranks(metavar="N", help="Split linear layers of its blocks over N GPUs.")], 0),
     "training_args": (
         Annotated[Path | None, _captured(help="Hugging Face TrainingArguments in a JSON file, by their own names.")],
         None,

@@ -36,10 +36,15 @@ BOUNDS = (
     ("kv_cache", 0, 2**24),
     ("warmup", 1, 64),
     ("steps", 1, 64),
+    ("gpus", 0, 2**20),
+    ("rank", -1, 2**20),
+    ("tp", 0, 4096),
 )
 """Numbers of a `Training`, the least and the most that each may be."""
 
-CAPTURED = ("grad_checkpointing", "lora", "quant", "kv_cache", "warmup", "steps", "assume")
+CAPTURED = (
+    "grad_checkpointing", "lora", "quant", "kv_cache", "warmup", "steps", "assume", "gpus", "rank", "ddp", "fsdp", "tp",
+)  # fmt: skip
 """Fields of a `Training` that are for captured models only: they change modules, or run the user's code."""
 
 MICRO_BATCHES = 3
@@ -91,6 +96,10 @@ class Training:
         warmup: steps before the one that is called steady.
         steps: steps that are taken together as the steady one.
         assume: (place, value) of numbers that are not known without running the model: ``("train.py:31", 0.5)``.
+        gpus: processes of the group that the model is trained by, one for each GPU; 0: no group.
+        rank: which of them; -1: of those that differ, the one that needs most.
+        ddp, fsdp: the model is wrapped by DistributedDataParallel; its blocks and the whole by ``fully_shard``.
+        tp: linear layers of the blocks are split over so many GPUs; 0: they are not.
     """
 
     optimizer: str = "adamw"
@@ -110,6 +119,11 @@ class Training:
     warmup: int = 1
     steps: int = 1
     assume: tuple[tuple[str, float], ...] = ()
+    gpus: int = 0
+    rank: int = -1
+    ddp: bool = False
+    fsdp: bool = False
+    tp: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "assume", tuple((place, value) for place, value in self.assume))  # lists, if from JSON
@@ -129,6 +143,16 @@ class Training:
             raise UsageError(f"weights in {self.quant} cannot be trained: add adapters (lora=16) or choose a mode")
         if self.kv_cache and self.mode != "inference":
             raise UsageError("a cache of keys and values is filled in mode 'inference' only")
+        self._check_ranks()
+
+    def _check_ranks(self) -> None:
+        for name in ("ddp", "fsdp", "tp"):
+            if getattr(self, name) and not self.gpus:
+                raise UsageError(f"{option(name, getattr(self, name))} is for several GPUs: say how many (--gpus 8)")
+        if self.ddp and (self.fsdp or self.tp):
+            raise UsageError("ddp keeps whole copies of a model, which are not sharded: it does not go with fsdp or tp")
+        if self.rank >= max(self.gpus, 0):
+            raise UsageError(f"there is no rank {self.rank} of {self.gpus} GPUs")
 
     @property
     def implementation(self) -> str:

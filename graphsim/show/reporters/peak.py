@@ -57,7 +57,10 @@ def report_text(report: Report, *, width: int = 100, color: bool = False) -> str
 
 
 def _page(report: Report, width: int) -> RenderableType:
-    parts: list[RenderableType] = [_headline(report), "", _roles(report.steady), ""]
+    parts: list[RenderableType] = [_headline(report), ""]
+    if report.ranks:
+        parts += [_ranks(report), ""]
+    parts += [_roles(report.steady), ""]
     if report.steady.largest and report.steady.peak_bytes:
         parts += [_largest(report.steady, width), "", _timeline(report.steady, width), ""]
     if report.mode == "train" and report.folk and report.steady.peak_bytes:
@@ -81,6 +84,8 @@ def _setting(report: Report) -> list[str]:
     said += [report.precision, report.target, f"{report.policy} release"]
     if report.mode != "train":
         said.append(report.mode)
+    if report.rank is not None:
+        said.append(f"rank {report.rank} of {report.provenance['training']['gpus']}")
     return [word for word in said if word]
 
 
@@ -127,6 +132,13 @@ def _headline(report: Report) -> RenderableType:
     counted = "" if report.activations is None else f"{format_count(report.activations)} activations per sample, "
     parameters = f"{report.parameters:,} parameters ({format_bytes(report.parameter_bytes)})"
     lines.append(f"  {parameters}, {counted}{report.ops:,} ops")
+    return _said(report, lines)
+
+
+def _said(report: Report, lines: Styled) -> Styled:
+    """Add to *lines* how the model was wrapped, and the warnings."""
+    for choice in report.parallel:
+        lines.append(f"\n  {choice}")
     for warning in report.warnings:
         lines.append(f"\n  warning: {warning}", "yellow")
     return lines
@@ -140,6 +152,18 @@ def _shown(report: Report) -> Iterator[Unknown]:
 
 def _table(title: str) -> Table:
     return Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+
+
+def _ranks(report: Report) -> RenderableType:
+    table = _table("Ranks, worst first")
+    for name, justify in (("rank", "left"), ("peak", "right"), ("step 1", "right"), ("sent per step", "left")):
+        table.add_column(name, justify=justify, header_style="dim")  # type: ignore[arg-type]
+    for row in report.ranks:
+        parts = ", ".join(f"{words(kind)} {format_bytes(size)}" for kind, size in row.sent.items())
+        sent = f"{format_bytes(row.sent_bytes)}: {parts}" if parts else "nothing"
+        numbers = ", ".join(map(str, row.ranks))
+        table.add_row(numbers, format_bytes(row.peak_bytes), format_bytes(row.first_peak_bytes), sent)
+    return Padding(table, (0, 0, 0, 2))
 
 
 def _roles(step: StepReport) -> RenderableType:

@@ -57,9 +57,10 @@ def load_steps(source: str, *, training: Training, **parameters: Value) -> tuple
     """Return step 1 and the steady step of ``hf:config.json``, captured once; see `load_hf`."""
     _need_transformers()
     from graphsim.sources.torch.optimizers import named
+    from graphsim.sources.torch.ranks import steps_of
 
     optimizer = named(training.optimizer, training.optimizer_impl)
-    return _capture(source, optimizer, training.target, training.gpu, parameters, training).steps()
+    return steps_of(training, lambda one: _capture(source, optimizer, one.target, one.gpu, parameters, one))
 
 
 def takes(source: str, name: str) -> bool:

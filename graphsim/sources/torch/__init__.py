@@ -132,13 +132,17 @@ def load_steps(
     assume: Mapping[str, Any] | None = None,
     **parameters: Any,
 ) -> tuple[Graph, Graph]:
-    """Return step 1 and the steady step of ``torch:package.module:factory``, captured once.
+    """Return step 1 and the steady step of ``torch:package.module:factory``, captured once, or once for each rank.
 
     Raises:
         MissingExtraError: PyTorch is not installed.
         SpecError, UsageError, UnknownNameError, CaptureError: as `load_torch`.
     """
     need_torch()
+    from graphsim.sources.torch.ranks import steps_of
     from graphsim.sources.torch.source import capture_source
 
-    return capture_source(source, training=training, parameters=parameters, assume=assume).steps()
+    return steps_of(
+        training,
+        lambda one: capture_source(source, training=one, parameters=parameters, assume=assume),
+    )

@@ -125,7 +125,7 @@ class _Builder:
                 0 if views else sum(self.tensors[operand].nbytes for operand in operands),
                 mutates=tuple(dict.fromkeys(mutates)),
                 forward_of=self._op_names.get(executed.forward_of, "") if executed.forward_of != BEFORE else "",
-                attributes={"line": executed.line} if executed.line else {},
+                attributes=_attributes(executed),
             )
         )
         return {id(storage) for storage, _ in (*executed.inputs, *executed.outputs)}
@@ -223,6 +223,14 @@ class _Builder:
 def _stem(layer: str, kind: str, phase: Phase) -> str:
     stem = f"{layer}.{kind}" if layer else kind
     return stem if phase is Phase.FORWARD else f"{stem}@{phase}"
+
+
+def _attributes(executed: Executed) -> dict[str, Any]:
+    """Return the line, and of a collective the bytes that the rank sends and the ranks that take part."""
+    attributes: dict[str, Any] = {"line": executed.line} if executed.line else {}
+    if executed.sent:
+        attributes |= {"sent": executed.sent.nbytes, "ranks": executed.sent.ranks}
+    return attributes
 
 
 def _role(phase: Phase) -> Role:

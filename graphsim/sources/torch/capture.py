@@ -19,6 +19,7 @@ from graphsim.sources.torch import cuda, recipe, zeros
 from graphsim.sources.torch.build import build_graph
 from graphsim.sources.torch.cache import fill_cache
 from graphsim.sources.torch.checks import check_model, nothing_compiled
+from graphsim.sources.torch.group import Rank, process_group
 from graphsim.sources.torch.lazy import hollow_copy, initialize, lazy_modules
 from graphsim.sources.torch.notes import note_leftovers, noted_chance, observed_casts
 from graphsim.sources.torch.observe import Observer
@@ -79,19 +80,25 @@ def capture(
 
     Args:
         words: returns *loss*, *step* and *optimizer*, as far as the function that makes the model makes them too.
-        training: what is done to the model, and in the usual step.
+        training: what is done to the model, and in the usual step; which process of a group runs it.
     """
     zeros.give_back()
     policy = Policy({**dict(training.assume), **(assume or {})})
-    values = Values(FakeTensorMode(allow_non_fake_inputs=True), cuda.CUDA if device else None, policy)
+    rank = Rank(training.rank, training.gpus) if training.gpus else None
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    values = Values(fake, cuda.CUDA if device else None, policy, ranked=rank is not None)
     with ExitStack() as stack:
+        if rank is not None:
+            stack.enter_context(process_group(rank))
         if device:
             stack.enter_context(cuda.pretended(device))
         exchange = stack.enter_context(exchanged(values))
         model, batch = _made(module, inputs, values)
+        if rank is not None and isinstance(module, nn.Module):
+            model = hollow_copy(model, values)  # wrappers change a module for good
         said = words() if words else {}
         step, loss = said.get("step", step), said.get("loss", loss)
-        check_model(model)
+        check_model(model, ranked=values.ranked)
         if lazy_modules(model):
             model = hollow_copy(model, values)
             with located(model):
@@ -102,6 +109,7 @@ def capture(
         stack.enter_context(recipe.restored(model))
         recipe.changed(model, training, exchange)
         batch = recipe.cast_batch(batch, training, exchange)
+        model, wrappers = recipe.parallel(model, training, exchange)
         lightning = step is None and loss is None and is_lightning(model)
         if lightning:
             said = {**said, "optimizer": build(lambda: configured(model), values)}
@@ -146,6 +154,7 @@ def capture(
             "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()}),
             "autocast": list(casts),
             "warnings": list(policy.notes),
+            **({"parallel": wrappers} if wrappers else {}),
         }
     return Capture(observer.recording, name or type(model).__name__, attributes, training.warmup)
 

@@ -9,11 +9,16 @@ from typing import Any
 from unittest.mock import patch
 
 from torch import nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from graphsim.errors import CaptureError
 from graphsim.sources.torch.unknown import python_line
 
-SEVERAL = "runs in several processes or on several GPUs, which a capture does not follow: capture the model inside"
+SEVERAL = (
+    "runs in several processes or on several GPUs: capture the model inside, or let its factory wrap it and say how "
+    "many GPUs there are (--gpus N, gpus=N)"
+)
+OLD = "is not captured on several GPUs: use fully_shard or DistributedDataParallel"
 _COMPILED = (
     "is compiled, and a capture would show the step without the compiler: capture it without torch.compile "
     "(TORCH_COMPILE_DISABLE=1)"
@@ -23,22 +28,21 @@ _FUSED_BY_ITSELF = "torch.nn.attention"
 _SPARSE = "makes sparse gradients, which have no storage that a capture can follow: use sparse=False"
 
 
-def check_model(model: nn.Module) -> None:
-    """Check *model*.
+def check_model(model: nn.Module, *, ranked: bool = False) -> None:
+    """Check *model*, which is that of one rank of several if *ranked*.
 
     Raises:
         CaptureError: a part of it is compiled, distributed or sparse; the message says what to do.
     """
     for path, module in model.named_modules():
-        reason = _reason(module)
+        reason = _reason(module, ranked)
         if reason:
             raise CaptureError(f"{type(module).__name__} {reason}", path)
 
 
-def _reason(module: nn.Module) -> str:
-    wrappers = _distributed()
-    if isinstance(module, wrappers):
-        return SEVERAL
+def _reason(module: nn.Module, ranked: bool) -> str:
+    if isinstance(module, _refused(ranked)):
+        return OLD if ranked else SEVERAL
     dynamo = sys.modules.get("torch._dynamo.eval_frame")
     compiled = dynamo is not None and isinstance(module, dynamo.OptimizedModule)
     if compiled or getattr(module, "_compiled_call_impl", None) is not None:
@@ -48,25 +52,43 @@ def _reason(module: nn.Module) -> str:
     return ""
 
 
-def _distributed() -> tuple[type[nn.Module], ...]:
-    found: list[Any] = [nn.DataParallel, nn.parallel.DistributedDataParallel]
+def _of_fsdp(*names: str) -> list[type[nn.Module]]:
     sharded = sys.modules.get("torch.distributed.fsdp")
-    found += [getattr(sharded, name) for name in ("FullyShardedDataParallel", "FSDPModule") if hasattr(sharded, name)]
-    return tuple(found)
+    return [getattr(sharded, name) for name in names if hasattr(sharded, name)]
+
+
+def _distributed() -> tuple[type[nn.Module], ...]:
+    wrappers = _of_fsdp("FullyShardedDataParallel", "FSDPModule")
+    return (nn.DataParallel, nn.parallel.DistributedDataParallel, *wrappers)
+
+
+def _refused(ranked: bool) -> tuple[type[nn.Module], ...]:
+    """Return the wrappers that are not captured: of one rank of several, those for which there are better ones."""
+    return (nn.DataParallel, *_of_fsdp("FullyShardedDataParallel")) if ranked else _distributed()
+
+
+def is_wrapped(model: nn.Module) -> bool:
+    """True if a part of *model* is wrapped for several processes, or a parameter is sharded."""
+    return any(isinstance(module, _distributed()) for module in model.modules()) or any(
+        is_traceable_wrapper_subclass(parameter) for parameter in model.parameters()
+    )
 
 
 @contextmanager
-def only_plain_wrappers() -> Iterator[None]:
-    """Refuse wrappers for several processes where they are made: their constructors read every parameter."""
+def only_plain_wrappers(*, ranked: bool = False) -> Iterator[None]:
+    """Refuse wrappers for several processes where they are made: their constructors read every parameter.
+
+    The code of one rank of several, if *ranked*, may make those that are captured.
+    """
 
     def refuse(kind: type) -> Any:
         def init(self: Any, *_: Any, **__: Any) -> None:
-            raise CaptureError(f"{kind.__name__} {SEVERAL}")
+            raise CaptureError(f"{kind.__name__} {OLD if ranked else SEVERAL}")
 
         return init
 
     with ExitStack() as stack:
-        for kind in _distributed():
+        for kind in _refused(ranked):
             if "__init__" in vars(kind):
                 stack.enter_context(patch.object(kind, "__init__", refuse(kind)))
         yield

@@ -163,6 +163,7 @@ def _softmax_backward(grad: Any, output: Any, dim: int, dtype: Any) -> Any:
 
 
 _BOTH: dict[Any, Fake] = {
+    torch.ops._c10d_functional.wait_tensor.default: lambda tensor: tensor,  # the fake kernel makes another
     aten.mse_loss.default: _whole_loss(aten.mse_loss.default),
     aten.smooth_l1_loss.default: _whole_loss(aten.smooth_l1_loss.default),
     aten.soft_margin_loss.default: _whole_loss(aten.soft_margin_loss.default),

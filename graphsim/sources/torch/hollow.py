@@ -8,17 +8,21 @@ while the fake *twin* of each says what an op would return.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
+from unittest.mock import patch
 from weakref import WeakValueDictionary
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._mode_utils import no_dispatch
 
+from graphsim.errors import CaptureError
 from graphsim.sources.torch import cuda, zeros
 
 _TWIN = "_graphsim_twin"
+_FREED = "_graphsim_freed"
 
 
 class _Twin:
@@ -38,12 +42,41 @@ class Hollows:
 
     Attributes:
         largest: bytes of the largest storage so far.
+        resized: told of a storage that code has freed or allocated again, and whether it is there now.
     """
 
     def __init__(self, fake: FakeTensorMode) -> None:
         self.fake = fake
         self.largest = 1
+        self.resized: Callable[[Any, bool], None] = lambda storage, there: None
         self._storages: WeakValueDictionary[int, Any] = WeakValueDictionary()
+
+    @contextmanager
+    def resizable(self) -> Iterator[None]:
+        """Let code free the bytes of a storage and allocate them again, as FSDP2 does with gathered parameters.
+
+        The storage itself stays as it is, so that tensors over it remain valid; who watches it is told.
+        """
+        resize, size = torch.UntypedStorage.resize_, torch.UntypedStorage.size
+
+        def resized(storage: Any, nbytes: int) -> Any:
+            if not self.is_hollow_storage(storage):
+                return resize(storage, nbytes)
+            if nbytes not in (0, storage.nbytes()):
+                reason = f"a storage of {storage.nbytes()} bytes is resized to {nbytes}, which a capture cannot follow"
+                raise CaptureError(reason)
+            if nbytes != sized(storage):
+                setattr(storage, _FREED, not nbytes)
+                self.resized(storage, bool(nbytes))
+            return storage
+
+        def sized(storage: Any) -> int:
+            return 0 if getattr(storage, _FREED, False) else size(storage)
+
+        with ExitStack() as stack:
+            stack.enter_context(patch.object(torch.UntypedStorage, "resize_", resized))
+            stack.enter_context(patch.object(torch.UntypedStorage, "size", sized))
+            yield
 
     def hollow(self, twin: torch.Tensor) -> torch.Tensor:
         """Return a hollow tensor for a fake one; it shares storage as the twin does."""

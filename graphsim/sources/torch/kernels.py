@@ -261,6 +261,20 @@ def _promoted(args: Any, result: Any) -> int:
     return cast + (int(result.numel()) * common.itemsize if inplace and result.dtype != common else 0)
 
 
+def _with_number(args: Any, result: Any) -> int:
+    """A number in the place of the second tensor becomes one of its own type, which is cast as others are.
+
+    Source: torch/csrc/utils/python_arg_parser.cpp, ``PythonArgs::tensor_slow``; TensorIterator.cpp, ``compute_types``.
+    """
+    scratch = _promoted(args, result)
+    number = args[1] if len(args) > 1 else None
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        return scratch
+    own = torch.float64 if isinstance(number, float) else torch.int64
+    common = torch.result_type(args[0], number)
+    return scratch + own.itemsize + (common.itemsize if common != own else 0)
+
+
 def _is_operand(value: Any) -> bool:
     return isinstance(value, torch.Tensor | int | float)
 
@@ -422,5 +436,5 @@ def scratch(func: Any, device: str) -> Workspace | None:
     """Return what says the scratch of an op on that type of device; None if it has none."""
     known = WORKSPACE[device].get(func)
     if known is None and device == "cpu" and torch.Tag.pointwise in func.tags:
-        return _promoted
+        return _promoted if func._overloadname != "Tensor" else _with_number
     return known

@@ -52,12 +52,13 @@ def load_module(module: Module, *, optimizer: Any = "adamw", target: str = "", d
 
 
 def load_steps(module: Module, *, training: Training) -> tuple[Graph, Graph]:
-    """Return step 1 and the steady step of *module*, captured once; see `from_torch`."""
+    """Return step 1 and the steady step of *module*, captured once, or once for each rank; see `from_torch`."""
     need_torch()
     from graphsim.sources.torch.optimizers import named
+    from graphsim.sources.torch.ranks import steps_of
 
     optimizer = named(training.optimizer, training.optimizer_impl)
-    return _captured(module, optimizer, training.target, training.gpu, training).steps()
+    return steps_of(training, lambda one: _captured(module, optimizer, one.target, one.gpu, one))
 
 
 def _captured(module: Module, optimizer: Any, target: str, device: str, training: Training | None = None) -> Capture:

@@ -10,12 +10,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from graphsim.core.graph import Role
+from graphsim.sources.torch.collectives import Collective, collective_of, is_in_place, overwrites, sent, wraps_result
 from graphsim.sources.torch.inplace import unobserved_in_place
 from graphsim.sources.torch.kernels import UNCOUNTED, Workspace, scratch
 from graphsim.sources.torch.record import BEFORE, Executed, Geometry, Operand, Recording, Reference, Storage
 from graphsim.sources.torch.scope import Scope
 from graphsim.sources.torch.unknown import python_line
 from graphsim.sources.torch.values import Values
+from graphsim.sources.torch.wrappers import asks_for_shapes, passes_on, plain
 from graphsim.step.libraries import Libraries, LibraryWorkspace
 
 aten = torch.ops.aten
@@ -28,6 +30,7 @@ class Signature(NamedTuple):
     writes: tuple[int, ...]
     writes_by_name: tuple[str, ...]
     scratch: Workspace | None
+    collective: Collective | None
 
 
 class Observer(TorchDispatchMode):
@@ -50,16 +53,18 @@ class Observer(TorchDispatchMode):
         self._live: dict[int, Storage] = {}
         self._signatures: dict[Any, Signature] = {}
         self._constants = 0
+        values.hollows.resized = self._resized
 
     # -- storages ------------------------------------------------------------------------------
 
     def declare(self, tensor: torch.Tensor, label: str, role: Role, owner: str = "") -> Storage:
         """Register the storage of a tensor that exists before the step; the first name of a storage stands."""
+        tensor = plain(tensor)
         return self._storage(tensor, _geometry(tensor), BEFORE, label, role, owner)
 
     def find(self, tensor: torch.Tensor) -> Storage | None:
         """Return the record of a tensor's storage, if it is known."""
-        return self._live.get(tensor.untyped_storage()._cdata)
+        return self._live.get(plain(tensor).untyped_storage()._cdata)
 
     def _storage(
         self,
@@ -94,15 +99,38 @@ class Observer(TorchDispatchMode):
         reference.storage.died = len(self.recording.ops)
         del self._live[reference.key]
 
+    def _resized(self, actual: Any, there: bool) -> None:
+        """Code freed a storage, or allocated its bytes again: others, to the record."""
+        position = len(self.recording.ops)
+        known = self._live.pop(actual._cdata, None)
+        if known is not None:
+            known.died, known.ref = position, None
+        if there:
+            geometry = ((actual.nbytes(),), (1,), 0, torch.uint8)
+            nbytes = int(actual.nbytes()) if actual.device.type == self.device else 0
+            storage = Storage(nbytes, geometry, position)
+            self._watch(actual, storage, actual._cdata)
+            place = self.scope.place(position)
+            self.recording.ops.append(
+                Executed("storage_resize", [], [(storage, geometry)], [], place.phase, place.layer, place.forward_of)
+            )
+
     # -- dispatch ------------------------------------------------------------------------------
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if passes_on(types):
+            return NotImplemented
+        if asks_for_shapes():
+            return func(*args, **(kwargs or {}))
         with torch._C.DisableTorchFunction():  # modes that answer for the user's code need not answer for ours
             return self._observe(func, args, kwargs or {})
 
     def _observe(self, func: Any, args: Any, kwargs: Any) -> Any:
         self.values.check_unread()
-        if func is not aten.lift_fresh.default:
+        run = self.values.run
+        if self.values.integers.takes(func, args, kwargs):
+            run = self.values.integers.run
+        elif func is not aten.lift_fresh.default:
             args, kwargs = self._adopt(args), {name: self._adopt_one(value) for name, value in kwargs.items()}
         position = len(self.recording.ops)
         place = self.scope.place(position)
@@ -112,8 +140,8 @@ class Observer(TorchDispatchMode):
         if func is not aten.lift_fresh.default:
             self._read(signature, args, kwargs, inputs, mutates, position)
         created = func is aten.lift_fresh.default
-        result = self.values.lift(args[0]) if created else self.values.run(func, args, kwargs)
-        outputs = [self._operand(tensor, position) for tensor in _tensors((result,))]
+        result = self.values.lift(args[0]) if created else run(func, args, kwargs)
+        outputs = [self._operand(tensor, position) for tensor in _tensors((args[0] if wraps_result(func) else result,))]
         if not inputs and not outputs:  # marks of the profiler
             return result
         if mutates:
@@ -139,6 +167,7 @@ class Observer(TorchDispatchMode):
                 int(flops(*args, **kwargs, out_val=result)) if flops else None,
                 python_line() if self.lines else "",
                 func is aten.native_batch_norm.default and bool(args[5]) and args[3] is not None,
+                sent(func, signature.collective, args, kwargs, result) if signature.collective else None,
             )
         )
         return result
@@ -162,8 +191,11 @@ class Observer(TorchDispatchMode):
         ]
         positions = tuple(number for number, argument in written if not argument.kwarg_only)
         names = tuple(argument.name for _, argument in written)
-        kind = schema.name.removeprefix("aten::")
-        signature = Signature(kind, positions, names, scratch(func, self.device))
+        collective = collective_of(func)
+        kind = collective.kind if collective else schema.name.removeprefix("aten::")
+        if is_in_place(func) and overwrites(func):
+            positions = (0,)
+        signature = Signature(kind, positions, names, scratch(func, self.device), collective)
         self._signatures[func] = signature
         return signature
 

@@ -34,7 +34,7 @@ def located(model: nn.Module | None = None) -> Iterator[None]:
             text = text.partition(". ")[0][:LONG]
         reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
         layer, line, distributed = _place(error, model)
-        if distributed:
+        if distributed and not torch.distributed.is_initialized():
             reason = f"what torch.distributed shards {SEVERAL} ({reason})"
         raise CaptureError(reason, layer, line) from error
 

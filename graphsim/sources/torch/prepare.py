@@ -14,6 +14,13 @@ from graphsim.errors import CaptureError
 from graphsim.sources.torch.checks import only_plain_wrappers
 from graphsim.sources.torch.reads import guarded
 from graphsim.sources.torch.values import Evaluating, Values
+from graphsim.sources.torch.wrappers import local
+
+NO_WRAPPERS = "which a capture cannot follow; for tensors that are sharded say how many GPUs (--gpus N, gpus=N)"
+ELSEWHERE = (
+    "for target cuda, shard over GPUs where torch.cuda.is_available(), which it is in the capture; or capture with "
+    "--target cpu"
+)
 
 
 @contextmanager
@@ -37,7 +44,8 @@ def without_initialization() -> Iterator[None]:
 
 def build(factory: Callable[..., Any], values: Values, **parameters: Any) -> Any:
     """Return what *factory* makes, its tensors hollow."""
-    with Evaluating(values), guarded(values), without_initialization(), only_plain_wrappers():
+    wrappers = only_plain_wrappers(ranked=values.ranked)
+    with Evaluating(values), guarded(values), without_initialization(), wrappers:
         return factory(**parameters)
 
 
@@ -73,7 +81,10 @@ class Exchange:
             return tensor
         if tensor.is_cuda and self.values.hollows.is_hollow(tensor):
             return tensor  # made in the step, as the parameters of an optimizer that is made there
-        _check_plain(tensor)
+        if is_traceable_wrapper_subclass(tensor):
+            self._inside(tensor, move=move)
+            return tensor
+        _check_strided(tensor)
         gradient = tensor.grad if tensor.is_leaf else None
         self._known.add(id(tensor))
         self._before.append((tensor, tensor.data, gradient))
@@ -83,6 +94,19 @@ class Exchange:
         if gradient is not None:
             self.tensor(gradient, move=move)
         return tensor
+
+    def _inside(self, tensor: torch.Tensor, *, move: bool) -> None:
+        """Make what *tensor* wraps hollow; it stays on the device on which it was sharded."""
+        kind = type(tensor).__name__
+        if not self.values.ranked:
+            raise CaptureError(f"a {kind} wraps other tensors (sharded, quantized, nested), {NO_WRAPPERS}")
+        for inner in local(tensor):
+            if move and self.values.device is not None and inner.device.type != self.values.device.type:
+                raise CaptureError(f"a {kind} is on the {inner.device.type}: {ELSEWHERE}")
+            self.tensor(inner, move=False)
+        self._known.add(id(tensor))
+        if tensor.is_leaf and tensor.grad is not None:
+            self.tensor(tensor.grad, move=move)
 
     def module(self, module: nn.Module) -> None:
         """Exchange parameters and buffers; tensors that are plain attributes become hollow where they are."""
@@ -121,9 +145,6 @@ def named_tensors(value: Any, name: str = "", depth: int = 5) -> Iterator[tuple[
             yield from named_tensors(entry, key, depth - 1)
 
 
-def _check_plain(tensor: torch.Tensor) -> None:
+def _check_strided(tensor: torch.Tensor) -> None:
     if tensor.layout is not torch.strided:
         raise CaptureError(f"a tensor of layout {tensor.layout} has no storage that a capture can follow")
-    if is_traceable_wrapper_subclass(tensor):
-        kind = type(tensor).__name__
-        raise CaptureError(f"a {kind} wraps other tensors (sharded, quantized, nested), which a capture cannot follow")

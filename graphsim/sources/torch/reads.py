@@ -51,6 +51,8 @@ def guarded(values: Values) -> Iterator[None]:
             stack.enter_context(_replaced(torch.Tensor, name, method))
         stack.enter_context(_replaced(_StorageBase, "__deepcopy__", reader.copy_storage))
         stack.enter_context(unknown_to_math())
+        stack.enter_context(values.hollows.resizable())
+        stack.enter_context(values.integers.kept())
         stack.enter_context(_Calls(values))
         yield
 

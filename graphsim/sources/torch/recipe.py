@@ -17,10 +17,13 @@ from torch.utils._pytree import tree_map_only
 from graphsim.errors import UsageError
 from graphsim.sources.torch.adapters import add_adapters
 from graphsim.sources.torch.blocks import checkpoint_blocks
+from graphsim.sources.torch.checks import is_wrapped
+from graphsim.sources.torch.parallel import wrapped
 from graphsim.sources.torch.prepare import Exchange, build
 from graphsim.sources.torch.quantized import quantize
+from graphsim.sources.torch.usual import is_lightning
 from graphsim.step.precision import precision_of
-from graphsim.step.training import Training
+from graphsim.step.training import Training, option
 
 OF_THE_STEP = (
     "precision", "mode", "accumulation", "zero_grad", "set_to_none", "kv_cache",
@@ -70,6 +73,13 @@ def changed(model: nn.Module, training: Training, exchange: Exchange) -> None:
         if training.mode != "train":
             model.eval()
 
+    changes = [name for name in ("quant", "lora", "grad_checkpointing") if getattr(training, name)]
+    if is_wrapped(model) and (changes or dtype is not None):
+        name = changes[0] if changes else "precision"
+        raise UsageError(
+            f"{option(name, getattr(training, name))}: {type(model).__name__} is wrapped for several GPUs already; do "
+            "that in your factory, before"
+        )
     if training.quant and exchange.values.device is None:
         raise UsageError(f"--quant {training.quant} is for target cuda: bitsandbytes' kernels for the CPU are others")
     if training.quant == "int8":
@@ -78,6 +88,27 @@ def changed(model: nn.Module, training: Training, exchange: Exchange) -> None:
         )
     build(change, exchange.values)
     exchange.module(model)
+
+
+def parallel(model: nn.Module, training: Training, exchange: Exchange) -> tuple[nn.Module, list[str]]:
+    """Return *model* wrapped for several GPUs, and in words what was done; as it is, where *training* asks for nothing.
+
+    Raises:
+        UsageError: the model is wrapped already, or says itself how it is trained, or has no place for it.
+    """
+    asked = [name for name in ("ddp", "fsdp", "tp") if getattr(training, name)]
+    if not asked:
+        return model, []
+    if is_wrapped(model):
+        raise UsageError(f"--{asked[0]}: {type(model).__name__} is wrapped for several GPUs already")
+    if is_lightning(model):
+        raise UsageError(
+            f"--{asked[0]}: a LightningModule is wrapped by a strategy of its Trainer, which is not modelled"
+        )
+    device = exchange.values.device.type if exchange.values.device else "cpu"
+    model, said = build(lambda: wrapped(model, training, device), exchange.values)
+    exchange.module(model)
+    return model, said
 
 
 def cast_batch(batch: Any, training: Training, exchange: Exchange) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graphsim.core.graph import Phase, Role
+from graphsim.sources.torch.collectives import Sent
 
 ALIVE = -1
 """Stands for the death of a storage that still lives."""
@@ -76,6 +77,7 @@ class Executed:
         statistics: batch norm that updates its running statistics, the last two inputs.
         inplace: PyTorch would write the result over the first operand if nobody observed, see `inplace`.
         line: ``file:line`` of the Python code, if asked for.
+        sent: what a collective sends.
     """
 
     kind: str
@@ -91,6 +93,7 @@ class Executed:
     flops: int | None = None
     line: str = ""
     statistics: bool = False
+    sent: Sent | None = None
 
 
 @dataclass(slots=True)

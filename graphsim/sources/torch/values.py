@@ -24,11 +24,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from graphsim.errors import CaptureError
-from graphsim.sources.torch import zeros
+from graphsim.sources.torch import collectives, zeros
 from graphsim.sources.torch.fakes import FAKES
 from graphsim.sources.torch.hollow import Hollows
 from graphsim.sources.torch.memo import Memo
+from graphsim.sources.torch.reducer import Bookkeeping
 from graphsim.sources.torch.unknown import Policy, python_line
+from graphsim.sources.torch.wrappers import asks_for_shapes, passes_on
 
 aten = torch.ops.aten
 
@@ -145,20 +147,31 @@ class Values:
         fake: the mode of the fakes.
         device: where model and batch are moved to; None: they stay where they are.
         policy: what is assumed of values that are not known.
+        ranked: the code is that of one rank of a process group.
 
     Attributes:
         stepping: greater than 0 while an optimizer steps, which reads numbers and only computes with them.
         peeking: greater than 0 while Python reads a number and knows what to do with one that is unknown.
         read_unknown, read_drawn: the number last read was a stand-in; depends on a random one of the step.
+        integers: of DDP's reducer.
         running: a step runs, in which random numbers are drawn anew each time.
     """
 
-    def __init__(self, fake: FakeTensorMode, device: torch.device | None = None, policy: Policy | None = None) -> None:
+    def __init__(
+        self,
+        fake: FakeTensorMode,
+        device: torch.device | None = None,
+        policy: Policy | None = None,
+        *,
+        ranked: bool = False,
+    ) -> None:
         self.fake = fake
+        self.ranked = ranked
         self.device = device
         self.policy = policy or Policy()
         self.hollows = Hollows(fake)
         self._memo = Memo(self.hollows, _needs_more)
+        self.integers = Bookkeeping(self.hollows)
         self._fakes = FAKES[device.type if device else "cpu"]
         self.stepping = 0
         self.peeking = 0
@@ -241,9 +254,14 @@ class Values:
         Raises:
             CaptureError: the result depends on data that is not known, or the op has no fake kernel.
         """
+        if collectives.is_answered(func):
+            for tensor in collectives.written(func, args):
+                self.forget(tensor)
+            return collectives.answer(func, args)
         if func is aten._local_scalar_dense.default and (value := self._value(args[0])) is not None:
             return self._read(value)
-        asked = self._memo.key(func, args, kwargs)
+        # what is no op of ATen's may return an operand, and its schema does not say so
+        asked = self._memo.key(func, args, kwargs) if func.namespace == "aten" else None
         if asked is None or (asked[1] and all(map(self._value, asked[1]))):
             return self._run(func, args, kwargs)
         key, operands = asked
@@ -300,7 +318,7 @@ class Values:
                 is not known.
         """
         operands = [leaf for leaf in _leaves(args, kwargs) if isinstance(leaf, torch.Tensor)]
-        values = None if func in REPLACES_STORAGE else _values(operands)
+        values = None if func in REPLACES_STORAGE or collectives.collective_of(func) else _values(operands)
         if func is aten._local_scalar_dense.default and self._stands_in(operands[0]):
             self.read_unknown = True
             return 1.0 if operands[0].is_floating_point() else 0
@@ -426,6 +444,10 @@ class Evaluating(TorchDispatchMode):
         self.values = values
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if passes_on(types):
+            return NotImplemented
+        if asks_for_shapes():
+            return func(*args, **(kwargs or {}))
         self.values.check_unread()
         if func is aten.lift_fresh.default:
             return self.values.lift(args[0])

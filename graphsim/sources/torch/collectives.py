@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -167,11 +168,11 @@ def _work(func: Any, args: Any) -> Any:
 
 
 def _called_from_python() -> bool:
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename != __file__:
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     while frame is not None and not frame.f_code.co_filename.endswith(("distributed_c10d.py", "autograd/graph.py")):
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return frame is not None and frame.f_code.co_filename.endswith("distributed_c10d.py")
 
 

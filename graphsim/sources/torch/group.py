@@ -117,23 +117,22 @@ def _group_is_there() -> Iterator[None]:
     """Let code that makes the group, or ends it, find that done."""
     with ExitStack() as stack:
         for name in ("init_process_group", "destroy_process_group"):
-            stub = _done_here(getattr(c10d, name))
+            stub = _Done(getattr(c10d, name))
             stack.callback(setattr, stub, "inside", False)
             for module in (dist, c10d):
                 stack.enter_context(patch.object(module, name, stub))
         yield
 
 
-def _done_here(original: Callable[..., Any]) -> Any:
-    """Return what does nothing while its attribute *inside* is set: a module imported inside may keep it for good."""
+class _Done:
+    """Does nothing while *inside* is set, then what the original does: a module imported inside may keep it for good."""
 
-    def call(group: Any = None, *operands: Any, **options: Any) -> Any:
-        if not call.inside:  # type: ignore[attr-defined]
-            return original(*(() if group is None else (group,)), *operands, **options)
-        return None
+    def __init__(self, original: Callable[..., Any]) -> None:
+        self.original = original
+        self.inside = True
 
-    call.inside = True  # type: ignore[attr-defined]
-    return call
+    def __call__(self, *operands: Any, **options: Any) -> Any:
+        return None if self.inside else self.original(*operands, **options)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,70 @@
+"""Results that follow from some of their operands: shapes from masks and lengths, and checks, which pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils._mode_utils import no_dispatch
+
+aten = torch.ops.aten
+
+Content = Callable[[torch.Tensor], torch.Tensor]
+
+
+def _index(args: Any, content: Content) -> torch.Tensor:
+    """Indexing with masks: each is as many index vectors as it has dimensions."""
+    x, indices = args
+    plain: list[torch.Tensor | None] = []
+    for index in indices:
+        if index is not None and index.dtype in (torch.bool, torch.uint8):
+            with no_dispatch():
+                count = int(content(index).count_nonzero())
+            plain += [x.new_empty(count, dtype=torch.int64) for _ in range(index.dim())]
+        else:
+            plain.append(index)
+    indexed: torch.Tensor = aten.index.Tensor(x, plain)
+    return indexed
+
+
+def _masked_select(args: Any, content: Content) -> torch.Tensor:
+    x, mask = args
+    shape = (x + mask).shape
+    with no_dispatch():
+        count = int(content(mask).expand(shape).count_nonzero())
+    selected: torch.Tensor = x.new_empty(count)
+    return selected
+
+
+def _ctc_loss(args: Any, content: Content) -> tuple[torch.Tensor, torch.Tensor]:
+    """Source: aten/src/ATen/native/LossCTC.cpp: a cell for each time and each label, blanks between."""
+    scores, _, _, lengths = args[:4]
+    if isinstance(lengths, torch.Tensor):
+        with no_dispatch():
+            lengths = content(lengths).tolist()
+    steps, batch = scores.shape[:2]
+    return scores.new_empty(batch), scores.new_empty(batch, steps, 2 * max(lengths) + 1)
+
+
+SHAPED: dict[Any, Callable[[Any, Content], Any]] = {
+    aten.index.Tensor: _index,
+    aten.masked_select.default: _masked_select,
+    aten._ctc_loss.default: _ctc_loss,
+    aten._ctc_loss.Tensor: _ctc_loss,
+}
+"""Ops whose result has a shape that depends on the values of some operands."""
+
+
+CHECKS: dict[Any, Callable[[Any], bool | None]] = {
+    aten.isnan.default: lambda args: False,
+    aten.isinf.default: lambda args: False,
+    aten.eq.Scalar: lambda args: False if isinstance(args[1], float) and math.isinf(args[1]) else None,
+    aten.ne.Scalar: lambda args: True if isinstance(args[1], float) and math.isinf(args[1]) else None,
+    aten.eq.Tensor: lambda args: True if args[0] is args[1] else None,
+}
+"""Ops of unknown numbers that are answered as for finite ones. ``isfinite`` is made of these."""
+
+MAX_CHECKED = 2**26
+"""Elements of a tensor of such answers that are kept."""

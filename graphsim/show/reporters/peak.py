@@ -156,8 +156,10 @@ def _table(title: str) -> Table:
 
 def _ranks(report: Report) -> RenderableType:
     table = _table("Ranks, worst first")
-    for name, justify in (("rank", "left"), ("peak", "right"), ("step 1", "right"), ("sent per step", "left")):
-        table.add_column(name, justify=justify, header_style="dim")  # type: ignore[arg-type]
+    table.add_column("rank", header_style="dim")
+    table.add_column("peak", justify="right", header_style="dim")
+    table.add_column("step 1", justify="right", header_style="dim")
+    table.add_column("sent per step", header_style="dim")
     for row in report.ranks:
         parts = ", ".join(f"{words(kind)} {format_bytes(size)}" for kind, size in row.sent.items())
         sent = f"{format_bytes(row.sent_bytes)}: {parts}" if parts else "nothing"

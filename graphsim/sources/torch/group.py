@@ -125,7 +125,7 @@ def _group_is_there() -> Iterator[None]:
 
 
 class _Done:
-    """Does nothing while *inside* is set, then what the original does: a module imported inside may keep it for good."""
+    """Does nothing while *inside*, later what the original does: a module imported inside may keep it for good."""
 
     def __init__(self, original: Callable[..., Any]) -> None:
         self.original = original

@@ -64,9 +64,11 @@ def test_both_steps_of_a_rank_are_exact(name, rank):
         assert gs.simulate(graph).peak == real.peaks[number]
 
 
-@pytest.mark.parametrize(
-    "name", only(["hsdp"], [name for name in PLANS if name != "ddp, static graph"])
-)  # pinned memory
+ON_CUDA = [name for name in PLANS if name not in ("ddp, static graph", "fsdp, frozen")]
+"""Not yet captured for CUDA: a reducer that asks for pinned memory, and an autograd node without a device."""
+
+
+@pytest.mark.parametrize("name", only(["hsdp"], ON_CUDA))
 def test_every_plan_has_an_answer_for_cuda(name):
     make, size = PLANS[name]
     first, steady = captured(make, 0, size, "cuda").steps()

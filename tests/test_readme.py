@@ -1,41 +1,65 @@
-"""README tells the truth: its output is what the code prints, its figures are what the code computes."""
+"""README and docs/ tell the truth: what they show is what the code prints, their figures are what it computes."""
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from exhaustive import only
+from shown import PAGES, ROOT, blocks, run, said, steady
 from test_accuracy import ACCURACY
 
-ROOT = Path(__file__).parent.parent
-TEXT = (ROOT / "README.md").read_text()
-CONSOLE = re.findall(r"```console\n\$ (graphsim [^\n]*)\n(.*?)```", TEXT, re.DOTALL)
+README = ROOT / "README.md"
+TEXT = README.read_text()
 
 
-def graphsim(command: str) -> str:
-    environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1"}
-    arguments = [sys.executable, "-m", *shlex.split(command.partition("#")[0])]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False, env=environment, cwd=ROOT)
-    assert done.returncode in (0, 1), done.stderr  # 1: the answer is no
-    return re.sub(r"planned in [\d.]+ s", "planned in 0.02 s", done.stdout)
+@pytest.mark.parametrize("page", only([README], [README, *PAGES]), ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_page_shows_what_its_commands_print_and_its_code_runs(page, tmp_path):
+    def check(command: str, output: str, today: str) -> None:
+        assert steady(output) == steady(today), command
+
+    run(page.read_text(), tmp_path, check)
 
 
-@pytest.mark.parametrize(("command", "output"), CONSOLE, ids=[command for command, _ in CONSOLE])
-def test_the_output_shown_is_the_output_printed(command, output):
-    assert graphsim(command) == re.sub(r"planned in [\d.]+ s", "planned in 0.02 s", output)
+def test_the_blocks_of_a_page_are_found_in_order(tmp_path):
+    page = (
+        '```text title="a.txt"\nhello\n```\n\n```console\n$ cat a.txt\nhello\n$ cat a.txt | wc -w\n1\n```\n'
+        "<!-- not run: it never ends -->\n```bash\nsleep 9999\n```\n```python\nopen('b.txt', 'w').close()\n```\n"
+    )
+    assert [block.kind for block in blocks(page)] == ["text", "console", "bash", "python"]
+    assert list(said(list(blocks(page))[1].body)) == [("cat a.txt", "hello\n"), ("cat a.txt | wc -w", "1\n")]
+    seen = []
+    assert run(page.replace("\n1\n", "\n2\n"), tmp_path, lambda *told: seen.append(told)) == page
+    assert seen == [("cat a.txt", "hello\n", "hello\n"), ("cat a.txt | wc -w", "2\n", "1\n")]
+    assert (tmp_path / "b.txt").exists()
+
+
+def test_a_command_that_fails_is_seen(tmp_path):
+    for page in ("```bash\ngraphsim peak no_such_model\n```\n", "```python\n1 / 0\n```\n"):
+        with pytest.raises(AssertionError):
+            run(page, tmp_path, lambda *_: None)
 
 
 def test_there_is_a_real_output_to_show():
-    assert CONSOLE
+    assert any(output for block in blocks(TEXT) if block.kind == "console" for _, output in said(block.body))
+
+
+def test_readme_is_one_screen():
+    assert len(TEXT.splitlines()) <= 130
+
+
+@pytest.mark.parametrize("page", [README, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_links_lead_to_files(page):
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())
+    assert links
+    for link in links:
+        assert link.startswith("https://") or (page.parent / link).exists(), link
 
 
 def test_the_accuracy_table_holds_todays_predictions():
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in TEXT.splitlines() if "foreach=" in line]
+    text = (ROOT / "docs" / "accuracy.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if "foreach=" in line]
     predicted = [
         [
             ACCURACY.SPECS[case.model],
@@ -48,33 +72,28 @@ def test_the_accuracy_table_holds_todays_predictions():
         for case, measured in ACCURACY.reference()
     ]
     assert [row for row in rows if len(row) == 6] == predicted
-
-
-@pytest.mark.exhaustive
-def test_every_command_of_the_page_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "blocks.csv").write_text("id,lower,upper,size\na,0,2,4\nb,1,3,4\n")
-    (tmp_path / "error.txt").write_text(
-        "CUDA out of memory. Tried to allocate 9.00 GiB (GPU 0; 8.00 GiB total capacity)"
-    )
-    block = re.search(r"## What you can ask\n\n```bash\n(.*?)```", TEXT, re.DOTALL)
-    commands = [line for line in block[1].splitlines() if line.startswith("graphsim") and "my_model" not in line]
-    assert len(commands) >= 4
-    for command in commands:
-        done = subprocess.run(
-            [sys.executable, "-m", *shlex.split(command, comments=True)], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, (command, done.stderr)
-    assert (tmp_path / "step.pickle").exists()
-
-
-def test_the_python_example_runs():
-    example, plug_in = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    compile(plug_in, "README.md", "exec")  # executed, it would change PyTorch's settings for other tests
-    exec(compile(example, "README.md", "exec"), {})
+    equal = sum(row[-1] == "+0" for row in predicted)
+    assert f"in {equal} of {len(predicted)} rows" in TEXT
 
 
 def test_the_two_commands_need_only_python_and_pip():
     for mark in ("main command", "test command"):
         (command,) = re.findall(rf"<!-- {mark} -->\n```bash\n(.*)\n```", TEXT)
         assert command.startswith("python3 -m venv .venv && .venv/bin/pip install")
+
+
+def test_every_page_is_reached():
+    """The site's navigation names each page, so that none is written for nobody."""
+    named = (ROOT / ".mkdocs.yml").read_text()
+    for page in [*PAGES, *(ROOT / "docs" / "examples").glob("*.ipynb")]:
+        assert str(page.relative_to(ROOT / "docs")) in named
+
+
+def test_notebooks_are_kept_without_outputs():
+    import json
+
+    notebooks = list((ROOT / "docs" / "examples").glob("*.ipynb"))
+    assert len(notebooks) >= 2
+    for notebook in notebooks:
+        for cell in json.loads(Path(notebook).read_text())["cells"]:
+            assert not cell.get("outputs"), notebook

@@ -31,7 +31,7 @@ def on_files(files: Files, config: Any) -> Files:
     pages = {
         "reference/cli.md": _commands(),
         "reference/python.md": _names(),
-        "reference/specs.md": _specs(),
+        "reference/specs.md": (ROOT / "specs" / "README.md").read_text(),
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(),
         "reference/spec.schema.json": (ROOT / "specs" / "spec.schema.json").read_text(),
     }
@@ -42,11 +42,6 @@ def on_files(files: Files, config: Any) -> Files:
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))
     return files
-
-
-def _specs() -> str:
-    """The reference of spec files, as it stands beside them."""
-    return (ROOT / "specs" / "README.md").read_text()
 
 
 def _names() -> str:
@@ -64,8 +59,8 @@ def _names() -> str:
     parts = [
         "# Python",
         "`import graphsim as gs`: every name below is one of `gs`. A question takes whatever you have, the name of a",
-        "shipped spec, a file, `torch:module:function`, a graph, or an `nn.Module` with its inputs, and the keywords of",
-        "a [setting](#graphsim.answers.setting.Setting).",
+        "shipped spec, a file, `torch:module:function`, a graph, or an `nn.Module` with its inputs, and the keywords",
+        "of a [setting](#graphsim.answers.setting.Setting).",
     ]
     for group, names in GROUPS.items():
         parts += ["", f"## {group}", *(f"\n::: {homes[name]}\n" for name in names)]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 
+import numpy as np
 import pytest
 from pages import browser_path, full_page, hostile_graph, rematerialized, step, stretch
 
 import graphsim as gs
 from graphsim.answers.plan import Refusal, plans_of
+from graphsim.core.simulation import op_costs
 from graphsim.show.reporters.html import allocation_data, html_page, peak_label
 from graphsim.units import format_bytes
 
@@ -234,6 +236,32 @@ def test_zoom_by_wheel_drag_buttons_and_back(visit, html, run):
     low, high = page.evaluate(VIEW)
     assert high - low == pytest.approx(whole[1] / 2)
     assert low <= page.evaluate("moment.pinned") <= high
+
+
+def test_by_time_an_op_is_as_wide_as_it_costs(visit, html, run):
+    page = visit(html)
+    width = page.locator("#chart .u-over").bounding_box()["width"]
+    costs = op_costs(run.graph)[run.schedule.ops]
+    begins = np.concatenate([[0.0], np.cumsum(costs)]) / costs.sum() * width
+    at = int(costs.argmax())
+    place = f"[{at}, {at + 1}].map((step) => view.charts[0].valToPos(step, 'x'))"
+    assert page.evaluate(place) == pytest.approx([x / len(costs) * width for x in (at, at + 1)], abs=1)
+    ticks = "view.charts[0].axes[0]._values"
+    assert page.evaluate(ticks)[:3] == ["0", "100", "200"]
+    page.click("#by-time")
+    settle(page)
+    assert page.evaluate(ticks)[:3] == ["0 s", "2 ms", "4 ms"]
+    assert page.evaluate(place) == pytest.approx(begins[at : at + 2].tolist(), abs=1)
+    assert page.evaluate(f"executionAt(view.charts[0], {{ clientX: {place.replace('[', '[0.4 + ', 1)}[0] + "
+                         "view.charts[0].over.getBoundingClientRect().left })") == at  # fmt: skip
+    page.click("#zoom-in")
+    settle(page)
+    low, high = page.evaluate(VIEW)
+    assert page.evaluate("toX(view.max) - toX(view.min)") == pytest.approx(costs.sum() / 2, rel=1e-3)
+    assert page.evaluate(LABELS) == []
+    page.click("#by-time")
+    settle(page)
+    assert page.evaluate(VIEW) == [low, high], "the same ops are in view"
 
 
 def test_the_keyboard_reaches_everything(visit, html, run):

@@ -100,6 +100,12 @@ def test_sums_by_role_over_time_follow_from_the_columns(run, data):
         assert np.array_equal(lines[role], line), role
 
 
+def test_costs_add_up_to_the_time_of_the_step(run, data):
+    order = data["order"] or range(len(run.schedule))
+    assert sum(data["costs"]["of"][op] for op in order) == pytest.approx(run.time, rel=1e-3)
+    assert data["costs"]["unit"] == "seconds"
+
+
 def test_ops_and_phases_stand_in_the_order_of_execution(run, data):
     phases = [name for name, _ in data["phases"]]
     assert [phases[code] for code in data["phase"]] == [str(phase) for phase in run.phases]

@@ -9,7 +9,7 @@ import numpy as np
 
 from graphsim.answers.plan import Refusal
 from graphsim.core.graph import Phase
-from graphsim.core.simulation import Simulation
+from graphsim.core.simulation import Simulation, cost_unit, op_costs
 from graphsim.display import PHASE_COLORS, ROLE_COLORS
 from graphsim.recompute.plan import Plan
 from graphsim.show.reporters.html.plans import plan_row
@@ -51,6 +51,7 @@ def page_data(
             "layer": [layers.number(op.layer) for op in ops],
         },
         "order": None if in_order else run.schedule.ops.tolist(),
+        "costs": _costs(run),
         "phase": [_PHASES.index(phase) for phase in run.phases],
         "storages": _storages(run, layers),
         "workspace": _workspace(run),
@@ -86,6 +87,11 @@ def _peak(run: Simulation) -> dict[str, Any]:
         "phase": str(run.phases[at]) if op else "",
         "by_role": run.by_role(at),
     }
+
+
+def _costs(run: Simulation) -> dict[str, Any]:
+    """What each op costs, to four digits: more cannot be seen."""
+    return {"unit": cost_unit(run.graph), "of": [float(f"{cost:.4g}") for cost in op_costs(run.graph).tolist()]}
 
 
 def _storages(run: Simulation, layers: _Names) -> dict[str, list[Any]]:

@@ -26,14 +26,68 @@ function applyView() {
   view.frame = 0;
   for (const chart of view.charts) chart.setScale("x", { min: view.min, max: view.max });
 }
-function zoom(factor, center = (view.min + view.max) / 2) {
-  setView(center - (center - view.min) * factor, center + (view.max - center) * factor);
+/** Zoom about an execution, by what is seen: ops, or time. */
+function zoom(factor, center = toStep((toX(view.min) + toX(view.max)) / 2)) {
+  const [low, high, at] = [view.min, view.max, center].map(toX);
+  setView(toStep(at - (at - low) * factor), toStep(at + (high - at) * factor));
 }
-const pan = (share) => setView(view.min + share * (view.max - view.min), view.max + share * (view.max - view.min));
+function shift(min, max, by) { setView(toStep(toX(min) + by), toStep(toX(max) + by)); }
+const pan = (share) => shift(view.min, view.max, share * (toX(view.max) - toX(view.min)));
 const wholeStep = () => setView(0, STEPS);
 function showMoment(at) {
   const span = view.max - view.min;
   if (at < view.min || at + 1 > view.max) setView(at + 0.5 - span / 2, at + 0.5 + span / 2);
+}
+
+// The x axis: executions one as wide as the other, or each as wide as the time it takes.
+const clock = new Float64Array(STEPS + 1); // time at which each execution begins
+if (DATA.costs) for (let at = 0; at < STEPS; at++) clock[at + 1] = clock[at] + DATA.costs.of[opNumber(at)];
+const TOTAL_TIME = clock[STEPS];
+const timed = { on: false };
+const toX = (step) => {
+  if (!timed.on || step <= 0 || step >= STEPS) return timed.on ? (step / STEPS) * TOTAL_TIME : step;
+  const at = Math.floor(step);
+  return clock[at] + (step - at) * (clock[at + 1] - clock[at]);
+};
+const toStep = (x) => {
+  if (!timed.on || x <= 0 || x >= TOTAL_TIME) return timed.on ? (x / TOTAL_TIME) * STEPS : x;
+  let [low, high] = [0, STEPS]; // clock[low] <= x < clock[high]
+  while (high - low > 1) {
+    const middle = (low + high) >> 1;
+    if (clock[middle] <= x) low = middle;
+    else high = middle;
+  }
+  return low + (x - clock[low]) / (clock[high] - clock[low]);
+};
+/** Let the charts be by time, or by op again. */
+function setTimed(on) {
+  timed.on = on;
+  for (const chart of view.charts) {
+    chart.axes[0].label = stepLabel();
+    chart.scales.x.min = NaN; // uPlot works a scale out anew only where its ends have changed
+    chart.setScale("x", { min: view.min, max: view.max });
+  }
+}
+const stepLabel = () => {
+  if (!timed.on) return "op, in order of execution";
+  return DATA.costs.unit === "seconds" ? "time, as ops cost it" : `cost${DATA.costs.unit && `, ${DATA.costs.unit}`}`;
+};
+/** Ticks at round numbers of ops, or of time. */
+function stepTicks(chart, _, min, max, increment, space) {
+  const [low, high] = [min, max].map(toX);
+  const least = timed.on ? ((high - low) * space) / Math.max(1, chart.over.clientWidth) : increment;
+  const power = 10 ** Math.floor(Math.log10(least || 1));
+  const step = timed.on ? [1, 2, 5, 10].map((digit) => digit * power).find((size) => size >= least) : increment;
+  const count = Math.floor(high / step) - Math.ceil(low / step) + 1;
+  return Array.from({ length: Math.max(0, count) }, (_, i) => toStep((Math.ceil(low / step) + i) * step));
+}
+const formatStep = (step) => (timed.on ? formatCost(toX(step)) : formatInteger(Math.round(step)));
+/** A time in s, ms or µs; other costs with a prefix. */
+function formatCost(cost) {
+  const seconds = DATA.costs.unit === "seconds";
+  const [size, unit] = [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"], [1, ""], [1e-3, "m"], [1e-6, "µ"]]
+    .find(([size]) => cost >= size * 0.9995 && (!seconds || size <= 1)) || [1, ""];
+  return `${Number((cost / size).toPrecision(3))}${seconds ? ` ${unit}s` : unit && ` ${unit}`}`;
 }
 
 const BYTE_STEPS = Array.from({ length: 53 }, (_, power) => 2 ** power);
@@ -42,7 +96,7 @@ const axis = (more) => ({
   stroke: () => palette.muted, font: "12px system-ui, sans-serif",
   grid: { stroke: () => palette.line, width: 1 }, ticks: { stroke: () => palette.line, width: 1 }, ...more,
 });
-const countAxis = () => axis({ incrs: COUNT_STEPS, values: (_, ticks) => ticks.map(formatInteger), label: "op, in order of execution", labelSize: 22, labelFont: "12px system-ui, sans-serif" });
+const countAxis = () => axis({ incrs: COUNT_STEPS, splits: stepTicks, filter: (_, ticks) => ticks, values: (_, ticks) => ticks.map(formatStep), label: stepLabel(), labelSize: 22, labelFont: "12px system-ui, sans-serif" });
 const byteAxis = (more) => axis({ incrs: BYTE_STEPS, size: 84, values: (_, ticks) => ticks.map(formatTick), ...more });
 
 /** A chart over executions: *lines* have STEPS + 1 points, each value holds until the next execution. */
@@ -50,7 +104,7 @@ function stepChart(host, { lines, series, axes, scales, hooks, height }) {
   const xs = Float64Array.from({ length: STEPS + 1 }, (_, i) => i);
   const chart = new uPlot({
     width: host.clientWidth || 900, height, legend: { show: false }, pxAlign: false,
-    scales: { x: { time: false, range: () => [view.min, view.max] }, ...scales },
+    scales: { x: { time: false, distr: 100, fwd: toX, bwd: toStep, range: () => [view.min, view.max] }, ...scales },
     axes: [countAxis(), ...axes],
     series: [{}, ...series.map((line) => ({ paths: uPlot.paths.stepped({ align: 1 }), points: { show: false }, width: 0, ...line }))],
     cursor: { y: false, points: { show: false }, drag: { x: true, y: false, setScale: false }, bind: { dblclick: () => () => wholeStep() } },
@@ -98,8 +152,7 @@ function pointing(chart) {
 }
 function drag(from, width) {
   const move = (event) => {
-    const shift = ((from.x - event.clientX) / width) * (from.max - from.min);
-    setView(from.min + shift, from.max + shift);
+    shift(from.min, from.max, ((from.x - event.clientX) / width) * (toX(from.max) - toX(from.min)));
   };
   document.addEventListener("mousemove", move);
   document.addEventListener("mouseup", () => document.removeEventListener("mousemove", move), { once: true });

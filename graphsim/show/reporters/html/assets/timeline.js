@@ -103,5 +103,10 @@ function bindKeys() {
   $("zoom-out").onclick = () => zoom(2);
   $("zoom-reset").onclick = wholeStep;
   $("to-peak").onclick = () => pin(DATA.peak.execution);
+  $("by-time").hidden = !TOTAL_TIME;
+  $("by-time").onclick = (event) => {
+    setTimed(!timed.on);
+    event.currentTarget.setAttribute("aria-pressed", String(timed.on));
+  };
 }
 const inView = (at) => view.min <= at && at < view.max;

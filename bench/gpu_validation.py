@@ -267,7 +267,7 @@ def head() -> dict[str, Any]:
 
 
 def table(data: dict[str, Any]) -> Iterator[str]:
-    """Yield the results as Markdown for README."""
+    """Yield the results as Markdown for the docs."""
     entries = data["entries"]
     yield f"{data['device']}, {data['date'][:10]}, commit {data['commit'][:7]}."
     yield ""

@@ -1,4 +1,4 @@
-"""What recompute makes of well-known models: the two tables of README.
+"""What recompute makes of well-known models: the two tables of docs/how-to/plan.md.
 
     python bench/recompute_table.py              # peak and extra time of strategies (a minute)
     python bench/recompute_table.py --batches    # the largest batch on 16, 24 and 80 GB (an hour)

@@ -49,12 +49,11 @@ def test_readme_is_one_screen():
     assert len(TEXT.splitlines()) <= 130
 
 
-@pytest.mark.parametrize("page", [README, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
-def test_links_lead_to_files(page):
-    links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text())
-    assert links
+def test_links_lead_to_files():
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", TEXT)
+    assert len(links) > 10
     for link in links:
-        assert link.startswith("https://") or (page.parent / link).exists(), link
+        assert link.startswith("https://") or (ROOT / link).exists(), link
 
 
 def test_the_accuracy_table_holds_todays_predictions():

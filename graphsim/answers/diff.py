@@ -125,8 +125,9 @@ def diff(
 ) -> Diff:
     """Return what changed in memory from *a* to *b*, tensor by tensor.
 
-    >>> diff("lenet5", "lenet5", batch=8, only_b={"batch": 16}).grown > 0
-    True
+    Examples:
+        >>> diff("lenet5", "lenet5", batch=8, only_b={"batch": 16}).grown > 0
+        True
 
     Args:
         a: a source as `peak` takes it, a `Report`, or a saved one: the output of ``graphsim peak --json --largest 0``.

@@ -100,8 +100,9 @@ def fit(
 ) -> Fit:
     """Return whether a training of *source* fits on a GPU, the largest batch that does, and what would save most.
 
-    >>> fit("lenet5", memory="2GiB").fits
-    True
+    Examples:
+        >>> fit("lenet5", memory="2GiB").fits
+        True
 
     Args:
         source: as `peak` takes it.

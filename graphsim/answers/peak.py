@@ -179,8 +179,9 @@ def peak(
 ) -> Report:
     """Return the peak memory of a training step of *source*: how much, where, and what is live there.
 
-    >>> peak("lenet5", batch=64, optimizer="adam").steady.peak_bytes
-    21901368
+    Examples:
+        >>> peak("lenet5", batch=64, optimizer="adam").steady.peak_bytes
+        21901368
 
     Args:
         source: a shipped spec's name, a spec file, ``torch:module:function``, ``hf:config.json``, an .onnx file, a

@@ -133,8 +133,9 @@ def plan(
 ) -> Planned:
     """Return the cheapest schedule of a step of *source* that fits a memory budget.
 
-    >>> plan("lenet5", batch=64, budget="0.9x", strategy="rotor").feasible
-    True
+    Examples:
+        >>> plan("lenet5", batch=64, budget="0.9x", strategy="rotor").feasible
+        True
 
     Args:
         source: as `peak` takes it.

@@ -26,8 +26,9 @@ def replay(
 ) -> Replay:
     """Execute the mallocs and frees of a step of *source* on a backend, and compare them with the prediction.
 
-    >>> replay("lenet5", batch=2).matches
-    True
+    Examples:
+        >>> replay("lenet5", batch=2).matches
+        True
 
     Args:
         source: as `peak` takes it.

@@ -61,8 +61,9 @@ class Explanation(Answer):
 def explain(told: str | bytes | Path, source: Any = "", inputs: Any = None, **setting: Unpack[Setting]) -> Explanation:
     """Return why CUDA ran out of memory.
 
-    >>> explain("CUDA out of memory. Tried to allocate 9.00 GiB (GPU 0; 8.00 GiB total capacity)").cause.kind.name
-    'TOO_LARGE'
+    Examples:
+        >>> explain("CUDA out of memory. Tried to allocate 9.00 GiB (GPU 0; 8.00 GiB total capacity)").cause.kind.name
+        'TOO_LARGE'
 
     Args:
         told: PyTorch's message, or a log with it; or what torch.cuda.memory._dump_snapshot wrote, of which nothing

@@ -40,7 +40,7 @@ def diff_text(
         a, b = (format_bytes(size) for size in diff.unlisted)
         console.print(f"\nNot listed by tensor in the reports: {a} of A, {b} of B (save with --largest 0).")
     _print_verdict(console, diff, tolerance, budget)
-    return output.getvalue()
+    return "".join(f"{line.rstrip()}\n" for line in output.getvalue().splitlines())
 
 
 def _print(console: Console, title: str, changes: list[Change] | tuple[Change, ...]) -> None:

@@ -58,6 +58,9 @@ class Answer:
         return preformatted(str(self))
 
 
+NARROW = 60
+"""Columns of a terminal below which tables leave out or wrap what is not the answer."""
+
 ROLE_COLORS: dict[str, str] = {
     Part.PARAMETERS: "#0072b2",
     Part.BUFFERS: "#8c8c8c",

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graphsim.answers.diff import Change, Diff
+from graphsim.display import NARROW
 from graphsim.units import format_bytes
 
 
@@ -48,13 +49,15 @@ def _print(console: Console, title: str, changes: list[Change] | tuple[Change, .
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", title_justify="left")
     table.add_column(title)
-    for column in ("A", "B", "change", ""):
-        table.add_column(column, justify="right")
+    columns = ("A", "B", "change", "") if console.width >= NARROW else ("B", "change")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
     for change in changes:
         style = "red" if change.bytes > 0 else "green" if change.bytes < 0 else ""
         share = f"{change.bytes / change.a:+.1%}" if change.a and change.b is not None and change.bytes else ""
-        cells = (change.name or "(no layer)", _size(change.a), _size(change.b), _signed(change.bytes), share)
-        table.add_row(*(Text(cell, style=style if number > 2 else "") for number, cell in enumerate(cells)))
+        cells = {"A": _size(change.a), "B": _size(change.b), "change": _signed(change.bytes), "": share}
+        name = Text(change.name or "(no layer)", overflow="fold")
+        table.add_row(name, *(Text(cells[column], style="" if column in ("A", "B") else style) for column in columns))
     console.print()
     console.print(table)
 

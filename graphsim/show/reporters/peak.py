@@ -17,7 +17,7 @@ from graphsim.answers.reservation import BEFORE, HISTORY
 from graphsim.answers.unknown import Unknown
 from graphsim.core.graph import Phase
 from graphsim.core.simulation import Part
-from graphsim.display import words
+from graphsim.display import NARROW, words
 from graphsim.show.reporters.fit import unknown_line
 from graphsim.units import format_bytes, format_count
 
@@ -60,7 +60,7 @@ def _page(report: Report, width: int) -> RenderableType:
     parts: list[RenderableType] = [_headline(report), ""]
     if report.ranks:
         parts += [_ranks(report), ""]
-    parts += [_roles(report.steady), ""]
+    parts += [_roles(report.steady, width), ""]
     if report.steady.largest and report.steady.peak_bytes:
         parts += [_largest(report.steady, width), "", _timeline(report.steady, width), ""]
     if report.mode == "train" and report.folk and report.steady.peak_bytes:
@@ -168,14 +168,15 @@ def _ranks(report: Report) -> RenderableType:
     return Padding(table, (0, 0, 0, 2))
 
 
-def _roles(step: StepReport) -> RenderableType:
+def _roles(step: StepReport, width: int) -> RenderableType:
     table = _table("Live at the peak")
     for name, justify in (("role", "left"), ("bytes", "right"), ("share", "right"), ("", "left")):
-        table.add_column(name, justify=justify, header_style="dim")  # type: ignore[arg-type]
+        table.add_column(name, justify=justify, header_style="dim", no_wrap=name != "role")  # type: ignore[arg-type]
+    longest = max(6, min(30, width - 48))
     for role, size in sorted(step.by_role_at_peak.items(), key=lambda item: -item[1]):
         if size:
             share = size / step.peak_bytes
-            bar = "█" * max(1, round(share * 30))
+            bar = "█" * max(1, round(share * longest))
             table.add_row(words(role), format_bytes(size), f"{share:.1%}", Styled(bar, _ROLE_STYLE.get(role, "")))
     return Padding(table, (0, 0, 0, 2))
 
@@ -183,8 +184,10 @@ def _roles(step: StepReport) -> RenderableType:
 def _largest(step: StepReport, width: int) -> RenderableType:
     table = _table("Largest live tensors at the peak")
     table.add_column("bytes", justify="right", header_style="dim", no_wrap=True)
-    table.add_column("tensor", header_style="dim", overflow="ellipsis", no_wrap=True, max_width=max(20, width - 50))
-    table.add_column("role", header_style="dim", no_wrap=True)
+    wide = width >= NARROW  # else roles take two lines, so that numbers and names stay whole
+    names = max(20, width - 50) if wide else width - 28
+    table.add_column("tensor", header_style="dim", overflow="ellipsis", no_wrap=True, max_width=names)
+    table.add_column("role", header_style="dim", no_wrap=wide)
     for tensor in step.largest[:8]:
         name = tensor.name if tensor.name != "workspace" else f"workspace of {tensor.op}"
         style = _ROLE_STYLE.get(tensor.role, "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from io import StringIO
 from itertools import pairwise
+from typing import Literal
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -170,8 +171,9 @@ def _ranks(report: Report) -> RenderableType:
 
 def _roles(step: StepReport, width: int) -> RenderableType:
     table = _table("Live at the peak")
-    for name, justify in (("role", "left"), ("bytes", "right"), ("share", "right"), ("", "left")):
-        table.add_column(name, justify=justify, header_style="dim", no_wrap=name != "role")  # type: ignore[arg-type]
+    columns: dict[str, Literal["left", "right"]] = {"role": "left", "bytes": "right", "share": "right", "": "left"}
+    for name, justify in columns.items():
+        table.add_column(name, justify=justify, header_style="dim", no_wrap=name != "role")
     longest = max(6, min(30, width - 48))
     for role, size in sorted(step.by_role_at_peak.items(), key=lambda item: -item[1]):
         if size:

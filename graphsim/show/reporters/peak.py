@@ -228,8 +228,9 @@ def _timeline(step: StepReport, width: int) -> RenderableType:
 
 def _folk(report: Report) -> RenderableType:
     table = _table("What the folk formulas say")
-    for name, justify in (("formula", "left"), ("bytes", "right"), ("error", "right")):
-        table.add_column(name, justify=justify, header_style="dim")  # type: ignore[arg-type]
+    columns: dict[str, Literal["left", "right"]] = {"formula": "left", "bytes": "right", "error": "right"}
+    for name, justify in columns.items():
+        table.add_column(name, justify=justify, header_style="dim")
     for name, size in report.folk.items():
         text = (FORMULAS[name].__doc__ or name).partition(" (")[0].rstrip(".:").partition(":")[0]
         error = size / report.steady.peak_bytes - 1

@@ -27,6 +27,7 @@ from torch.utils.checkpoint import checkpoint
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # PyTorch uses what it has deprecated itself
+    from torch.distributed.nn.functional import all_to_all_single
     from torch.distributed.optim import ZeroRedundancyOptimizer
 
 WIDTH, SEQ, BATCH = 24, 6, 8
@@ -305,9 +306,9 @@ class Experts(nn.Module):
 
     def forward(self, tokens):
         x = self.embedding(tokens).flatten(0, 1)
-        there = dist.nn.functional.all_to_all_single(torch.empty_like(x), x)
+        there = all_to_all_single(torch.empty_like(x), x)
         done = self.expert(there)
-        return dist.nn.functional.all_to_all_single(torch.empty_like(x), done).mean()
+        return all_to_all_single(torch.empty_like(x), done).mean()
 
 
 def experts():

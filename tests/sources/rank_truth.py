@@ -94,7 +94,8 @@ def truth(make: Callable[[], Any], rank: int, size: int) -> Truth:
 def _local(tensor: torch.Tensor) -> list[torch.Tensor]:
     if not is_traceable_wrapper_subclass_type(type(tensor)):
         return [tensor]
-    inner = [getattr(tensor, name) for name in tensor.__tensor_flatten__()[0]]
+    wrapped: Any = tensor
+    inner = [getattr(tensor, name) for name in wrapped.__tensor_flatten__()[0]]
     return [leaf for value in inner if isinstance(value, torch.Tensor) for leaf in _local(value)]
 
 

@@ -1,8 +1,9 @@
 """The ranks of a training on several GPUs: those that may differ are captured, the one that needs most is shown.
 
-Which those are is found out by capturing. Where the first and the last rank are equal, so are the ones between. Where
-both run the same ops on tensors of other sizes, as where a dimension does not divide, the rank at which sizes change
-is searched between them. Else, as in a pipeline, every rank is captured, up to `MOST`.
+Which those are is found out by capturing. Where the first, the middle and the last rank are equal, the ones between are
+taken to be so, which is said. Where they run the same ops on tensors of other sizes, as where a dimension does not
+divide, the rank at which sizes change is searched between them. Else, as in a pipeline, every rank is captured, up to
+`MOST`.
 """
 
 from __future__ import annotations
@@ -77,8 +78,14 @@ def _different(count: int, look: Callable[[int], _Captured]) -> tuple[list[_Capt
     if count > 1:
         known[count - 1] = look(count - 1)
     first, last = known[0], known[count - 1]
-    if first.kinds == last.kinds:
-        _search(0, count - 1, known, look)
+    if first.kinds == last.kinds and count > 2:
+        known[count // 2] = look(count // 2)
+    if len({one.kinds for one in known.values()}) == 1:
+        _search(0, count // 2, known, look)
+        _search(count // 2, count - 1, known, look)
+        if between := count - len(known):
+            note = f"{between} of {count} ranks stand between equal ones and are taken to be equal: --rank shows one"
+            return list(known.values()), note
     else:
         step = max(1, -(-count // MOST))
         for rank in range(0, count, step):

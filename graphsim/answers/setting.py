@@ -45,7 +45,8 @@ class Setting(TypedDict, total=False):
             running it, by the place that reads them: ``{"train.py:31": 0.5}``.
         gpus: of a captured model: GPUs that train it, each with a process of its own; 0: one, without a process group.
         rank: which of their processes; -1: of those that differ, the one that needs most.
-        ddp, fsdp: wrap the model in DistributedDataParallel; its blocks and the whole in ``fully_shard``.
+        ddp: wrap the model in DistributedDataParallel.
+        fsdp: shard its blocks and the whole by ``fully_shard``.
         tp: split linear layers of the blocks over so many GPUs.
         loss: of a module: a function of its output, or of output and batch, that returns the scalar to differentiate.
         step: of a module: ``step(model, batch, optimizer)``, one training step in your own words.

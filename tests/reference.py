@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from graphsim.core.graph import Graph, Op, Role
 
-RESIDENT_ROLES = (Role.PARAMETER, Role.OPTIMIZER_STATE, Role.INPUT, Role.BUFFER)
+RESIDENT_ROLES = (Role.PARAMETER, Role.OPTIMIZER_STATE, Role.INPUT, Role.BUFFER, Role.LIBRARY)
 
 
 class InvalidScheduleError(Exception):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import asdict, dataclass, field
 from typing import Any, Unpack
 
@@ -26,8 +25,8 @@ from graphsim.version import __version__
 
 SCHEMA = "graphsim-fit/1"
 
-WORTH_A_PROCESS = 4.0
-"""Seconds of a capture from which on another process, which imports PyTorch first, is worth it."""
+WORTH_A_PROCESS = 10_000
+"""Ops of a captured step from which on another process, which imports PyTorch first, is worth it."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -141,9 +140,8 @@ def fit_of(
     Raises:
         GraphSimError: the source cannot be read or trained.
     """
-    begun = time.process_time()
     step = source.steps(training).steady
-    worth = source.kind == "capture" and isinstance(source.what, str) and time.process_time() - begun > WORTH_A_PROCESS
+    worth = source.kind == "capture" and isinstance(source.what, str) and len(step.ops) > WORTH_A_PROCESS
     outside = outside_of(step, training.device) if context is None else Unknown(OUTSIDE, *context, False, "as given")
     context = outside.least, outside.most
     question = _Question(source, training, strategy, memory - context[1], {})

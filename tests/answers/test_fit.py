@@ -86,9 +86,10 @@ def test_measures_are_simulated_alone_and_stacked():
 
 
 def test_the_context_is_a_range_and_decides_whether_it_may_fit():
-    need = need_of(model("t5_small"), Training())
+    small = source_of("gpt2", layers=1, batch=1, seq=64, vocab=500)
+    need = need_of(small, Training())
     extras = (CONTEXT[0] - 1, *CONTEXT)
-    answers = [fit_of(model("t5_small"), Training(), memory=need + extra) for extra in extras]
+    answers = [fit_of(small, Training(), memory=need + extra) for extra in extras]
     assert [(a.fits, a.perhaps) for a in answers] == [(False, False), (False, True), (True, False)]
     assert [a.margin_bytes for a in answers] == [
         extra - CONTEXT[1] for extra in (CONTEXT[0] - 1, CONTEXT[0], CONTEXT[1])

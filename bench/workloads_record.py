@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -46,9 +47,13 @@ class Case(NamedTuple):
 
 def step_of(case: Case, device: str, mark: Mark = lambda _: nullcontext()) -> Callable[[Any, Any, Any], None]:
     """Return the step of *case*, ``(model, batch, optimizer)``; each of `PHASES` runs inside of a *mark*."""
-    scaler = torch.amp.GradScaler(device, init_scale=SCALE) if case.scaler else None
+
+    @cache
+    def scaler_of() -> torch.amp.GradScaler | None:  # made in the step: a capture pretends the device only there
+        return torch.amp.GradScaler(device, init_scale=SCALE) if case.scaler else None
 
     def step(model: nn.Module, batch: Any, optimizer: torch.optim.Optimizer) -> None:
+        scaler = scaler_of()
         with mark("zero_grad"):
             optimizer.zero_grad(set_to_none=True)
         with mark("forward"), torch.autocast(device, case.autocast) if case.autocast else nullcontext():

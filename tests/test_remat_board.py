@@ -44,7 +44,7 @@ def test_a_row_has_every_strategy_its_bound_and_the_best(capsys):
 def test_a_seed_finds_the_same_again_and_more_seeds_no_worse(capsys):
     asked = ("--strategies", "moccasin,auto", "--seconds", "1")
     (_, one), (_, again) = (rows(capsys, *asked, "--seed", "3") for _ in range(2))
-    assert one[:-1] == again[:-1]
+    assert [cell.rstrip("=") for cell in one[:-1]] == [cell.rstrip("=") for cell in again[:-1]], "proofs take time"
     _, more = rows(capsys, *asked, "--seed", "3", "--parallel", "2")
     assert percent(more[-COLUMNS + 1]) <= percent(one[-COLUMNS + 1])
 

@@ -109,7 +109,11 @@ def test_plain_modules_are_exact(name):
     check(PLAIN[name]())
 
 
-@pytest.mark.parametrize("name", only(VARIED, MORE))
+OTHERWISE = ("Radiance",)
+"""Models whose products PyTorch differentiates otherwise while a mode observes: see test_torch_unobserved."""
+
+
+@pytest.mark.parametrize("name", only(VARIED, [name for name in MORE if name not in OTHERWISE]))
 def test_more_architectures_are_exact(name):
     torch.manual_seed(0)
     check(MORE[name](), optimizer=sgd)

@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import torch.nn.functional as F  # noqa: E402, N812
+from architectures_more import MORE  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence  # noqa: E402
 from torch_memory import measure  # noqa: E402
@@ -222,6 +223,15 @@ CASES |= {
     "lstm_packed": (partial(Recurrent, nn.LSTM, batch_first=True), (rows, lengths)),
     "gru_packed": (partial(Recurrent, nn.GRU, batch_first=True), (rows, lengths)),
 }
+
+
+def radiance(number):
+    """Another model of the tests, which an observer differentiates otherwise: operand *number*, or itself if None."""
+    net, batch = MORE["Radiance"]()
+    return net if number is None else batch[number]
+
+
+CASES["radiance"] = (partial(radiance, None), [partial(radiance, n) for n in range(len(MORE["Radiance"]()[1]))])
 
 
 def step(model, batch, optimizer):

@@ -61,14 +61,21 @@ def policies() -> Figure:
         run = gs.simulate(step, policy=policy)
         axes.step(range(len(run.timeline)), run.timeline, where="post", color=color, linewidth=1.2)
         axes.plot([], [], color=color, label=f"{policy}: peak {format_bytes(run.peak)}")
-    axes.set_xlim(0, len(run.schedule))
-    axes.set_ylim(0)
+    _framed(
+        axes, len(run.schedule), "execution", "bert_base, batch 32, adam: live bytes under the two release policies"
+    )
     _phases(axes, run)
-    byte_axis(axes, "y")
-    axes.set_xlabel("execution")
-    axes.set_title("bert_base, batch 32, adam: live bytes under the two release policies", loc="left", fontsize=10)
     axes.legend(fontsize=8, loc="lower right")
     return fig
+
+
+def _framed(axes: Axes, events: int, counted: str, title: str) -> None:
+    """Bytes upwards from zero, over so many events."""
+    axes.set_xlim(0, events)
+    axes.set_ylim(0)
+    byte_axis(axes, "y")
+    axes.set_xlabel(counted)
+    axes.set_title(title, loc="left", fontsize=10)
 
 
 def reserved() -> Figure:
@@ -83,11 +90,8 @@ def reserved() -> Figure:
         layout = TorchCaching(**options)(run.trace)
         axes.step(range(len(layout.reserved)), layout.reserved, where="post", color=color, label=name)
     axes.fill_between(range(len(layout.used)), layout.used, step="post", color="#0072b2", alpha=0.4, label="in use")
-    axes.set_xlim(0, len(layout.used))
-    axes.set_ylim(0)
-    byte_axis(axes, "y")
-    axes.set_xlabel("malloc or free, in order")
-    axes.set_title("seed_cnn, batch 5120: a step in a fresh caching allocator", loc="left", fontsize=10)
+    title = "seed_cnn, batch 5120: a step in a fresh caching allocator"
+    _framed(axes, len(layout.used), "malloc or free, in order", title)
     axes.legend(fontsize=8, loc="upper left")
     return fig
 

@@ -151,9 +151,9 @@ def fit_of(
         batch, simulations, notes = question.largest_batch(int(step.attributes.get("batch") or 1))
         sequence = question.largest_sequence()
         outcome = outcome_of(trial, question.room, question.known)  # last, as now most schedules are known
-        need = outcome.need
-        measures = tuple(measures_of(rows, need, question.room, question.known))
+        measures = tuple(measures_of(rows, outcome, question.room))
         choices = tuple(choices_of(rows))
+    need = outcome.need
     unknown = unknown_of((outcome.first, outcome.steady), allocator=trial.allocator)
     inside = tuple(one for one in unknown if one.inside)
     sure, perhaps = rooms(memory, (outside, *inside))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -55,10 +55,8 @@ def _meanwhile(executor: Executor, trial: Trial, room: int) -> Promise:
     def promise() -> Cost:
         found = None
         if not future.cancel():  # else nobody has begun with it
-            try:
+            with suppress(BrokenExecutor):  # out of memory perhaps: here there may be enough
                 found = future.result()
-            except BrokenExecutor:  # out of memory perhaps: here there may be enough
-                found = None
         return cost_of(trial, room) if found is None else found
 
     return promise

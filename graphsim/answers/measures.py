@@ -8,7 +8,7 @@ from functools import partial
 from itertools import pairwise
 
 from graphsim.answers.meanwhile import Ask, Promise, cost_of
-from graphsim.answers.need import Known, Trial, outcome_of
+from graphsim.answers.need import Outcome, Trial
 from graphsim.core.devices import device_of
 from graphsim.errors import GraphSimError
 from graphsim.sources import Source, source_of
@@ -101,12 +101,9 @@ def rows_of(trial: Trial, room: int, ask: Ask) -> Rows:
     return Rows(trial, changes, [(name, promised(chosen)) for name, chosen in _chosen(trial)])
 
 
-def measures_of(rows: Rows, need: int, room: int, known: Known) -> list[Measure]:
-    """Return each change of a trial alone, and the largest savers stacked until it fits *room*.
-
-    *known* are the schedules with which the trial needs *need* bytes.
-    """
-    base = outcome_of(rows.trial, room, known).seconds(rows.trial.training)
+def measures_of(rows: Rows, outcome: Outcome, room: int) -> list[Measure]:
+    """Return each change of a trial, of which *outcome* comes, alone, and the largest savers stacked until it fits."""
+    need, base = outcome.need, outcome.seconds(rows.trial.training)
     alone = []
     for name, change, promise in rows.changes:
         try:

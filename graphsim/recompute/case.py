@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf
@@ -120,21 +121,21 @@ class Case:
 
         Infinity if none fits; without a budget, the cost of executing every op once.
         """
-        if budget is None or not self.graph.ops:
-            return self.base_time
-        if budget not in self._least_times:
-            extra = inf if budget < self.memory_bound else extra_cost(self.program_order, budget)
-            self._least_times[budget] = self.base_time + extra
-        return self._least_times[budget]
+        return self._least(budget, self._least_times, extra_cost)
 
     def least_time_in_any_order(self, budget: int | None) -> float:
         """Return what any schedule within *budget* costs at least, whatever the order in which its ops first run."""
+        return self._least(budget, self._least_times_in_any_order, extra_cost_in_any_order)
+
+    def _least(
+        self, budget: int | None, known: dict[int, float], extra_cost: Callable[[Evaluation, int], float]
+    ) -> float:
         if budget is None or not self.graph.ops:
             return self.base_time
-        if budget not in self._least_times_in_any_order:
-            extra = inf if budget < self.memory_bound else extra_cost_in_any_order(self.program_order, budget)
-            self._least_times_in_any_order[budget] = self.base_time + extra
-        return self._least_times_in_any_order[budget]
+        if budget not in known:
+            extra = inf if budget < self.memory_bound else extra_cost(self.program_order, budget)
+            known[budget] = self.base_time + extra
+        return known[budget]
 
     def note_least_time(self, budget: int, least: float) -> None:
         """Have `least_time` say *least* where that is more: for who has proved it."""

@@ -184,12 +184,21 @@ class _Reader:
         return torch.empty(storage.nbytes(), dtype=torch.uint8).untyped_storage()
 
     def _content(self, tensor: torch.Tensor) -> torch.Tensor:
-        if not self.values.hollows.is_hollow(tensor):
-            return tensor
-        try:
-            return self.values.content(tensor)
-        except NEEDS_DATA as error:
-            raise self.policy.unread("the values of a tensor are read") from error
+        return _known(self.values, tensor, "the values of a tensor are read")
+
+
+def _known(values: Values, tensor: torch.Tensor, read: str) -> torch.Tensor:
+    """Return the content of a tensor.
+
+    Raises:
+        CaptureError: it is not known; *read* says who wants it.
+    """
+    if not values.hollows.is_hollow(tensor):
+        return tensor
+    try:
+        return values.content(tensor)
+    except NEEDS_DATA as error:
+        raise values.policy.unread(read) from error
 
 
 class _Calls(TorchFunctionMode):
@@ -247,29 +256,19 @@ class _Calls(TorchFunctionMode):
         return func(tensor, *(v.tolist() if isinstance(v, torch.Tensor) else v for v in args), **options)
 
     def _pack(self, func: Any, x: Any, lengths: Any, batch_first: bool) -> Any:
-        return packed.pack(x, self._numbers(lengths).tolist(), batch_first)
+        return packed.pack(x, self._lengths(lengths).tolist(), batch_first)
 
     def _pad(self, func: Any, data: Any, sizes: Any, *rest: Any) -> Any:
-        return packed.pad(data, self._numbers(sizes).tolist(), *rest)
+        return packed.pad(data, self._lengths(sizes).tolist(), *rest)
 
     def _recur(self, func: Any, *args: Any) -> Any:
         """Of packed sequences the sizes are read where the layer is taken apart."""
         if not packed.is_packed(args):
             return func(*args)
-        return func(args[0], self._numbers(args[1]), *args[2:])
+        return func(args[0], self._lengths(args[1]), *args[2:])
 
-    def _numbers(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return the content of a tensor of lengths.
-
-        Raises:
-            CaptureError: it is not known.
-        """
-        if not self.values.hollows.is_hollow(tensor):
-            return tensor
-        try:
-            return self.values.content(tensor)
-        except NEEDS_DATA as error:
-            raise self.values.policy.unread("the lengths of packed sequences are read") from error
+    def _lengths(self, tensor: torch.Tensor) -> torch.Tensor:
+        return _known(self.values, tensor, "the lengths of packed sequences are read")
 
     def _ctc_loss(self, func: Any, *args: Any, **options: Any) -> Any:
         """Which kernel runs, cuDNN's or PyTorch's, depends on lengths that PyTorch reads below its dispatcher."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 TESTS = Path(__file__).parent.parent / "tests"
-sys.path[:0] = [str(TESTS), str(TESTS / "step" / "ops")]
+sys.path[:0] = [str(TESTS), str(TESTS / "sources"), str(TESTS / "step" / "ops")]
 
 BAR = 0.005
 SETTINGS = (("cpu", "fp32"), ("cuda", "fp32"), ("cuda", "amp-bf16"))

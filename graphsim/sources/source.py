@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import PurePath
 from typing import Any, Literal, NamedTuple
 
+from graphsim.core.collector import uncollected
 from graphsim.core.graph import Graph, Op, Phase
 from graphsim.errors import UsageError, suggest
 from graphsim.registry import Registry, imported
@@ -229,6 +230,7 @@ class Source:
         untrained = {} if mode == "train" else self.frontend.untrained
         return Source(self.what, self.frontend, {**untrained, **self.params}).graph if untrained else self.graph
 
+    @uncollected()
     def steps(self, training: Training | None = None) -> Steps:
         """Return step 1 and the steady step, trained as *training* says; at most three micro-batches are written out.
 

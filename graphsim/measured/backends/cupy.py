@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
+from graphsim.core.collector import uncollected
 from graphsim.core.layout import Layout
 from graphsim.core.trace import Trace
 from graphsim.errors import MissingExtraError, UsageError, out_of_memory
@@ -34,6 +34,7 @@ class Cupy:
         cupy = _cupy()
         return str(cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode())
 
+    @uncollected()
     def __call__(self, trace: Trace, /) -> Layout:
         """Return the measured layout: device addresses; `used` is used_bytes(), `reserved` total_bytes().
 
@@ -47,8 +48,6 @@ class Cupy:
         address = np.zeros(len(trace.nbytes), dtype=np.int64)
         used, reserved = np.zeros((2, trace.events_count), dtype=np.int64)
         numbers, changes = (column.tolist() for column in trace.stream)
-        collecting = gc.isenabled()
-        gc.disable()
         try:
             for event, (block, change) in enumerate(zip(numbers, changes, strict=True)):
                 if change < 0:
@@ -62,8 +61,6 @@ class Cupy:
         finally:
             blocks.clear()
             pool.free_all_blocks()
-            if collecting:
-                gc.enable()
         return Layout(address=address, segment=np.zeros(len(address), dtype=np.int64), used=used, reserved=reserved)
 
 

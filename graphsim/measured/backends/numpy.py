@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import tracemalloc
 from collections import deque
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
+from graphsim.core.collector import uncollected
 from graphsim.core.index import Ints
 from graphsim.core.layout import Layout
 from graphsim.core.trace import Trace
@@ -123,16 +123,14 @@ def _loop(events: list[_Event], arrays: list[Any], traced: Ints) -> Iterator[obj
 @contextmanager
 def _tracing() -> Iterator[None]:
     """Trace what Python allocates, without the garbage collector: what it frees is not ours."""
-    was_tracing, collecting = tracemalloc.is_tracing(), gc.isenabled()
-    gc.disable()
-    tracemalloc.start()
-    try:
-        yield
-    finally:
-        if not was_tracing:
-            tracemalloc.stop()
-        if collecting:
-            gc.enable()
+    was_tracing = tracemalloc.is_tracing()
+    with uncollected():
+        tracemalloc.start()
+        try:
+            yield
+        finally:
+            if not was_tracing:
+                tracemalloc.stop()
 
 
 def _dtype(nbytes: int) -> np.dtype[np.void]:

@@ -20,6 +20,7 @@ from graphsim.errors import CaptureError, GraphSimError, SpecError, suggest
 from graphsim.sources.bounds import bounded_memory
 from graphsim.sources.hf.batch import make_batch, sizes_of
 from graphsim.sources.hf.config import check_changes, known_type, plain_fields, read_config
+from graphsim.sources.hf.layers import of_few_layers
 from graphsim.sources.spec.expression import Value
 from graphsim.sources.torch.capture import AS_IT_IS, Capture, capture
 from graphsim.sources.torch.recipe import low_dtype
@@ -49,12 +50,17 @@ def capture_config(
     if data.get("quantization_config") is not None:
         raise SpecError("'quantization_config' is not modelled: remove it to train the model in its own dtype", path)
     with _apart():
-        config = _made(path, lambda: _config(kind_of_config, plain_fields(data), changes, path))
+
+        def configured(**more: Value) -> Any:
+            return _made(path, lambda: _config(kind_of_config, plain_fields(data), {**changes, **more}, path))
+
+        config = configured()
         kind = _model_class(config, path)
         # As AutoModel.from_config does: in the config's dtype, or in the one that is asked for (``dtype=``).
         make = partial(kind._from_config, **({"dtype": low} if (low := low_dtype(training)) else {}))
-        try:
-            captured = capture(
+
+        def captured_of(config: Any) -> Capture:
+            return capture(
                 lambda: _made(path, lambda: make(config)),
                 lambda: make_batch(kind, config, sizes, labels=training.mode != "inference"),
                 optimizer=optimizer,
@@ -63,6 +69,10 @@ def capture_config(
                 device=device,
                 training=training,
             )
+
+        done = (training, str(optimizer), device)
+        try:
+            captured = of_few_layers(config, make, configured, captured_of, done) or captured_of(config)
         except CaptureError as error:
             raise CaptureError(f"{path}: {error.reason}", error.layer, error.line) from error
         except GraphSimError:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from math import prod
 from typing import Any
 
+from graphsim.core.collector import uncollected
 from graphsim.core.graph import HOLD, RESIDENT, Graph, Op, Phase, Role, Tensor
 from graphsim.sources.torch.record import ALIVE, BEFORE, Executed, Geometry, Operand, Recording, Storage
 from graphsim.units import ITEMSIZE, itemsize
@@ -17,23 +16,11 @@ SPLIT = {"complex32": "float16", "complex64": "float32", "complex128": "float64"
 """Complex numbers are pairs."""
 
 
+@uncollected()
 def build_graph(recording: Recording, steps: slice, *, name: str, attributes: Mapping[str, Any]) -> Graph:
     """Return the graph of some steps of *recording*, one after the other."""
     bounds = recording.bounds[steps]
-    with _uncollected():
-        return _Builder(recording, bounds[0][0], bounds[-1][1]).build(name, attributes)
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Nothing that a graph is made of is garbage: to look for some takes longer than to make the graph."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+    return _Builder(recording, bounds[0][0], bounds[-1][1]).build(name, attributes)
 
 
 class _Builder:

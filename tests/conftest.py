@@ -33,6 +33,11 @@ def pytest_runtest_setup() -> None:
     gc.freeze()
 
 
+def pytest_configure() -> None:
+    """Captures ask whether something is frozen: it is, and to count a million objects takes a while each time."""
+    gc.get_freeze_count = lambda: 1
+
+
 @pytest.fixture
 def ctrl_c() -> Iterator[None]:
     """SIGINT is heard, here and in child processes, also where the parent ignores it (nohup, a shell's `&`)."""

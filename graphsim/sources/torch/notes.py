@@ -47,8 +47,10 @@ def noted_chance(values: Values) -> Iterator[None]:
             )
 
 
-def _numpy_state() -> str:
-    return repr(np.random.get_state())  # noqa: NPY002  (it is the user's code that draws from it)
+def _numpy_state() -> tuple[Any, ...]:
+    state: Any = np.random.get_state()  # noqa: NPY002  (it is the user's code that draws from it)
+    name, key, *rest = state
+    return name, bytes(key), *rest
 
 
 def note_leftovers(model: nn.Module, optimizers: Optimizers, policy: Policy) -> None:

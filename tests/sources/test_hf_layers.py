@@ -28,7 +28,7 @@ LLAMA = {
     "hidden_size": 16,
     "intermediate_size": 32,
     "num_attention_heads": 2,
-    "num_key_value_heads": 1,
+    "num_key_value_heads": 2,
     "max_position_embeddings": 32,
     "num_hidden_layers": DEPTH,
 }
@@ -44,7 +44,7 @@ def captures(monkeypatch):
         found.append(more)
         return real(recording, stack, more)
 
-    monkeypatch.setattr(layers, "_HOLDS", {})
+    monkeypatch.setattr(layers, "_TOLD", {})
     monkeypatch.setattr(layers, "WORTH", DEPTH)
     monkeypatch.setattr(layers, "deepened", deepened)
     return found
@@ -73,6 +73,8 @@ TRAININGS = {
     "autocast": Training(precision="amp-fp16", target="cuda"),
     "cpu": Training(),
     "inference": Training(mode="inference"),
+    "fsdp": Training(gpus=4, fsdp=True, rank=1, target="cuda"),
+    "fsdp_tp": Training(gpus=4, fsdp=True, tp=2, rank=0),
 }
 
 

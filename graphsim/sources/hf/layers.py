@@ -5,8 +5,10 @@ To capture a layer takes as long whether it is the first or the eightieth.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+import re
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import replace
+from itertools import zip_longest
 from types import NoneType
 from typing import Any, NamedTuple
 
@@ -34,8 +36,9 @@ class Stack(NamedTuple):
     depth: int
 
 
-_HOLDS: dict[Hashable, bool] = {}
-"""Whether a capture with one more layer was what one without it told, by model and training, whatever the batch."""
+_TOLD: dict[Hashable, Mapping[str, Any] | None] = {}
+"""By model and training, whatever the batch: what changes of a capture's attributes; None where a capture with one more
+layer was not what the one without it told."""
 
 
 def of_few_layers(
@@ -55,21 +58,38 @@ def of_few_layers(
         training: what *capture* does with it.
     """
     what = (training, type(config), config.to_json_string())
-    if not _HOLDS.get(what, True):
+    if _TOLD.get(what, {}) is None:
         return None
     try:
         stack, shallow = _shallow(config, make, configured)
         one = capture(shallow[0])
-        if what not in _HOLDS:
+        if what not in _TOLD:
             other = capture(shallow[1])
-            told = deepened(one.recording, stack.path, 1)
-            _HOLDS[what] = one.attributes == other.attributes and same(told, other.recording)
-        return (
-            replace(one, recording=deepened(one.recording, stack.path, stack.depth - SHALLOW)) if _HOLDS[what] else None
-        )
+            if not same(deepened(one.recording, stack.path, 1), other.recording):
+                raise UnlikeLayersError("one more layer does not do what the others tell")
+            _TOLD[what] = _changed(one.attributes, other.attributes, stack.depth - SHALLOW)
+        recording = deepened(one.recording, stack.path, stack.depth - SHALLOW)
+        return replace(one, recording=recording, attributes={**one.attributes, **(_TOLD[what] or {})})
     except UnlikeLayersError:
-        _HOLDS[what] = False
+        _TOLD[what] = None
         return None
+
+
+def _changed(one: Mapping[str, Any], other: Mapping[str, Any], more: int) -> dict[str, Any]:
+    """Return those attributes that count layers, such as ``3 x LlamaDecoderLayer``, as they are with so many *more*."""
+    different = [name for name in {**one, **other} if one.get(name) != other.get(name)]
+    if different not in ([], ["parallel"]) or len(one.get("parallel", ())) != len(other.get("parallel", ())):
+        raise UnlikeLayersError(f"captures differ in {', '.join(different)}")
+    return {name: [_counted(*words, more) for words in zip(one[name], other[name], strict=True)] for name in different}
+
+
+def _counted(one: str, other: str, more: int) -> str:
+    """Return the words of a model with *more* layers than that of *one*, where *other* is of one with one more."""
+    first, second = (re.split(r"(\d+)", words) for words in (one, other))
+    if first[::2] != second[::2]:
+        raise UnlikeLayersError(f"'{one}' and '{other}'")
+    counts = (int(few) + (int(many) - int(few)) * more for few, many in zip(first[1::2], second[1::2], strict=True))
+    return "".join(word for pair in zip_longest(first[::2], map(str, counts), fillvalue="") for word in pair)
 
 
 def _shallow(config: Any, make: Callable[[Any], nn.Module], configured: Callable[..., Any]) -> tuple[Stack, list[Any]]:

@@ -11,10 +11,9 @@ import torch
 from torch._prims_common import suggest_memory_format
 
 from graphsim.core.graph import Tensor
-from graphsim.sources.torch import kernels_cuda
+from graphsim.sources.torch import kernels_conv, kernels_cuda
 from graphsim.sources.torch.operands import copies, dtype_name, first_in_order, nbytes
 from graphsim.step.ops.attention import cpu_flash_scratch
-from graphsim.step.ops.conv import OneDnn
 from graphsim.step.ops.layernorm import THREADS
 from graphsim.step.ops.onednn import lstm_backward_scratch, lstm_forward_scratch
 from graphsim.step.ops.tape import Type
@@ -36,29 +35,6 @@ def _tensor(tensor: Any) -> Tensor:
 
 def _type(tensor: Any) -> Type:
     return Type(tuple(tensor.shape), dtype_name(tensor))
-
-
-def _one_dnn(x: Any, weight: Any, y: Any, stride: Any, groups: int, transposed: bool) -> OneDnn:
-    wide, narrow = (y, x) if transposed else (x, y)
-    return OneDnn(_tensor(wide), _tensor(weight), _type(narrow), groups, max(stride) > 1)
-
-
-def _convolution(args: Any, result: Any) -> int:
-    """Source: graphsim.step.ops.conv. convolution(input, weight, bias, stride, padding, dilation, transposed, ...)."""
-    x, weight, _, stride, _, _, transposed, _, groups = args
-    sizes = _one_dnn(x, weight, result, stride, groups, transposed)
-    peak = sizes.backward_data() if transposed else sizes.forward()
-    return max(0, peak - nbytes(result)) + copies(x, weight)
-
-
-def _convolution_backward(args: Any, result: Any) -> int:
-    """convolution_backward(grad, input, weight, bias sizes, stride, padding, dilation, transposed, ...)."""
-    grad, x, weight, _, stride, _, _, transposed, _, groups, needs = args
-    sizes = _one_dnn(x, weight, grad, stride, groups, transposed)
-    data = sizes.forward() if transposed else sizes.backward_data()
-    weights = sizes.backward_weights(needs[2]) if any(needs[1:]) else 0
-    peak = max(data, nbytes(x) + weights) if needs[0] else weights
-    return max(0, peak - sum(nbytes(tensor) for tensor in result if tensor is not None)) + copies(grad, x, weight)
 
 
 def _batch_norm(args: Any, result: Any) -> int:
@@ -275,6 +251,14 @@ def _with_number(args: Any, result: Any) -> int:
     return scratch + own.itemsize + (common.itemsize if common != own else 0)
 
 
+def _modulus(args: Any, result: Any) -> int:
+    """Of complex numbers a complex result, of which the real part is copied.
+
+    Source: UnaryOps.cpp, ``unary_op_impl_with_complex_to_float_out``.
+    """
+    return nbytes(args[0]) if args[0].is_complex() else 0
+
+
 def _is_operand(value: Any) -> bool:
     return isinstance(value, torch.Tensor | int | float)
 
@@ -347,6 +331,8 @@ _BOTH_SCRATCH: dict[Any, Workspace] = {
     aten.im2col.default: _columns,
     aten.col2im.default: first_in_order,
     aten.logsumexp.default: _log_sum_exp,
+    aten.abs.default: _modulus,
+    aten.angle.default: _modulus,
     aten.index.Tensor: _mask_indices,
     aten.index_put.default: _mask_indices,
     aten.index_put_.default: _mask_indices,
@@ -354,8 +340,8 @@ _BOTH_SCRATCH: dict[Any, Workspace] = {
 }
 
 _CPU_SCRATCH: dict[Any, Workspace] = {
-    aten.convolution.default: _convolution,
-    aten.convolution_backward.default: _convolution_backward,
+    aten.convolution.default: kernels_conv.forward,
+    aten.convolution_backward.default: kernels_conv.backward,
     aten.native_batch_norm.default: _batch_norm,
     aten.native_batch_norm_backward.default: _batch_norm_backward,
     aten.native_group_norm_backward.default: _group_norm_backward,

@@ -6,9 +6,12 @@ passes, and all else is an error that names the line: see `unknown` for the poli
 
 from __future__ import annotations
 
+import inspect
+import linecache
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -75,16 +78,29 @@ def _replaced(owner: Any, name: str, method: Callable[..., Any]) -> Iterator[Non
             delattr(owner, name)
 
 
-def _validity() -> bool | None:
-    """Return what code of PyTorch's hears that checks its operands, read through this package and back; else None."""
+def _reader() -> FrameType | None:
+    """Return the frame of the code that reads a number, through this package and back."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename == __file__:
         frame = frame.f_back
+    return frame
+
+
+def _answer(frame: FrameType | None) -> bool | None:
+    """Return what code of PyTorch's hears that checks its operands, or whether it has converged; else None."""
     if frame is None:
         return None
     if frame.f_code is functional.gaussian_nll_loss.__code__:
         return False  # it asks whether any variance is negative
+    if _iterates(frame):
+        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+        return "ys >" in line or "min(" in line  # the curvature is positive, the first step is shortened
     return True if frame.f_code.co_filename.startswith(VALID) else None
+
+
+def _iterates(frame: FrameType | None) -> bool:
+    """True for the loop of LBFGS, which is taken to go on as long as it may."""
+    return frame is not None and frame.f_code is inspect.unwrap(torch.optim.LBFGS.step).__code__
 
 
 class _Reader:
@@ -92,6 +108,7 @@ class _Reader:
 
     def __init__(self, values: Values) -> None:
         self.values, self.policy = values, values.policy
+        self._losses = count(1)  # of an optimizer that asks whether they still change
 
     def _peek(self, tensor: torch.Tensor, original: Callable[..., Any]) -> Any:
         """Return the number, or None if it is not known; the op that reads it is dispatched all the same."""
@@ -120,8 +137,11 @@ class _Reader:
         number = self._peek(tensor, original)
         if number is not None:
             return bool(number)
-        if (valid := _validity()) is not None:
-            return valid
+        frame = _reader()
+        if _iterates(frame):
+            self.policy.note("LBFGS is taken not to converge; its history grows from step to step (see --warmup)")
+        if (answer := _answer(frame)) is not None:
+            return answer
         given = self.policy.given()
         if given is None:
             raise self.policy.undecided("code decides by a tensor")
@@ -134,7 +154,7 @@ class _Reader:
     def floating(self, tensor: torch.Tensor, original: Any) -> float:
         number = self._peek(tensor, original)
         if number is None and self.values.stepping:
-            return 1.0
+            return float(next(self._losses)) if _iterates(_reader()) else 1.0
         return self.policy.number() if number is None else float(number)
 
     def index(self, tensor: torch.Tensor, original: Any) -> int:

@@ -108,30 +108,32 @@ def _infer_transposed(rank: int, types: Sequence[Type], attributes: Attributes) 
 # -- oneDNN ----------------------------------------------------------------------------------------
 
 
-def _padded(channels: int) -> int:
-    return -(-channels // BLOCK) * BLOCK
+def _padded(channels: int, block: int) -> int:
+    return -(-channels // block) * block
 
 
 class OneDnn:
     """Bytes of the temporaries of one convolution; *x* is the wider side of the strided relation.
 
     For a transposed convolution input and output change places: its forward is the backward-data of
-    the convolution.
+    the convolution. *block* is how many channels stand together in a blocked layout.
     """
 
-    def __init__(self, x: Tensor, weight: Tensor, y: Type, groups: int, strided: bool) -> None:
+    def __init__(
+        self, x: Tensor, weight: Tensor, y: Type, groups: int, strided: bool, *, block: int = BLOCK
+    ) -> None:
         size = itemsize(x.dtype)
         self.strided = strided
         self.x, self.y, self.weight = x.nbytes, y.nbytes, weight.nbytes
-        self.first = groups == 1 and x.shape[1] < BLOCK
-        self.x_blocked = self.x // x.shape[1] * _padded(x.shape[1])
-        self.y_blocked = self.y // y.shape[1] * _padded(y.shape[1])
+        self.first = groups == 1 and x.shape[1] < block
+        self.x_blocked = self.x // x.shape[1] * _padded(x.shape[1], block)
+        self.y_blocked = self.y // y.shape[1] * _padded(y.shape[1], block)
         self.weight_blocked = self.weight_padded = weight.nbytes
         if groups == 1:
-            kernels = _padded(y.shape[1]) * prod(weight.shape[2:]) * size
-            self.weight_padded = kernels * _padded(x.shape[1])
+            kernels = _padded(y.shape[1], block) * prod(weight.shape[2:]) * size
+            self.weight_padded = kernels * _padded(x.shape[1], block)
             self.weight_blocked = kernels * x.shape[1] if self.first else self.weight_padded
-        self.bias = _padded(y.shape[1]) * size
+        self.bias = _padded(y.shape[1], block) * size
         self.columns = prod(weight.shape[1:]) * prod(y.shape[2:]) * size
         self.im2col = self.first and max(weight.shape[2:]) > WIDEST_KERNEL
         self.images = min(x.shape[0], THREADS)

@@ -66,6 +66,7 @@ CHECKS: dict[Any, Callable[[Any], bool | None]] = {
 }
 """Ops of unknown numbers that are answered as for finite ones. ``isfinite`` is made of these."""
 
+
 def checked(func: Any, operands: list[torch.Tensor]) -> bool | None:
     """Return what a check of PyTorch's own hears: numbers are nearly as expected, and no flag of an error is set.
 

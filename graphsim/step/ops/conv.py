@@ -119,9 +119,7 @@ class OneDnn:
     the convolution. *block* is how many channels stand together in a blocked layout.
     """
 
-    def __init__(
-        self, x: Tensor, weight: Tensor, y: Type, groups: int, strided: bool, *, block: int = BLOCK
-    ) -> None:
+    def __init__(self, x: Tensor, weight: Tensor, y: Type, groups: int, strided: bool, *, block: int = BLOCK) -> None:
         size = itemsize(x.dtype)
         self.strided = strided
         self.x, self.y, self.weight = x.nbytes, y.nbytes, weight.nbytes

@@ -114,7 +114,9 @@ def _backward_weights(call: _Call, sizes: OneDnn, bias: bool) -> int:
 
 def _has_no_kernel(call: _Call) -> bool:
     """Source: oneDNN src/cpu/x64/jit_avx2_conv_kernel_f32.cpp and jit_uni_dw_conv_kernel_utils.hpp, ``init_conf``."""
-    kernel = call.weight.shape[2:]
+    kernel, wide = call.weight.shape[2:], call.y if call.transposed else call.x
+    if len(kernel) > 1 and kernel[-2] > wide.shape[-2]:
+        return True
     if call.depthwise:
         return max(kernel) > 3
     volume = len(kernel) == 3 and max(call.padding) > 0

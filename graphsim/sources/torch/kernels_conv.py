@@ -70,7 +70,9 @@ def backward(args: Any, result: Any) -> int:
         summed = needs[2] and grad.itemsize < 4 and max(dilation) == 1  # in fp32, before the weight's is made
         bias = 2 * nbytes(grad) if summed else 0
         scratch = max(scratch, bias - (nbytes(weight) if needs[1] else 0))
-        return max(made, scratch // groups) if groups > 1 else scratch + _unordered(grad, x, weight)
+        if groups > 1:  # each by itself, and then all that they made in one tensor
+            return max(made, (scratch + nbytes(x) + nbytes(grad)) // groups)
+        return scratch + _unordered(grad, x, weight)
     if _is_channels_last(call):
         return _backward_channels_last(call, made, needs) + _unordered(grad, x, weight, channels_last=True)
     sizes = _one_dnn(call)

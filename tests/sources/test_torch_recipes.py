@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 
 import pytest
 
@@ -244,6 +245,21 @@ def test_a_model_is_as_it_was_after_all_of_it():
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert model(torch.randn(4, 16)).shape == ()
     assert "forward" not in vars(model.blocks[0])
+
+
+def test_a_frozen_configuration_of_a_model_is_left_alone():
+    """Every model of diffusers has one."""
+
+    class Frozen(OrderedDict):
+        def update(self, *_):
+            raise TypeError("frozen")
+
+        clear = copy = update
+
+    model, batch = mlp()
+    model.settings = Frozen(width=8)
+    captured(model, batch, Training(optimizer="sgd", target="cpu"))
+    assert model.settings == {"width": 8}
 
 
 def test_adapters_are_those_of_peft():

@@ -50,7 +50,8 @@ def forward(args: Any, result: Any) -> int:
     x, weight, _, stride, padding, dilation, transposed, _, groups = args
     call = _Call(x, weight, result, stride, padding, dilation, transposed, groups)
     if not _by_one_dnn(call):
-        return _by_groups(call, nbytes(result)) if groups > 1 else _columns(call, whole=True) + _unordered(x, weight)
+        columns = _columns(call, whole=True)
+        return _by_groups(call, nbytes(result)) if groups > 1 else columns + _unordered(x, weight)
     if _is_channels_last(call):
         return nbytes(weight) + (0 if call.depthwise else PER_CALL) + _unordered(x, weight, channels_last=True)
     sizes = _one_dnn(call)
@@ -71,7 +72,7 @@ def backward(args: Any, result: Any) -> int:
         bias = 2 * nbytes(grad) if summed else 0
         scratch = max(scratch, bias - (nbytes(weight) if needs[1] else 0))
         if groups > 1:  # each by itself, and then all that they made in one tensor
-            return max(made, (scratch + nbytes(x) + nbytes(grad)) // groups)
+            return max(made, (scratch + nbytes(x) + nbytes(grad)) // int(groups))
         return scratch + _unordered(grad, x, weight)
     if _is_channels_last(call):
         return _backward_channels_last(call, made, needs) + _unordered(grad, x, weight, channels_last=True)
@@ -93,7 +94,7 @@ def _by_one_dnn(call: _Call) -> bool:
     if x.dtype is torch.float16:
         return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
     large = x.shape[0] > 1 or prod(x.shape[:4]) > SMALL or (weight.dim() > 3 and min(weight.shape[-2:]) > 3)
-    return x.dtype is torch.float32 and (call.groups > 1 or large)
+    return bool(x.dtype is torch.float32 and (call.groups > 1 or large))
 
 
 def _one_dnn(call: _Call) -> OneDnn:
@@ -120,9 +121,9 @@ def _has_no_kernel(call: _Call) -> bool:
     if len(kernel) > 1 and kernel[-2] > wide.shape[-2]:
         return True
     if call.depthwise:
-        return max(kernel) > 3
+        return bool(max(kernel) > 3)
     volume = len(kernel) == 3 and max(call.padding) > 0
-    return max(call.dilation) > 1 or kernel[-1] >= WIDEST_KERNEL or volume or _odd_groups(call)
+    return bool(max(call.dilation) > 1 or kernel[-1] >= WIDEST_KERNEL or volume) or _odd_groups(call)
 
 
 def _odd_groups(call: _Call) -> bool:

@@ -6,6 +6,7 @@ and is as before afterwards.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -137,10 +138,13 @@ def autocast_dtype(training: Training) -> torch.dtype | None:
 
 @contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
-    """Afterwards the modules of *model*, their tables, flags and hooks are as before; tensors are not looked at."""
+    """Afterwards the modules of *model*, their tables, flags and hooks are as before; tensors are not looked at.
+
+    Dicts of other kinds (a frozen configuration) are the user's own, and left alone.
+    """
     trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     kept = [
-        (module, dict(vars(module)), {k: v.copy() for k, v in vars(module).items() if isinstance(v, dict)})
+        (module, dict(vars(module)), {k: v.copy() for k, v in vars(module).items() if type(v) in (dict, OrderedDict)})
         for module in model.modules()
     ]
     try:

@@ -18,6 +18,7 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
+from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
 
 import graphsim as gs  # noqa: E402
 from graphsim.errors import CaptureError  # noqa: E402
@@ -112,6 +113,10 @@ class First(nn.Module):
 
     def forward(self, x, y):
         return self.net(x)
+
+
+def cross(output, batch):
+    return functional.cross_entropy(output, batch[1])
 
 
 def test_arguments_of_distributions_are_valid():
@@ -272,6 +277,42 @@ def test_known_numbers_are_read(read):
 def test_a_random_fill_is_known():
     draw = lambda n: int(torch.empty(1).uniform_(0.0, 3.0).item()) + 1  # noqa: E731
     gs.from_torch(Lengths(draw), [torch.randn(2, 8, 4), torch.tensor([5, 3])])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_loader_makes_its_batch_in_this_process(workers):
+    """A shuffling one draws a seed first, and with workers tensors would be pickled."""
+    data = TensorDataset(torch.randn(32, 16), torch.randint(0, 10, (32,)))
+
+    def loader():
+        return list(next(iter(DataLoader(data, batch_size=8, shuffle=True, num_workers=workers))))
+
+    peaks = [gs.simulate(gs.from_torch(First, inputs, loss=cross)).peak for inputs in (loader, list(batch()))]
+    assert peaks[0] == peaks[1]
+
+
+def test_a_schedule_may_ask_how_training_goes():
+    def step(model, batch, optimizer):
+        loss = cross(model(batch[0]), batch)
+        loss.backward()
+        optimizer.step()
+        torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer).step(loss.item())
+
+    gs.from_torch(net(), batch(), step=step, optimizer="sgd")
+
+
+def test_windows_that_overlap_are_not_zero():
+    class Spectrum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gain = nn.Parameter(torch.ones(9, 1))
+
+        def forward(self, x):
+            window = torch.hann_window(16)
+            z = torch.stft(x, 16, 4, window=window, return_complex=True) * self.gain
+            return torch.istft(z, 16, 4, window=window).square().mean()
+
+    gs.from_torch(Spectrum(), torch.randn(2, 6000))
 
 
 # -- the region of zeros -----------------------------------------------------------------------------

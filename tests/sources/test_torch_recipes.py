@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from functools import partial
 
 import pytest
 
@@ -177,6 +178,27 @@ def test_optimizers_that_are_run_and_not_modelled(name):
     existing = [*model.parameters(), *batch]
     existing += [t for one in used for s in one.state.values() for t in s.values() if isinstance(t, torch.Tensor)]
     compare(boundaries(graph), count(real, existing)[1])
+
+
+def test_lbfgs_goes_on_as_long_as_it_may():
+    """Against a real one that never finds that it is done."""
+    model, batch = mlp()
+
+    def step(model, batch, optimizer):
+        def closure():
+            optimizer.zero_grad()
+            loss = model(*batch).square().mean()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+
+    lbfgs = partial(torch.optim.LBFGS, lr=1e-3, max_iter=4, tolerance_grad=0, tolerance_change=0)
+    graph = gs.from_torch(model, batch, step=step, optimizer=lbfgs)
+    used = lbfgs(model.parameters())
+    real = count(lambda: step(model, batch, used), [*model.parameters(), *batch])
+    compare(boundaries(graph), real[1])
+    assert any("LBFGS is taken not to converge" in warning for warning in graph.attributes["warnings"])
 
 
 @pytest.mark.parametrize("name", ["lion", "adam8bit"])

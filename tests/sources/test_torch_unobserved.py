@@ -159,6 +159,11 @@ def fused_attention(layer, x):
 
 
 @case(rows)
+def modulus(layer, x):
+    return torch.fft.rfft(layer(x)).abs().mean()
+
+
+@case(rows)
 def singular_values(layer, x):
     return torch.linalg.svdvals(layer(x)).square().mean()
 

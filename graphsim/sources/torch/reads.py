@@ -24,7 +24,7 @@ from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_map
 
 from graphsim.errors import CaptureError
-from graphsim.sources.torch import packed, unobserved
+from graphsim.sources.torch import loaders, packed, unobserved
 from graphsim.sources.torch.unknown import Unknown, python_line, unknown_to_math
 from graphsim.sources.torch.values import NEEDS_DATA, Values
 
@@ -54,6 +54,7 @@ def guarded(values: Values) -> Iterator[None]:
             stack.enter_context(_replaced(torch.Tensor, name, method))
         stack.enter_context(_replaced(_StorageBase, "__deepcopy__", reader.copy_storage))
         stack.enter_context(unknown_to_math())
+        stack.enter_context(loaders.in_this_process())
         stack.enter_context(values.hollows.resizable())
         stack.enter_context(values.integers.kept())
         stack.enter_context(_Calls(values))

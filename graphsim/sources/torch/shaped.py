@@ -1,4 +1,4 @@
-"""Results that follow from some of their operands: shapes from masks and lengths, and checks, which pass."""
+"""Results that follow from some of their operands, or from none: shapes from masks and lengths, checks, fills."""
 
 from __future__ import annotations
 
@@ -81,3 +81,27 @@ def checked(func: Any, operands: list[torch.Tensor]) -> bool | None:
 
 MAX_CHECKED = 2**26
 """Elements of a tensor of such answers that are kept."""
+
+CREATORS = frozenset(
+    packet
+    for name in ("arange", "full", "zeros", "ones", "linspace", "scalar_tensor", "eye", "tril_indices", "triu_indices")
+    if (packet := getattr(aten, name, None))
+)
+"""Ops without operands whose result is known."""
+
+RANDOM = frozenset({aten.rand, aten.randn, aten.randint, aten.randperm})
+"""Ops without operands whose result is drawn."""
+
+FILLS = frozenset(
+    getattr(getattr(aten, name), overload)
+    for name, overload in (
+        ("uniform_", "default"),
+        ("normal_", "default"),
+        ("exponential_", "default"),
+        ("bernoulli_", "float"),
+        ("random_", "default"),
+        ("random_", "from"),
+        ("random_", "to"),
+    )
+)
+"""Ops that fill a tensor with random numbers, whatever it held."""

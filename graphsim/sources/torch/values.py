@@ -28,7 +28,7 @@ from graphsim.sources.torch.fakes import FAKES
 from graphsim.sources.torch.hollow import Hollows
 from graphsim.sources.torch.memo import Memo
 from graphsim.sources.torch.reducer import Bookkeeping
-from graphsim.sources.torch.shaped import CHECKS, MAX_CHECKED, SHAPED, checked
+from graphsim.sources.torch.shaped import CHECKS, CREATORS, FILLS, MAX_CHECKED, RANDOM, SHAPED, checked
 from graphsim.sources.torch.unknown import Policy, python_line
 from graphsim.sources.torch.wrappers import asks_for_shapes, passes_on
 
@@ -39,16 +39,6 @@ MAX_INTEGERS = 2**20
 
 MAX_FLOATS = 2**12
 """Elements of a tensor of floats whose values are kept."""
-
-CREATORS = frozenset(
-    packet
-    for name in ("arange", "full", "zeros", "ones", "linspace", "scalar_tensor", "eye", "tril_indices", "triu_indices")
-    if (packet := getattr(aten, name, None))
-)
-"""Ops without operands whose result is known."""
-
-RANDOM = frozenset({aten.rand, aten.randn, aten.randint, aten.randperm})
-"""Ops without operands whose result is drawn."""
 
 CONSTANT = {aten.zeros_like: 0, aten.new_zeros: 0, aten.ones_like: 1, aten.new_ones: 1}
 """Ops that read of their operand only the shape, and what they fill in."""
@@ -328,16 +318,16 @@ class Values:
                     real = torch.full((), passes).expand(result.shape)
                     real = real.clone() if _is_small(result) else real
                 setattr(result, _KEY, _Value(real, [True]))
-        elif func is aten.uniform_.default and _is_small(args[0]) and _fills_storage(args[0]):
-            self._draw(args)
+        elif func in FILLS and _is_small(args[0]) and _fills_storage(args[0]):
+            self._draw(func, args)
         elif func._schema.is_mutable:
             self._forget(func, args)
 
-    def _draw(self, args: Any) -> None:
+    def _draw(self, func: Any, args: Any) -> None:
         """A tensor that is filled with random numbers is known from then on, whatever it held."""
         tensor, *bounds = args
-        with no_dispatch(), self._own_randomness(aten.uniform_.default):
-            real = torch.empty(tensor.shape, dtype=tensor.dtype).uniform_(*bounds)
+        with no_dispatch(), self._own_randomness(func):
+            real = func(torch.empty(tensor.shape, dtype=tensor.dtype), *bounds)
         setattr(tensor, _KEY, _Value(real, [True], self.running))
 
     def _forget(self, func: Any, args: Any, value_of: Callable[[Any], _Value | None] = _value_of_twin) -> None:
@@ -424,7 +414,7 @@ def _holds_tensors(value: Any) -> bool:
 
 def _needs_more(func: Any) -> bool:
     """True if the result, or its value, depends on more than the geometry of operands without values."""
-    tables = (SHAPED, CHECKS, REPLACES_STORAGE, (aten._local_scalar_dense.default, aten.uniform_.default))
+    tables = (SHAPED, CHECKS, REPLACES_STORAGE, (aten._local_scalar_dense.default,), FILLS)
     return any(func in table for table in tables) or func._overloadpacket in CREATORS | RANDOM
 
 

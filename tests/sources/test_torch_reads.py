@@ -231,6 +231,43 @@ def test_a_value_can_be_given_for_a_line():
     assert any(op.phase is gs.Phase.OPTIMIZER for op in graph(skip, assume={line: 1.0}).ops)
 
 
+def test_a_number_can_be_given_for_each_of_a_list():
+    class Routes(nn.Module):
+        """Rows go to parts of a size that the numbers decide, as tokens go to experts."""
+
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(16, 4)
+
+        def forward(self, x):
+            y = self.layer(x)
+            sizes = (y > 0).sum(0).tolist()
+            return torch.cat([part.square() for part in y.split(sizes)]).mean()
+
+    with pytest.raises(CaptureError) as caught:
+        gs.from_torch(Routes, batch()[0])
+    graph = gs.from_torch(Routes, batch()[0], assume={caught.value.line: 2})
+    assert [graph.tensors[op.outputs[0]].shape for op in graph.ops if op.kind == "pow"][:4] == [(2, 4)] * 4
+
+
+@pytest.mark.parametrize("select", [lambda x: x[x[:, 0] > 0], lambda x: x[torch.where(x[:, 0] > 0)[0]]])
+def test_a_number_of_selected_elements_can_be_given(select):
+    class Selects(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(16, 10)
+
+        def forward(self, x):
+            y = self.layer(x)
+            return select(y).mean()
+
+    with pytest.raises(CaptureError, match="selects a number of elements") as caught:
+        gs.from_torch(Selects, batch()[0])
+    graph = gs.from_torch(Selects, batch()[0], assume={caught.value.line: 5})
+    (mean,) = (op for op in graph.ops if op.kind == "mean")
+    assert graph.tensors[mean.inputs[0]].shape == (5, 10)
+
+
 def test_random_numbers_that_a_step_reads_are_in_the_warnings():
     def drop(loss, *_):
         if torch.rand([]) < 0.5:

@@ -168,6 +168,10 @@ class _Reader:
         return int(given)
 
     def listed(self, tensor: torch.Tensor, original: Any) -> Any:
+        given = self.policy.given()
+        if given is not None:
+            with no_dispatch():
+                return original(torch.full(tensor.shape, given, dtype=tensor.dtype))
         content = self._content(tensor)
         with no_dispatch():
             return original(content)

@@ -29,6 +29,16 @@ def _index(args: Any, content: Content) -> torch.Tensor:
     return indexed
 
 
+def _index_counted(args: Any, count: int) -> torch.Tensor:
+    x, indices = args
+    plain: list[torch.Tensor | None] = []
+    for index in indices:
+        masks = index is not None and index.dtype in (torch.bool, torch.uint8)
+        plain += [x.new_empty(count, dtype=torch.int64) for _ in range(index.dim())] if masks else [index]
+    indexed: torch.Tensor = aten.index.Tensor(x, plain)
+    return indexed
+
+
 def _masked_select(args: Any, content: Content) -> torch.Tensor:
     x, mask = args
     shape = (x + mask).shape
@@ -55,6 +65,15 @@ SHAPED: dict[Any, Callable[[Any, Content], Any]] = {
     aten._ctc_loss.Tensor: _ctc_loss,
 }
 """Ops whose result has a shape that depends on the values of some operands."""
+
+
+COUNTED: dict[str, Callable[[Any, int], torch.Tensor]] = {
+    "aten::index": _index_counted,
+    "aten::masked_select": lambda args, count: args[0].new_empty(count),
+    "aten::nonzero": lambda args, count: args[0].new_empty((count, args[0].dim()), dtype=torch.int64),
+    "torchvision::nms": lambda args, count: args[0].new_empty(count, dtype=torch.int64),
+}
+"""Ops that select what the numbers decide, by name: (arguments, how many that are) -> result."""
 
 
 CHECKS: dict[Any, Callable[[Any], bool | None]] = {

@@ -28,7 +28,7 @@ from graphsim.sources.torch.fakes import FAKES
 from graphsim.sources.torch.hollow import Hollows
 from graphsim.sources.torch.memo import Memo
 from graphsim.sources.torch.reducer import Bookkeeping
-from graphsim.sources.torch.shaped import CHECKS, CREATORS, FILLS, MAX_CHECKED, RANDOM, SHAPED, checked
+from graphsim.sources.torch.shaped import CHECKS, COUNTED, CREATORS, FILLS, MAX_CHECKED, RANDOM, SHAPED, checked
 from graphsim.sources.torch.unknown import Policy, python_line
 from graphsim.sources.torch.wrappers import asks_for_shapes, passes_on
 
@@ -224,6 +224,8 @@ class Values:
         except (*NEEDS_DATA, UnsupportedOperatorException, NotImplementedError) as error:
             if isinstance(error, NotImplementedError) and _NO_KERNEL not in str(error):
                 raise
+            if func._schema.name in COUNTED:
+                raise self.policy.undecided(f"{func} selects a number of elements") from error
             raise CaptureError(_reason(func, error), self.policy.layer(), python_line()) from error
 
     def check_unread(self, *, widely: bool = False) -> None:
@@ -288,8 +290,10 @@ class Values:
             setattr(fake, _KEY, _Value(real, marks.get(real.untyped_storage()._cdata, [True]), drawn))
 
     def _shaped_by_values(self, func: Any, args: Any) -> Any:
-        """Run an op whose result has a shape that only some operands decide, all of them known."""
-        rule = SHAPED.get(func)
+        """Run an op whose result has a shape that known operands decide, or a number that the user gave."""
+        counted, rule = COUNTED.get(func._schema.name), SHAPED.get(func)
+        if counted is not None and (given := self.policy.given()) is not None:
+            return counted(args, int(given))
         if rule is None:
             raise
         return rule(args, self._content)

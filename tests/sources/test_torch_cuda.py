@@ -181,6 +181,46 @@ def test_ctc_is_refused_in_one_line():
         )
 
 
+def test_an_error_while_gradients_are_made_is_an_error_and_no_end_of_the_process():
+    """PyTorch gives its streams back while the error is under way, in functions that must not raise."""
+
+    def unpack(_):
+        raise ValueError("a hook that fails")
+
+    class Hooked(nn.Module):
+        def forward(self, x):
+            with torch.autograd.graph.saved_tensors_hooks(lambda saved: saved, unpack):
+                return x.exp().sum()
+
+    with pytest.raises(CaptureError, match="a hook that fails"):
+        gs.from_torch(
+            Hooked(), lambda: torch.randn(4, requires_grad=True), optimizer=None, loss=lambda y, *_: y, target="cuda"
+        )
+
+
+@pytest.mark.parametrize(
+    ("loss", "shape", "labels"),
+    [
+        (functional.multi_margin_loss, (4, 5), torch.zeros(4, dtype=torch.int64)),
+        (functional.multilabel_margin_loss, (4, 5), torch.zeros(4, 5, dtype=torch.int64)),
+        (lambda x, _: functional.fractional_max_pool3d(x, 2, output_size=3).sum(), (2, 3, 8, 8, 8), torch.zeros(1)),
+    ],
+    ids=["multi_margin_loss", "multilabel_margin_loss", "fractional_max_pool3d"],
+)
+def test_gradients_without_a_fake_kernel_are_as_large_as_the_input(loss, shape, labels):
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(shape))
+
+        def forward(self, labels):
+            return loss(self.scale * 1, labels)
+
+    steps = gs.from_torch(Scaled, lambda: labels, optimizer=None, loss=lambda y, *_: y, target="cuda")
+    (gradient,) = (op for op in steps.ops if op.kind.endswith("_backward") and op.kind != "expand_backward")
+    assert steps.tensors[gradient.outputs[0]].shape == shape
+
+
 def test_heads_that_flash_attention_cannot_take_are_padded():
     graph = captured(
         lambda: Attention(width=20),

@@ -162,6 +162,14 @@ def _softmax_backward(grad: Any, output: Any, dim: int, dtype: Any) -> Any:
     return grad.new_empty(grad.shape, dtype=dtype)
 
 
+def _as_input(grad: Any, x: Any, *_: Any, **__: Any) -> Any:
+    """The gradient is made as large as the input, in order; no fake kernel says so.
+
+    Source: cuda/MultiMarginLoss.cu, cuda/MultiLabelMarginCriterion.cu, cuda/FractionalMaxPool3d.cu.
+    """
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
 _BOTH: dict[Any, Fake] = {
     torch.ops._c10d_functional.wait_tensor.default: lambda tensor: tensor,  # the fake kernel makes another
     aten.mse_loss.default: _whole_loss(aten.mse_loss.default),
@@ -206,16 +214,27 @@ _CPU: dict[Any, Fake] = {
     aten.replication_pad2d_backward.default: _padding_backward,
 }
 
-_CUDA: dict[Any, Fake] = cudnn_rnn.FAKES | {
-    func: _in_order(func)
-    for func in (
-        aten.native_layer_norm.default,
-        aten.native_layer_norm_backward.default,
-        aten._fused_rms_norm.default,
-        aten._fused_rms_norm_backward.default,
-        aten.native_group_norm.default,
-        aten.native_group_norm_backward.default,
-    )
+_CUDA: dict[Any, Fake] = {
+    **cudnn_rnn.FAKES,
+    **{
+        func: _in_order(func)
+        for func in (
+            aten.native_layer_norm.default,
+            aten.native_layer_norm_backward.default,
+            aten._fused_rms_norm.default,
+            aten._fused_rms_norm_backward.default,
+            aten.native_group_norm.default,
+            aten.native_group_norm_backward.default,
+        )
+    },
+    **dict.fromkeys(
+        (
+            aten.multi_margin_loss_backward.default,
+            aten.multilabel_margin_loss_backward.default,
+            aten.fractional_max_pool3d_backward.default,
+        ),
+        _as_input,
+    ),
 }
 
 FAKES = {"cpu": _BOTH | _CPU, "cuda": _BOTH | _CUDA}

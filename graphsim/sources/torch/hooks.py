@@ -26,7 +26,10 @@ import torch
 _GUARDS = "_ZN3c104impl26device_guard_impl_registryE"
 """``c10::impl::device_guard_impl_registry``: an array of pointers by device type (c10/core/DeviceType.h)."""
 
-_CUDA_TYPE, _PYTHON_TYPE, _TYPES = 1, 20, 21
+_CUDA_TYPE, _META_TYPE, _PYTHON_TYPE, _TYPES = 1, 14, 20, 21
+
+_EXCHANGE_STREAM = 9
+"""Number of ``exchangeStream`` in the table of virtual functions of a guard, in 2.11 to 2.13."""
 
 _HOOKS = "_ZN2at6detail12getCUDAHooksEv"
 _REQUIRES_INIT = "_ZN5torch5utils24set_requires_device_initEN3c1010DeviceTypeEb"
@@ -100,30 +103,49 @@ def _hooked() -> Iterator[None]:
     find = getattr(_library("torch_cpu"), _HOOKS)
     find.restype = ctypes.c_void_p
     table = ctypes.c_void_p.from_address(find())
-    original = table.value or 0
-    width = ctypes.sizeof(ctypes.c_void_p)
-    whole = ctypes.c_void_p * (_HEADER + _SLOTS)
-    copy = whole.from_buffer_copy(whole.from_address(original - _HEADER * width))
+    original = table.value
+    copy = _functions(table)
     for number, function in _ANSWERS.items():
         copy[_HEADER + number] = ctypes.cast(function, ctypes.c_void_p)
-    table.value = ctypes.addressof(copy) + _HEADER * width
+    table.value = _first(copy)
     try:
         yield
     finally:
         table.value = original
 
 
-_made: list[int] = []
+def _functions(table: ctypes.c_void_p) -> Any:
+    """Return a copy of a table of virtual functions, with its header."""
+    whole = ctypes.c_void_p * (_HEADER + _SLOTS)
+    return whole.from_buffer_copy(whole.from_address((table.value or 0) - _HEADER * ctypes.sizeof(ctypes.c_void_p)))
+
+
+def _first(functions: Any) -> int:
+    """Return where an object points that has these *functions*."""
+    return ctypes.addressof(functions) + _HEADER * ctypes.sizeof(ctypes.c_void_p)
+
+
+_made: list[Any] = []
 
 
 def _do_nothing(guards: Any) -> int:
-    """Return the address of a device guard that does nothing, made once: PyTorch keeps it for good."""
+    """Return the address of a device guard that does nothing, made once: PyTorch keeps it for good.
+
+    A stream is given back while an error of Python's makes its way through the engine. There the guard of Python
+    would ask Python for its type, which nobody may while an error is set, and PyTorch would end the process
+    (``exchangeStream`` is noexcept): it takes this function from the guard of the device ``meta``.
+    """
     if not _made:
         before = guards[_PYTHON_TYPE]
         torch._C._acc.register_python_privateuseone_device_guard(_guard)
-        _made.append(guards[_PYTHON_TYPE])
+        address, meta = guards[_PYTHON_TYPE], ctypes.c_void_p.from_address(guards[_META_TYPE])
         guards[_PYTHON_TYPE] = before
-    return _made[0]
+        table = ctypes.c_void_p.from_address(address)
+        functions = _functions(table)
+        functions[_HEADER + _EXCHANGE_STREAM] = _functions(meta)[_HEADER + _EXCHANGE_STREAM]
+        table.value = _first(functions)
+        _made.extend((address, functions))
+    return int(_made[0])
 
 
 def _requires_initialization() -> None:

@@ -3,16 +3,18 @@
     python bench/gpu_record.py [--out bench/results] [--only mlp hf:gpt2] [--minutes 8] [--device cuda]
 
 Runs the cases of workloads_record.py, smallest and most telling first, each in a process of its own, as libraries keep
-workspaces. Two steps each; then a third under the profiler, for the kernels. Needs PyTorch 2.11 or later, numpy and
-networkx; cases of transformers are left out where it is missing. Writes ``record-DEVICE-N.jsonl.gz``, a line for each
-case, at most 8 files of 16 MiB: what is there is not run again, so a run that is interrupted goes on where it stopped.
-``python bench/gpu_rows.py RECORD ...`` compares a record with predictions, on any machine.
+workspaces. Two steps each; then a third under the profiler, for the kernels. Before the large networks it replays the
+steps of all shipped specs through CuPy's pool and PyTorch's allocator. Needs PyTorch 2.11 or later, numpy and networkx;
+what needs transformers or CuPy is a line with that reason where they are missing. Writes ``record-DEVICE-N.jsonl.gz``,
+a line for each case, at most 8 files of 16 MiB: what is there is not run again, so a run that is interrupted goes on
+where it stopped. ``python bench/gpu_rows.py RECORD ...`` compares a record with predictions, on any machine.
 
 A line: `case`; `device`, `card`, `software`; `events`: bytes allocated (positive) and freed (negative), in order;
 `segments`: (events before, bytes) taken from the device and given back; `marks`: (name, events before) of the phases;
 `steps`: allocated and reserved at most in each step; `context_bytes`: on the device outside of the allocator;
-`kernels`: names and calls of the third step; or `failed`, with the reason. ``--device cpu`` records the allocator of
-the host by the profiler's events: a rehearsal.
+`kernels`: names and calls of the third step; or `failed`, with the reason. A line of a replay has `replays`: for each
+spec the events, and after how many of them the bytes in use and held were those predicted. ``--device cpu`` records the
+allocator of the host by the profiler's events, and replays in numpy: a rehearsal.
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ import torch
 FILES, FILE_BYTES = 8, 16 * 2**20
 SECONDS = 120.0
 """A case may take."""
+REPLAY = "replay/"
+"""Begins the cases that replay the specs, before the name of the backend."""
 KERNELS = 400
 """Names of kernels that are kept."""
 HISTORY = 2_000_000
@@ -58,9 +62,8 @@ def main() -> int:
     if options.device == "cuda" and not torch.cuda.is_available():
         print("there is no GPU here: --device cpu rehearses on the host", file=sys.stderr)
         return 2
-    from workloads_record import CASES
-
-    wanted = [name for name in CASES if not options.only or name.startswith(tuple(options.only))]
+    names = cases_of(options.device)
+    wanted = [name for name in names if not options.only or name.startswith(tuple(options.only))]
     record, end = Record(options.out, _slug(options.device)), time.monotonic() + 60 * options.minutes
     for name in wanted:
         if name in record.done:
@@ -69,11 +72,31 @@ def main() -> int:
             print(f"stopped before {name}: call again to go on")
             return 0
         start = time.monotonic()
-        line = in_process(name, options.device, CASES[name].allocator)
+        line = in_process(name, options.device, names[name])
         record.add(line)
-        told = line.get("failed") or f"{len(line['events']):,} events, {line['steps'][-1]}"
-        print(f"{time.monotonic() - start:6.1f} s  {name}  {told}", flush=True)
+        print(f"{time.monotonic() - start:6.1f} s  {name}  {told(line)}", flush=True)
     return 0
+
+
+def cases_of(device: str) -> dict[str, str]:
+    """Return what is run, in order, with the setting of PyTorch's allocator for each: replays before large networks."""
+    from workloads_record import CASES, LARGE
+
+    small = {name: case.allocator for name, case in CASES.items() if not name.startswith(LARGE)}
+    replays = {f"{REPLAY}{backend}": "" for backend in (("cupy", "torch") if device == "cuda" else ("numpy",))}
+    return {**small, **replays, **{name: case.allocator for name, case in CASES.items()}}
+
+
+def told(line: Mapping[str, Any]) -> str:
+    """Return a line of the record in a few words."""
+    if "failed" in line:
+        return str(line["failed"])
+    if "replays" in line:
+        replayed = line["replays"].values()
+        names = "events", "matched_used", "matched_total"
+        events, used, held = (sum(one[name] for one in replayed) for name in names)
+        return f"{len(replayed)} specs, {events:,} events: {used:,} as predicted in use, {held:,} held"
+    return f"{len(line['events']):,} events, {line['steps'][-1]}"
 
 
 class Record:
@@ -142,6 +165,8 @@ def recorded(name: str, device: str) -> dict[str, Any]:
     from workloads_record import CASES, settings_of, step_of
 
     warnings.filterwarnings("ignore")
+    if name.startswith(REPLAY):
+        return {"case": name, "device": device, **software(device), "replays": replays(name.removeprefix(REPLAY))}
     case, watch = CASES[name], GpuWatch() if device == "cuda" else HostWatch()
     torch.manual_seed(0)
     with settings_of(case), watch.watched():
@@ -158,6 +183,15 @@ def recorded(name: str, device: str) -> dict[str, Any]:
     with settings_of(case):
         kernels = watch.kernels(lambda: step(model, batch, optimizer))
     return {"case": name, "device": device, **software(device), **line, "kernels": kernels}
+
+
+def replays(backend: str) -> dict[str, Any]:
+    """Return the replay of a step of every shipped spec."""
+    from gpu_validation import replayed
+
+    from graphsim.sources.spec import shipped_specs
+
+    return {spec: replayed(spec, "none", backend) for spec in shipped_specs()}
 
 
 def software(device: str) -> dict[str, Any]:

@@ -157,6 +157,9 @@ def report(paths: Sequence[Path], shown: int = 12) -> int:
         if "failed" in line:
             print(f"{line['case']}: not recorded: {line['failed']}")
             continue
+        if "replays" in line:
+            departed += _report_replays(line)
+            continue
         try:
             found, real, ours = compared(line)
         except Exception as error:  # a case that cannot be predicted is named, and the others go on
@@ -172,6 +175,17 @@ def report(paths: Sequence[Path], shown: int = 12) -> int:
         if len(found) > shown:
             print(f"  ... {len(found) - shown} more")
     return departed
+
+
+def _report_replays(line: dict[str, Any]) -> bool:
+    """Print what was not replayed as predicted; return whether anything was not."""
+    from gpu_record import told
+
+    print(f"{line['case']} on {line['card']}: {told(line)}", flush=True)
+    different = {spec: one for spec, one in line["replays"].items() if one["matched_used"] < one["events"]}
+    for spec, one in different.items():
+        print(f"  {spec}: {one['first_mismatch']}")
+    return bool(different)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch_truth import resnet50, vgg16
+from workloads_inception import inception_v3
 from workloads_training import Encoder, mobilenet_v2
 
 PHASES = ("zero_grad", "forward", "backward", "optimizer")
@@ -179,16 +180,24 @@ _OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 
 def _networks() -> Iterator[tuple[str, Case]]:
     """Yield convolutional networks at three batches, then in other forms at the middle one."""
-    networks = {"vgg16": vgg16, "resnet50": resnet50, "mobilenet_v2": mobilenet_v2}
-    for name, model in networks.items():
+    networks = {
+        "vgg16": (vgg16, 224),
+        "resnet50": (resnet50, 224),
+        "mobilenet_v2": (mobilenet_v2, 224),
+        "inception_v3": (inception_v3, 299),
+    }
+    for name, (model, size) in networks.items():
         for batch in (8, 32, 64):
-            yield f"{name}/fp32/{batch}", Case(model, _images(batch), _classified)
-        plain = Case(model, _images(32), _classified)
+            yield f"{name}/fp32/{batch}", Case(model, _images(batch, size), _classified)
+        plain = Case(model, _images(32, size), _classified)
         yield f"{name}/tf32/32", plain._replace(settings=("tf32",))
         yield f"{name}/bf16/32", plain._replace(autocast=BF16)
         yield f"{name}/tf32-benchmark/32", plain._replace(settings=("tf32", "benchmark"))
         yield f"{name}/bf16-channels_last/32", plain._replace(autocast=BF16, settings=("channels_last",))
 
+
+LARGE = ("vgg16", "resnet50", "mobilenet_v2", "inception_v3")
+"""Begins the names of cases that take long."""
 
 CASES: dict[str, Case] = {
     **{f"mlp/{name}": _SMALL._replace(optimizer=made) for name, made in _OPTIMIZERS.items()},

@@ -16,6 +16,7 @@ pytest.importorskip("torch")
 import graphsim as gs
 from graphsim.memory.allocators.torch import TorchCaching
 from graphsim.show.exports.snapshot import snapshot
+from graphsim.sources.spec import shipped_specs
 
 BENCH = Path(__file__).parents[1] / "bench"
 
@@ -106,10 +107,24 @@ def test_without_a_gpu_it_says_how_to_rehearse():
 def test_small_cases_come_first_and_all_that_was_asked_for_is_there(programs):
     from workloads_record import CASES
 
-    names = list(CASES)
+    names = list(programs[0].cases_of("cuda"))
+    assert set(CASES) | {"replay/cupy", "replay/torch"} == set(names)
     assert names[0].startswith("mlp")
-    assert names[-1].startswith(("vgg16", "resnet50", "mobilenet"))
-    for word in ("vgg16", "resnet50", "mobilenet", "encoder", "gpt2", "bert", "vit", "lstm", "gru", "embedding"):
+    assert names[-1].startswith("inception")
+    assert names.index("hf:vit") < names.index("replay/cupy") < names.index("vgg16/fp32/8")
+    for word in (
+        "vgg16",
+        "resnet50",
+        "mobilenet",
+        "inception",
+        "encoder",
+        "gpt2",
+        "bert",
+        "vit",
+        "lstm",
+        "gru",
+        "embedding",
+    ):
         assert any(word in name for name in names), word
     for word in (
         "tf32",
@@ -123,6 +138,31 @@ def test_small_cases_come_first_and_all_that_was_asked_for_is_there(programs):
         "group_norm",
     ):
         assert any(word in name for name in names), word
+
+
+def test_a_replay_of_the_specs_is_a_line_of_the_record(programs, monkeypatch, capsys, tmp_path):
+    recorder, compare = programs
+    shipped = {"lenet5": shipped_specs()["lenet5"]}
+    monkeypatch.setattr("graphsim.sources.spec.shipped_specs", lambda: shipped)
+    line = recorder.recorded("replay/numpy", "cpu")
+    (replay,) = line["replays"].values()
+    assert replay["matched_used"] == replay["events"] > 20
+    record = recorder.Record(tmp_path, "host")
+    record.add(line)
+    assert compare.report(record.files) == 0
+    record.add({**line, "case": "other", "replays": {"lenet5": {**replay, "matched_used": 7}}})
+    assert compare.report(record.files) == 1
+    assert "7 as predicted in use" in capsys.readouterr().out
+
+
+def test_inception_has_the_parameters_of_the_published_network(programs):
+    import torch
+    from workloads_inception import inception_v3
+
+    with torch.device("meta"):
+        network = inception_v3()
+        assert network(torch.empty(2, 3, 299, 299)).shape == (2, 1000)
+    assert sum(parameter.numel() for parameter in network.parameters()) == 23_834_568
 
 
 TYPICAL = ("mlp/fp16-scaler", "embedding", "group_norm", "lstm", "gru", "encoder", "checkpoint", "mlp/adamw-fused")

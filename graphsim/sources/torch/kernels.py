@@ -12,6 +12,7 @@ from torch._prims_common import suggest_memory_format
 
 from graphsim.core.graph import Tensor
 from graphsim.sources.torch import kernels_conv, kernels_cuda
+from graphsim.sources.torch.kernels_cuda_reduce import mask_indices
 from graphsim.sources.torch.operands import copies, dtype_name, first_in_order, nbytes
 from graphsim.step.ops.attention import cpu_flash_scratch
 from graphsim.step.ops.layernorm import THREADS
@@ -160,14 +161,12 @@ def _columns(args: Any, result: Any) -> int:
     return nbytes(args[0]) if result.numel() > args[0].numel() else 0
 
 
-def _cast_to_result(args: Any, result: Any, *, on_cpu: bool) -> int:
-    """A reduction to another dtype casts all that it reads, save low precision to float32 on CUDA.
+def _cast_to_result(args: Any, result: Any) -> int:
+    """A reduction to another dtype casts all that it reads.
 
     Source: aten/src/ATen/native/ReduceOpsUtils.h, ``make_reduction_from_out_ty``; ReduceOps.cpp, ``impl_func_cum_ops``.
     """
-    x = args[0]
-    low = not on_cpu and x.dtype in (torch.float16, torch.bfloat16) and result.dtype is torch.float32
-    return 0 if x.dtype == result.dtype or low else int(x.numel()) * result.itemsize
+    return 0 if args[0].dtype == result.dtype else int(args[0].numel()) * int(result.itemsize)
 
 
 def _cast_to_bool(args: Any, result: Any) -> int:
@@ -178,19 +177,6 @@ def _cast_to_bool(args: Any, result: Any) -> int:
 def _log_sum_exp(args: Any, result: Any) -> int:
     """Exponentials of differences to the maxima. Source: ReduceOps.cpp, ``logsumexp_out_impl``."""
     return nbytes(args[0]) + nbytes(result)
-
-
-def _mask_indices(args: Any, result: Any) -> int:
-    """Masks become a vector of indices for each of their dimensions. Source: IndexingUtils.h, ``expandTensors``.
-
-    How many there are is the extent of what is read, or written, where the indices stand.
-    """
-    masks = [i for i in args[1] if i is not None and i.dtype in (torch.bool, torch.uint8)]
-    if not masks:
-        return 0
-    first = next(number for number, index in enumerate(args[1]) if index is not None)
-    values = args[2] if len(args) > 2 else result
-    return sum(int(mask.dim()) for mask in masks) * int(values.shape[first]) * 8 if values.dim() > first else 0
 
 
 def _selected(args: Any, result: Any) -> int:
@@ -333,9 +319,9 @@ _BOTH_SCRATCH: dict[Any, Workspace] = {
     aten.logsumexp.default: _log_sum_exp,
     aten.abs.default: _modulus,
     aten.angle.default: _modulus,
-    aten.index.Tensor: _mask_indices,
-    aten.index_put.default: _mask_indices,
-    aten.index_put_.default: _mask_indices,
+    aten.index.Tensor: mask_indices,
+    aten.index_put.default: mask_indices,
+    aten.index_put_.default: mask_indices,
     aten.multinomial.default: _multinomial,
 }
 
@@ -388,7 +374,7 @@ _CPU_SCRATCH: dict[Any, Workspace] = {
     ),
     aten._cdist_forward.default: _distance_operands,
     aten._cdist_backward.default: _distance_operands,
-    **dict.fromkeys(_REDUCTIONS, partial(_cast_to_result, on_cpu=True)),
+    **dict.fromkeys(_REDUCTIONS, _cast_to_result),
     **dict.fromkeys((aten.any.default, aten.any.dim, aten.all.default, aten.all.dim), _cast_to_bool),
     aten.masked_select.default: _selected,
     aten.kthvalue.default: _kth_value,
@@ -407,7 +393,6 @@ _CPU_SCRATCH: dict[Any, Workspace] = {
 _CUDA_SCRATCH: dict[Any, Workspace] = {
     **kernels_cuda.SCRATCH,
     aten.binary_cross_entropy_with_logits.default: partial(_loss_with_logits, on_cpu=False),
-    **dict.fromkeys(_REDUCTIONS, partial(_cast_to_result, on_cpu=False)),
 }
 
 WORKSPACE = {"cpu": _BOTH_SCRATCH | _CPU_SCRATCH, "cuda": _BOTH_SCRATCH | _CUDA_SCRATCH}

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from graphsim.sources.torch import cudnn_rnn
+from graphsim.sources.torch import cudnn_rnn, kernels_cuda_reduce
 from graphsim.sources.torch.operands import copies, dtype_name, first_in_order, nbytes
 from graphsim.step.ops.attention import efficient_scratch, flash_scratch
 from graphsim.step.ops.embedding import embedding_backward_scratch
@@ -179,5 +179,6 @@ SCRATCH: dict[Any, Any] = {
     aten.avg_pool2d_backward.default: _pool_backward,
     aten.embedding_dense_backward.default: _embedding_backward,
     **cudnn_rnn.SCRATCH,
+    **kernels_cuda_reduce.SCRATCH,
 }
 """(arguments, result) -> bytes of scratch."""

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from graphsim.core.graph import Tensor
 from graphsim.step.ops.kind import Attribute, Attributes, Kind, ShapeError, Signature, same
+from graphsim.step.ops.reduction import emit_sum
 from graphsim.step.ops.tape import Gradients, Tape, Type
 from graphsim.units import FLOATING, itemsize
 
@@ -95,7 +96,7 @@ def reduce_to(tape: Tape, grad: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Sum a gradient over the dimensions that broadcasting had expanded."""
     if grad.shape == shape:
         return grad
-    return tape.emit("sum", (grad,), Type(shape, grad.dtype), flops=grad.size)
+    return emit_sum(tape, grad, Type(shape, grad.dtype))
 
 
 def broadcast(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from math import prod
 from graphsim.core.graph import Tensor
 from graphsim.step.ops.elementwise import like
 from graphsim.step.ops.kind import Attribute, Attributes, Kind, Parameter, ShapeError, Signature
+from graphsim.step.ops.reduction import emit_sum
 from graphsim.step.ops.tape import Gradients, Tape, Type
 
 
@@ -52,8 +53,7 @@ def _addmm(tape: Tape, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         grad_w = _weight_gradient(tape, x, grad, weight, flops) if needs[2] else None
         grad_b = None
         if needs[0]:
-            total = tape.emit("sum", (grad,), Type((1, bias.size), bias.dtype), flops=grad.size)
-            grad_b = tape.alias(total, bias.shape)
+            grad_b = tape.alias(emit_sum(tape, grad, Type((1, bias.size), bias.dtype)), bias.shape)
         return (grad_b, grad_x, grad_w)
 
     tape.differentiate((bias, x, weight), y, _saved(tape, x, weight), backward)

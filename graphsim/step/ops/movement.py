@@ -12,6 +12,7 @@ from graphsim.core.graph import Tensor
 from graphsim.step.ops.attention import attend, choose
 from graphsim.step.ops.elementwise import broadcast, like
 from graphsim.step.ops.kind import Attribute, Attributes, Kind, ShapeError, Signature
+from graphsim.step.ops.reduction import emit_sum
 from graphsim.step.ops.shape import axis, expand, narrow, permute
 from graphsim.step.ops.tape import Gradients, Tape, Type
 
@@ -21,7 +22,7 @@ Shape = tuple[int, ...]
 
 def total(tape: Tape, x: Tensor, shape: Shape) -> Tensor:
     """Sum over the dimensions that *shape* lacks or has as 1; the gradient is expanded, a view."""
-    y = tape.emit("sum", (x,), Type(shape, x.dtype), flops=x.size)
+    y = emit_sum(tape, x, Type(shape, x.dtype))
 
     def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
         return (tape.alias(grad, x.shape, kind="expand", contiguous=False, sliced=True),)

@@ -10,6 +10,7 @@ from math import prod
 
 from graphsim.core.graph import Tensor
 from graphsim.step.ops.kind import Attribute, Attributes, Kind, Parameter, ShapeError, Signature
+from graphsim.step.ops.reduction import emit_sum, staging
 from graphsim.step.ops.tape import Gradients, Tape, Type, refines
 from graphsim.units import itemsize
 
@@ -112,7 +113,7 @@ def expand(tape: Tape, x: Tensor, shape: Shape) -> Tensor:
     y = tape.alias(x, shape, kind="expand", contiguous=False, sliced=True)
 
     def backward(grad: Tensor, needs: tuple[bool, ...]) -> Gradients:
-        return (tape.emit("sum", (grad,), Type(x.shape, x.dtype), flops=grad.size),)
+        return (emit_sum(tape, grad, Type(x.shape, x.dtype)),)
 
     tape.differentiate((x,), y, (), backward)
     return y
@@ -133,10 +134,11 @@ def mean(tape: Tape, x: Tensor, shape: Shape) -> Tensor:
 def mean_workspace(tape: Tape, x: Tensor, result: Type) -> int:
     """Return the scratch bytes of a mean: on the CPU a sum, and its division by a number that is made a tensor.
 
-    There, 16-bit operands are summed in fp32 copies (aten/src/ATen/native/ReduceOps.cpp, mean_out).
+    There, 16-bit operands are summed in fp32 copies (aten/src/ATen/native/ReduceOps.cpp, mean_out). On CUDA it is
+    that of a sum.
     """
     if tape.target != "cpu":
-        return 0
+        return staging(tape, x.shape, result)
     if itemsize(x.dtype) >= 4:
         return 8 + itemsize(x.dtype)
     return 4 * result.size + max(4 * x.size, 8 + 4)

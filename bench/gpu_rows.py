@@ -155,6 +155,7 @@ def predict(row: Row) -> Any:
 
     from graphsim.answers.peak import peak
     from graphsim.answers.unknown import convolution_most
+    from graphsim.core.context import CONTEXT
     from graphsim.core.devices import find_device
     from graphsim.core.simulation import simulate
     from graphsim.memory.allocators.torch import TorchCaching
@@ -170,7 +171,9 @@ def predict(row: Row) -> Any:
     )
     steps = Steps(captured.graph(first=True), captured.graph())
     runs = simulate(steps.first), simulate(steps.steady)
-    return peak(steps, allocator="torch"), convolution_most(runs), convolution_most(runs, TorchCaching())
+    limit = f"limit={device.memory - CONTEXT[0]}"  # where it is reached, what is cached is given back
+    report = peak(steps, allocator="torch", allocator_options=limit)
+    return report, convolution_most(runs), convolution_most(runs, TorchCaching())
 
 
 def workload(row: Row) -> Iterator[None]:

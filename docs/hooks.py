@@ -31,6 +31,7 @@ def on_files(files: Files, config: Any) -> Files:
     pages = {
         "reference/cli.md": _commands(),
         "reference/python.md": _names(),
+        "reference/cuda.md": _scratch(),
         "reference/specs.md": (ROOT / "specs" / "README.md").read_text(),
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(),
         "reference/spec.schema.json": (ROOT / "specs" / "spec.schema.json").read_text(),
@@ -67,6 +68,38 @@ def _names() -> str:
         if group == "Questions":
             parts.append("\n::: graphsim.answers.setting.Setting\n")
     return "\n".join(parts) + "\n"
+
+
+def _scratch() -> str:
+    """A page of what the kernels of a GPU take beside operands and results, from the tables and what the rules say."""
+    from functools import partial
+
+    from graphsim.sources.torch.kernels import WORKSPACE
+    from graphsim.sources.torch.kernels_cuda_none import ELEMENTWISE, NONE, UNKNOWN
+
+    rules: dict[str, list[str]] = {}
+    for func, rule in WORKSPACE["cuda"].items():
+        said = getattr(rule.func if isinstance(rule, partial) else rule, "__doc__", "") or ""
+        rules.setdefault(" ".join(said.split()).replace("``", "`"), []).append(func._schema.name.removeprefix("aten::"))
+    parts = [
+        "# Kernels on a GPU",
+        "What PyTorch's CUDA kernels ask of the allocator beside operands and results, by op of a capture. Places are",
+        "under `aten/src/ATen/native`. What has a range instead is on [How right is it?](../accuracy.md).",
+        *("", "## With scratch", "", "| ops | scratch, and its source |", "|---|---|"),
+        *(f"| {_named(names)} | {said} |" for said, names in rules.items()),
+        *("", "## Without", "", "| ops | source |", "|---|---|"),
+        *(
+            f"| {'all that are elementwise, ' * (place == ELEMENTWISE)}{_named(names)} | {place} |"
+            for place, names in NONE.items()
+        ),
+        *("", "## Not known", "A capture that meets one of these says so.", "", "| ops | why |", "|---|---|"),
+        *(f"| {_named(names)} | {why} |" for why, names in UNKNOWN.items()),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _named(names: Any) -> str:
+    return ", ".join(f"`{name}`" for name in dict.fromkeys(names))
 
 
 def _commands() -> str:

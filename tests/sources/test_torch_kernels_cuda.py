@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,10 @@ import graphsim as gs  # noqa: E402
 from graphsim.core.devices import find_device  # noqa: E402
 from graphsim.sources import Steps  # noqa: E402
 from graphsim.sources.spec import parse_spec  # noqa: E402
+from graphsim.sources.torch import cuda  # noqa: E402
 from graphsim.sources.torch.capture import capture, gpu  # noqa: E402
 from graphsim.sources.torch.kernels import WORKSPACE  # noqa: E402
+from graphsim.sources.torch.kernels_cuda_none import NONE, UNKNOWN  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 import workloads_liger  # noqa: E402
@@ -123,3 +127,66 @@ def test_a_recurrent_layer_without_cudnn_takes_its_own_path():
     with torch.backends.cudnn.flags(enabled=False):
         made = gs.from_torch(lambda: nn.GRU(4, 8), torch.randn(3, 2, 4), loss=lambda y: y[0].sum(), target="cuda")
     assert "_cudnn_rnn" not in {op.kind for op in made.ops}
+
+
+def test_every_rule_names_its_source_and_no_op_has_two():
+    """docs/hooks.py writes a page of what the rules say."""
+    for func, rule in SCRATCH.items():
+        said = getattr(rule.func if isinstance(rule, partial) else rule, "__doc__", "") or ""
+        assert re.search(r"\.(cu|cuh|cpp|h)\b|graphsim\.step\.", said), func
+    listed = [name for table in (NONE, UNKNOWN) for names in table.values() for name in names]
+    assert len(listed) == len(set(listed))
+    assert not [name for name in listed if not hasattr(aten, name)]
+    copying = {"native_layer_norm", "nll_loss_backward", "nll_loss2d_backward", "native_batch_norm"}
+    assert {func._schema.name.removeprefix("aten::") for func in SCRATCH} & set(listed) <= copying
+
+
+def test_a_capture_says_where_the_scratch_of_a_kernel_is_not_known():
+    class Solve(nn.Module):
+        def forward(self, x):
+            return torch.linalg.inv(x)
+
+    steps = gs.from_torch(
+        Solve(), lambda: torch.eye(4).requires_grad_(), optimizer=None, loss=lambda y, *_: y.sum(), target="cuda"
+    )
+    assert any("linalg_inv_ex are not known" in note for note in steps.attributes["warnings"])
+
+
+def indexed(rows, *shape, accumulate=True):
+    x, values = torch.empty(rows, 8), torch.empty(*shape, 8)
+    return SCRATCH[aten.index_put_.default]((x, [torch.empty(*shape, dtype=torch.int64)], values, accumulate), x)
+
+
+def test_what_is_added_at_indices_is_sorted_first():
+    assert indexed(100, 500, accumulate=False) == 0
+    assert indexed(100, 500) == 4 * 8 * 500  # an order of 7 bits needs one pass
+    assert indexed(1000, 500) == 6 * 8 * 500
+
+
+@pytest.mark.parametrize(
+    ("shape", "factor"),
+    [((64, 4096), 0), ((1, 5000), 16 + 4), ((100, 5000), 24 + 2 * 4), ((128, 5000), 16 + 4)],
+    ids=["in a block", "one row", "rows as one", "segments"],
+)
+def test_sorting_takes_second_buffers_where_a_block_does_not_do(shape, factor):
+    x = torch.empty(shape)
+    assert SCRATCH[aten.sort.default]((x,), None) == factor * x.numel()
+
+
+def test_norms_of_a_list_take_a_number_for_each_chunk_of_the_longest():
+    """As clip_grad_norm_ asks for them."""
+    tensors = [torch.empty(10), torch.empty(3 * 65536 + 1)]
+    assert SCRATCH[aten._foreach_norm.Scalar]((tensors, 2), None) == 2 * 4 * 4
+
+
+def test_rolling_two_dimensions_has_a_tensor_between():
+    x = torch.empty(2, 8, 8)
+    assert SCRATCH[aten.roll.default]((x, [1, 1], [1, 2]), None) == x.nbytes
+    assert SCRATCH[aten.roll.default]((x, [1], [1]), None) == 0
+
+
+def test_a_sum_by_channels_in_channels_last_has_a_buffer():
+    x = torch.empty(8, 64, 64, 64).to(memory_format=torch.channels_last)
+    with cuda.pretended(find_device("a100-80g")):
+        assert SCRATCH[aten.sum.dim_IntList]((x, [0, 2, 3]), torch.empty(64)) > 4 * 64
+        assert SCRATCH[aten.sum.dim_IntList]((x, [1]), torch.empty(8, 64, 64)) == 0

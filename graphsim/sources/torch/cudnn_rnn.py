@@ -131,7 +131,10 @@ FAKES: dict[Any, Callable[..., Any]] = {
 
 
 def _backward_scratch(args: Any, result: Any) -> int:
-    """Copies of input and gradient, and zeros for gradients that nobody gave."""
+    """Copies of input and gradient, and zeros for gradients that nobody gave.
+
+    Source: cudnn/RNN.cpp, ``_cudnn_rnn_backward``.
+    """
     x, hidden, cell, y, *grads = (args[number] for number in (0, 4, 5, 6, 7, 8, 9))
     missing = (like for like, grad in zip((y, hidden, cell), grads, strict=True) if grad is None)
     return copies(x, grads[0]) + sum(nbytes(like) for like in missing if like is not None)

@@ -12,6 +12,7 @@ from torch._prims_common import suggest_memory_format
 
 from graphsim.core.graph import Tensor
 from graphsim.sources.torch import kernels_conv, kernels_cuda
+from graphsim.sources.torch.kernels_cuda_none import scratch_unknown
 from graphsim.sources.torch.kernels_cuda_reduce import mask_indices
 from graphsim.sources.torch.operands import copies, dtype_name, first_in_order, nbytes
 from graphsim.step.ops.attention import cpu_flash_scratch
@@ -154,6 +155,16 @@ def _norm_in_order(args: Any, result: Any) -> int:
 def _distance_operands(args: Any, result: Any) -> int:
     """Source: Distance.cpp, ``cdist_impl`` and ``_cdist_backward``."""
     return copies(*(t for t in args[:3] if isinstance(t, torch.Tensor)))
+
+
+def _rolled(args: Any, result: Any) -> int:
+    """One dimension after the other, each into a tensor of its own, of the operand in order.
+
+    Source: TensorTransformations.cpp, ``roll``, cuda/TensorTransformations.cu, ``roll_cuda``; TensorTransformations.h,
+    ``roll_common``.
+    """
+    x, dims = args[0], args[2] if len(args) > 2 else []
+    return max(0, len(dims) - 1) * nbytes(x) + copies(x)
 
 
 def _columns(args: Any, result: Any) -> int:
@@ -323,6 +334,9 @@ _BOTH_SCRATCH: dict[Any, Workspace] = {
     aten.index_put.default: mask_indices,
     aten.index_put_.default: mask_indices,
     aten.multinomial.default: _multinomial,
+    aten._cdist_forward.default: _distance_operands,
+    aten._cdist_backward.default: _distance_operands,
+    aten.roll.default: _rolled,
 }
 
 _CPU_SCRATCH: dict[Any, Workspace] = {
@@ -372,8 +386,6 @@ _CPU_SCRATCH: dict[Any, Workspace] = {
         (aten._upsample_bilinear2d_aa_backward.default, aten._upsample_bicubic2d_aa_backward.default),
         _antialiased_backward,
     ),
-    aten._cdist_forward.default: _distance_operands,
-    aten._cdist_backward.default: _distance_operands,
     **dict.fromkeys(_REDUCTIONS, _cast_to_result),
     **dict.fromkeys((aten.any.default, aten.any.dim, aten.all.default, aten.all.dim), _cast_to_bool),
     aten.masked_select.default: _selected,
@@ -401,6 +413,11 @@ WORKSPACE = {"cpu": _BOTH_SCRATCH | _CPU_SCRATCH, "cuda": _BOTH_SCRATCH | _CUDA_
 
 UNCOUNTED = frozenset({aten._trilinear.default, aten.linalg_matrix_exp.default})
 """Ops with large temporaries for which there is no rule here: nn.Bilinear, torch.matrix_exp."""
+
+
+def uncounted(func: Any, device: str) -> bool:
+    """Return whether *func* has temporaries on that type of device for which there is no rule here."""
+    return func in UNCOUNTED or (device == "cuda" and scratch_unknown(func))
 
 
 def scratch(func: Any, device: str) -> Workspace | None:

@@ -1,8 +1,7 @@
 """Scratch of CUDA kernels beside inputs and outputs.
 
-Each rule names its source under aten/src/ATen/native. Kernels that are not here have none: those of TensorIterator
-(arithmetic, activations, dropout, comparisons, casts), reductions whose output is not tiny, indexing without
-accumulation, pooling of tensors in order, and cuDNN's convolutions as far as a rule is known (graphsim.step.ops.conv).
+Each rule names its source under aten/src/ATen/native; docs/hooks.py writes the page of all of them from what they say
+here. kernels_cuda_none names the kernels that have none, and those of which it is not known.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from graphsim.sources.torch import cudnn_rnn, kernels_cuda_reduce
+from graphsim.sources.torch.kernels_cuda_reduce import staging
 from graphsim.sources.torch.operands import copies, dtype_name, first_in_order, nbytes
 from graphsim.step.ops.attention import efficient_scratch, flash_scratch
 from graphsim.step.ops.embedding import embedding_backward_scratch
@@ -27,12 +27,14 @@ aten = torch.ops.aten
 
 
 def _flash_backward(args: Any, result: Any) -> int:
+    """Sums in fp32, and the gradients of repeated heads: graphsim.step.ops.attention, `flash_scratch`."""
     _, q, k = args[:3]
     batch, heads, rows, width = q.shape
     return flash_scratch(batch, heads, rows, width, k.shape[1], k.shape[2], q.itemsize)
 
 
 def _efficient_backward(args: Any, result: Any) -> int:
+    """Sums in fp32, and a number for each row: graphsim.step.ops.attention, `efficient_scratch`."""
     _, q = args[:2]
     batch, heads, rows, width = q.shape
     return efficient_scratch(batch, heads, rows, width, q.itemsize)
@@ -49,12 +51,18 @@ def _softmax_backward(args: Any, result: Any) -> int:
 
 
 def _layer_norm_backward(args: Any, result: Any) -> int:
-    """native_layer_norm_backward(grad, input, shape, mean, rstd, weight, bias, mask)."""
+    """Gradient and input in order, and sums in parts: cuda/layer_norm_kernel.cu, graphsim.step.ops.layernorm.
+
+    native_layer_norm_backward(grad, input, shape, mean, rstd, weight, bias, mask).
+    """
     return copies(*args[:2]) + _affine_sums(args[1], args[2], sum(args[7][1:]))
 
 
 def _rms_norm_backward(args: Any, result: Any) -> int:
-    """_fused_rms_norm_backward(grad, input, shape, rstd, weight, mask)."""
+    """Gradient and input in order, and sums in parts: cuda/layer_norm_kernel.cu, graphsim.step.ops.layernorm.
+
+    _fused_rms_norm_backward(grad, input, shape, rstd, weight, mask).
+    """
     return copies(*args[:2]) + _affine_sums(args[1], args[2], sum(args[5][1:]))
 
 
@@ -65,14 +73,20 @@ def _affine_sums(x: Any, shape: Any, gradients: int) -> int:
 
 
 def _group_norm(args: Any, result: Any) -> int:
-    """native_group_norm(input, weight, bias, N, C, HxW, groups, eps)."""
+    """The input in order, and factors by channel: cuda/group_norm_kernel.cu, graphsim.step.ops.norm.
+
+    native_group_norm(input, weight, bias, N, C, HxW, groups, eps).
+    """
     x, weight, bias, batch, channels, extent, groups = args[:7]
     affine = weight is not None or bias is not None
     return copies(x) + group_norm_scratch(batch, channels, extent, groups, dtype_name(x), affine=affine)
 
 
 def _group_norm_backward(args: Any, result: Any) -> int:
-    """native_group_norm_backward(grad, input, mean, rstd, weight, N, C, HxW, groups, mask)."""
+    """Gradient and input in order, sums by channel and group: cuda/group_norm_kernel.cu, graphsim.step.ops.norm.
+
+    native_group_norm_backward(grad, input, mean, rstd, weight, N, C, HxW, groups, mask).
+    """
     grad, x, _, _, weight, batch, channels, extent, groups = args[:9]
     scratch = group_norm_backward_scratch(
         batch, channels, extent, groups, dtype_name(x), scaled=weight is not None, inputs=bool(args[9][0])
@@ -90,13 +104,13 @@ def _batch_norm_backward(args: Any, result: Any) -> int:
 
 
 def _product(first: int) -> Any:
-    """The scratch of a product of two matrices, or batches of them, from operand number *first* on.
-
-    cuBLAS takes rows or columns that lie one after another; other operands, such as an expanded gradient, are
-    copied (cuda/cuBlasCommonArgs.h, ``prepare_matrix_for_cublas``, ``prepare_batch_matrix_for_cublas``).
-    """
+    """Return the scratch of a product of two matrices, or batches of them, from operand number *first* on."""
 
     def scratch(args: Any, result: Any) -> int:
+        """cuBLAS takes rows or columns that lie one after another; other operands, an expanded gradient, are copied.
+
+        Source: cuda/cuBlasCommonArgs.h, ``prepare_matrix_for_cublas``, ``prepare_batch_matrix_for_cublas``.
+        """
         return sum(nbytes(matrix) for matrix in args[first : first + 2] if not _takes(matrix))
 
     return scratch
@@ -130,26 +144,50 @@ def _convolution(args: Any, result: Any) -> int:
 
 
 def _convolution_backward(args: Any, result: Any) -> int:
-    """convolution_backward(grad, input, weight, ...); see `_convolution`."""
+    """See `_convolution`; a bias's gradient is a sum, afterwards (Convolution.cpp, ``convolution_backward``).
+
+    Of a gradient in order that sum takes a few KiB, which are left out.
+    """
     grad, x, weight = args[:3]
-    return copies(grad, x, weight, order=_order(x, weight))
+    inner = copies(grad, x, weight, order=_order(x, weight))
+    if not args[10][2] or grad.is_contiguous():
+        return inner
+    reduced = [dim for dim in range(grad.dim()) if dim != 1]
+    return max(inner, staging(grad, reduced, grad.itemsize, max(4, grad.itemsize)))
 
 
 def _pool(args: Any, result: Any) -> int:
-    """The input in the order that it suggests (cuda/DilatedMaxPool2d.cu, cuda/AveragePool2d.cu)."""
+    """The first operand in the order that it suggests.
+
+    Source: cuda/DilatedMaxPool2d.cu, AveragePool2d.cu, AdaptiveAveragePooling.cu, UpSampleNearest2d.cu,
+    UpSampleBilinear2d.cu.
+    """
     return copies(args[0], order=_order(args[0]))
 
 
 def _pool_backward(args: Any, result: Any) -> int:
-    """Gradient and input in the order of the input."""
+    """Gradient and input in the order of the input (cuda/DilatedMaxPool2d.cu, cuda/AveragePool2d.cu)."""
     return copies(*args[:2], order=_order(args[1]))
+
+
+def _in_order(*numbers: int) -> Any:
+    """Return the scratch of a loss that puts operands of these numbers in order."""
+
+    def scratch(args: Any, result: Any) -> int:
+        """Operands and labels in order (cuda/Loss.cu, cuda/NLLLoss2d.cu)."""
+        return copies(*(args[number] for number in numbers if number < len(args)))
+
+    return scratch
 
 
 # -- indexing ----------------------------------------------------------------------------------------
 
 
 def _embedding_backward(args: Any, result: Any) -> int:
-    """embedding_dense_backward(grad, indices, rows, padding_idx, scale_grad_by_freq)."""
+    """More than 3,072 indices are sorted, and segments summed in parts: graphsim.step.ops.embedding.
+
+    embedding_dense_backward(grad, indices, rows, padding_idx, scale_grad_by_freq).
+    """
     grad, indices, rows, _, by_frequency = args
     scratch = embedding_backward_scratch(
         indices.numel(), rows, grad.shape[-1], dtype_name(grad), indices.itemsize, counts=bool(by_frequency)
@@ -162,7 +200,7 @@ SCRATCH: dict[Any, Any] = {
     aten._scaled_dot_product_efficient_attention_backward.default: _efficient_backward,
     aten._softmax_backward_data.default: _softmax_backward,
     aten.native_layer_norm_backward.default: _layer_norm_backward,
-    aten._fused_rms_norm.default: first_in_order,  # ``expect_contiguous`` (cuda/layer_norm_kernel.cu)
+    aten._fused_rms_norm.default: first_in_order,
     aten._fused_rms_norm_backward.default: _rms_norm_backward,
     aten.native_group_norm.default: _group_norm,
     aten.native_group_norm_backward.default: _group_norm_backward,
@@ -178,6 +216,33 @@ SCRATCH: dict[Any, Any] = {
     aten.avg_pool2d.default: _pool,
     aten.avg_pool2d_backward.default: _pool_backward,
     aten.embedding_dense_backward.default: _embedding_backward,
+    **dict.fromkeys(
+        (
+            aten._adaptive_avg_pool2d.default,
+            aten.max_pool3d_with_indices.default,
+            aten.upsample_nearest2d.default,
+            aten.upsample_nearest2d_backward.default,
+            aten.upsample_bilinear2d.default,
+            aten.upsample_bilinear2d_backward.default,
+        ),
+        _pool,
+    ),
+    aten._adaptive_avg_pool2d_backward.default: _pool_backward,
+    **dict.fromkeys(
+        (
+            aten.reflection_pad1d.default,
+            aten.reflection_pad1d_backward.default,
+            aten.reflection_pad2d.default,
+            aten.reflection_pad2d_backward.default,
+            aten.replication_pad2d.default,
+            aten.replication_pad2d_backward.default,
+            aten.avg_pool3d.default,
+            aten.avg_pool3d_backward.default,
+        ),
+        first_in_order,
+    ),
+    **dict.fromkeys((aten.nll_loss_forward.default, aten.nll_loss2d_forward.default), _in_order(0, 1)),
+    **dict.fromkeys((aten.nll_loss_backward.default, aten.nll_loss2d_backward.default), _in_order(2)),
     **cudnn_rnn.SCRATCH,
     **kernels_cuda_reduce.SCRATCH,
 }

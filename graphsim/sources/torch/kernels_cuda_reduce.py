@@ -19,6 +19,12 @@ aten = torch.ops.aten
 RADIX_BITS = 8
 """That cub sorts in one pass (cub/device/dispatch/tuning/tuning_radix_sort.cuh)."""
 
+INDEX = 8
+"""Bytes of an index, or of an index and a row of 4 bytes each."""
+
+SMALL_SORT, LONG_SORT, FULL_SORT = 4096, 1_000_000, 128
+"""Keys that a block sorts; keys of a row that are sorted alone; from so many rows on they are sorted as segments."""
+
 CHUNK = 65536
 """Elements of a tensor that a block of a foreach kernel takes (cuda/MultiTensorApply.cuh, ``kChunkSize``)."""
 
@@ -103,6 +109,46 @@ def _scan(args: Any, result: Any) -> int:
     return copies(x) if x.dtype == result.dtype else int(x.numel()) * int(result.itemsize)
 
 
+# -- sorting -----------------------------------------------------------------------------------------
+
+
+def _sort(args: Any, result: Any) -> int:
+    """None for up to 4,096 keys in a row, which a block sorts in place. sort(x, dim), sort(x, stable=, dim=).
+
+    More are sorted by cub, which keeps a second buffer of keys and indices, from indices that are counted up; up to
+    127 rows as one, with the number of the row beside each index. Not along the last dimension all are copied.
+    Source: cuda/Sort.cpp, ``sort_cuda_kernel``; cuda/Sort.cu, ``launch_stable_sort_kernel``.
+    """
+    x = args[0]
+    dim = int(args[1] if len(args) > 1 and isinstance(args[1], int) else -1) % max(1, x.dim())
+    return _sorted(x, dim)
+
+
+def _sorted(x: Any, dim: int) -> int:
+    length = x.shape[dim] if x.dim() else 1
+    if length <= SMALL_SORT:
+        return 0
+    rows, key = x.numel() // length, x.itemsize
+    if rows == 1 or length >= LONG_SORT:
+        scratch = length * (2 * INDEX + key)
+    elif rows < FULL_SORT:
+        scratch = x.numel() * (3 * INDEX + 2 * key)
+    else:
+        scratch = x.numel() * (2 * INDEX + key)
+    if x.stride(dim) != 1:
+        scratch += x.numel() * (2 * key + INDEX)
+    return int(scratch)
+
+
+def _top_k(args: Any, result: Any) -> int:
+    """What is found is sorted in place, or where it is long, as `_sort` does (cuda/TensorTopK.cpp)."""
+    values, indices = result
+    dim = int(args[2] if len(args) > 2 else -1) % max(1, values.dim())
+    if not values.dim() or values.shape[dim] <= SMALL_SORT:
+        return 0
+    return nbytes(values) + nbytes(indices) + _sorted(values, dim)
+
+
 # -- indices -----------------------------------------------------------------------------------------
 
 
@@ -176,6 +222,8 @@ SCRATCH: dict[Any, Callable[[Any, Any], int]] = {
     **dict.fromkeys((aten.cumsum.default, aten.cumprod.default), _scan),
     aten.logsumexp.default: _log_sum_exp,
     aten._foreach_norm.Scalar: _norms,
+    aten.sort.default: _sort,
+    aten.topk.default: _top_k,
     aten.index_put.default: _index_put,
     aten.index_put_.default: _index_put,
     aten.masked_select.default: _masked_select,

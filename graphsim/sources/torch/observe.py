@@ -12,7 +12,7 @@ from torch.utils.flop_counter import flop_registry
 from graphsim.core.graph import Role
 from graphsim.sources.torch.collectives import Collective, collective_of, is_in_place, overwrites, sent, wraps_result
 from graphsim.sources.torch.inplace import unobserved_in_place
-from graphsim.sources.torch.kernels import UNCOUNTED, Workspace, scratch
+from graphsim.sources.torch.kernels import Workspace, scratch, uncounted
 from graphsim.sources.torch.record import BEFORE, Executed, Geometry, Operand, Recording, Reference, Storage
 from graphsim.sources.torch.scope import Scope
 from graphsim.sources.torch.unknown import python_line
@@ -182,7 +182,7 @@ class Observer(TorchDispatchMode):
 
     def _sign(self, func: Any) -> Signature:
         schema = func._schema
-        if func in UNCOUNTED:
+        if uncounted(func, self.device):
             self.values.policy.note(f"{python_line()}: the temporaries of {schema.name} are not known and not counted")
         written = [
             (number, argument)

@@ -18,7 +18,11 @@ def nbytes(tensor: Any) -> int:
 
 
 def first_in_order(args: Any, result: Any) -> int:
-    """Return the scratch of a kernel that puts its first operand in order."""
+    """The first operand in order.
+
+    Source: ``contiguous`` or ``expect_contiguous`` of it in cuda/layer_norm_kernel.cu, cuda/ReflectionPad.cu,
+    cuda/ReplicationPadding.cu, cuda/AveragePool3d.cu, cuda/Col2Im.cu and cudnn/RNN.cpp; of others the same on the CPU.
+    """
     return copies(args[0])
 
 

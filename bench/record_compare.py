@@ -182,9 +182,14 @@ def _report_replays(line: dict[str, Any]) -> bool:
     from gpu_record import told
 
     print(f"{line['case']} on {line['card']}: {told(line)}", flush=True)
-    different = {spec: one for spec, one in line["replays"].items() if one["matched_used"] < one["events"]}
-    for spec, one in different.items():
-        print(f"  {spec}: {one['first_mismatch']}")
+    failed = {spec: one["failed"] for spec, one in line["replays"].items() if "failed" in one}
+    different = {
+        spec: one["first_mismatch"]
+        for spec, one in line["replays"].items()
+        if spec not in failed and one["matched_used"] < one["events"]
+    }
+    for spec, reason in (failed | different).items():
+        print(f"  {spec}: {reason}")
     return bool(different)
 
 

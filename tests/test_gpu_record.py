@@ -142,14 +142,16 @@ def test_small_cases_come_first_and_all_that_was_asked_for_is_there(programs):
 
 def test_a_replay_of_the_specs_is_a_line_of_the_record(programs, monkeypatch, capsys, tmp_path):
     recorder, compare = programs
-    shipped = {"lenet5": shipped_specs()["lenet5"]}
+    shipped = {"lenet5": shipped_specs()["lenet5"], "gone": Path("gone.toml")}
     monkeypatch.setattr("graphsim.sources.spec.shipped_specs", lambda: shipped)
     line = recorder.recorded("replay/numpy", "cpu")
-    (replay,) = line["replays"].values()
+    replay = line["replays"]["lenet5"]
+    assert "gone" in line["replays"]["gone"]["failed"]
     assert replay["matched_used"] == replay["events"] > 20
     record = recorder.Record(tmp_path, "host")
     record.add(line)
     assert compare.report(record.files) == 0
+    assert "1 of 2 specs" in capsys.readouterr().out
     record.add({**line, "case": "other", "replays": {"lenet5": {**replay, "matched_used": 7}}})
     assert compare.report(record.files) == 1
     assert "7 as predicted in use" in capsys.readouterr().out

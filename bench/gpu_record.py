@@ -194,7 +194,7 @@ def replays(backend: str) -> dict[str, Any]:
     from graphsim.sources.spec import shipped_specs
 
     found: dict[str, Any] = {}
-    end = time.monotonic() + 0.7 * SECONDS
+    end = time.monotonic() + 0.5 * SECONDS
     for spec in shipped_specs():
         if time.monotonic() > end:
             found[spec] = {"failed": "no time was left"}

@@ -221,6 +221,19 @@ def test_gradients_without_a_fake_kernel_are_as_large_as_the_input(loss, shape, 
     assert steps.tensors[gradient.outputs[0]].shape == shape
 
 
+def test_a_sparse_tensor_is_refused_in_one_line():
+    class Sparse(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.graph = nn.Parameter(torch.eye(4)), torch.eye(4).to_sparse_csr()
+
+        def forward(self, x):
+            return torch.sparse.mm(self.graph, self.weight).sum()
+
+    with pytest.raises(CaptureError, match=r"layout sparse_csr has no storage .*: make it dense"):
+        gs.from_torch(Sparse, lambda: torch.eye(4), optimizer=None, loss=lambda y, *_: y, target="cuda")
+
+
 def test_heads_that_flash_attention_cannot_take_are_padded():
     graph = captured(
         lambda: Attention(width=20),

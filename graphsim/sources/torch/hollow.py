@@ -8,7 +8,7 @@ while the fake *twin* of each says what an op would return.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -79,7 +79,12 @@ class Hollows:
             yield
 
     def hollow(self, twin: torch.Tensor) -> torch.Tensor:
-        """Return a hollow tensor for a fake one; it shares storage as the twin does."""
+        """Return a hollow tensor for a fake one; it shares storage as the twin does.
+
+        Raises:
+            CaptureError: it is sparse, and has no storage.
+        """
+        dense([twin])
         with no_dispatch(), torch.no_grad():
             geometry = (twin.storage_offset(), twin.shape, twin.stride())
             tensor = self.over(self._storage(twin), twin.device, twin.dtype, *geometry)
@@ -130,8 +135,15 @@ class Hollows:
         return hasattr(storage, _TWIN)
 
     def is_hollow(self, tensor: torch.Tensor) -> bool:
-        """True if *tensor* has a size and no memory."""
-        return hasattr(tensor, _TWIN) or hasattr(tensor.untyped_storage(), _TWIN)
+        """True if *tensor* has a size and no memory.
+
+        Raises:
+            CaptureError: it is sparse, and has no storage.
+        """
+        if hasattr(tensor, _TWIN):
+            return True
+        dense([tensor])
+        return hasattr(tensor.untyped_storage(), _TWIN)
 
     def known_twin(self, tensor: torch.Tensor) -> torch.Tensor | None:
         """Return the fake twin of a hollow tensor, if one was made for it as it is now."""
@@ -205,6 +217,20 @@ class Hollows:
                 else:
                     operand.set_(storage, twin.storage_offset(), twin.shape, twin.stride())
         return operand
+
+
+def dense(values: Sequence[Any]) -> list[torch.Tensor]:
+    """Return the tensors among *values*.
+
+    Raises:
+        CaptureError: one is sparse, and has no storage.
+    """
+    tensors = [value for value in values if isinstance(value, torch.Tensor)]
+    for tensor in tensors:
+        if tensor.layout != torch.strided:
+            layout = str(tensor.layout).removeprefix("torch.")
+            raise CaptureError(f"a tensor of layout {layout} has no storage that a capture could follow: make it dense")
+    return tensors
 
 
 def _same(twin: torch.Tensor, tensor: torch.Tensor, base: Any) -> bool:

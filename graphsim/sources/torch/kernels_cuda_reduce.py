@@ -100,7 +100,7 @@ def _norms(args: Any, result: Any) -> int:
     """
     (tensors, *_) = args
     chunks = max((-(-tensor.numel() // CHUNK) for tensor in tensors), default=0)
-    return len(tensors) * chunks * max(4, *(tensor.itemsize for tensor in tensors))
+    return int(len(tensors) * chunks * max(4, *(tensor.itemsize for tensor in tensors)))
 
 
 def _scan(args: Any, result: Any) -> int:
@@ -191,13 +191,13 @@ def mask_indices(args: Any, result: Any) -> int:
 
 
 def _is_mask(index: Any) -> bool:
-    return index.dtype in (torch.bool, torch.uint8)
+    return bool(index.dtype in (torch.bool, torch.uint8))
 
 
 def _masked_select(args: Any, result: Any) -> int:
     """A vector of indices for each dimension (cuda/IndexKernel.cpp, ``masked_select_out_cuda_impl``)."""
     x, mask = args[:2]
-    return 8 * max(x.dim(), mask.dim()) * int(result.numel())
+    return int(8 * max(x.dim(), mask.dim()) * result.numel())
 
 
 _SUMS = (

@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from graphsim.errors import CaptureError
 from graphsim.sources.torch import collectives, zeros
 from graphsim.sources.torch.fakes import FAKES
-from graphsim.sources.torch.hollow import Hollows
+from graphsim.sources.torch.hollow import Hollows, dense
 from graphsim.sources.torch.memo import Memo
 from graphsim.sources.torch.reducer import Bookkeeping
 from graphsim.sources.torch.shaped import CHECKS, COUNTED, CREATORS, FILLS, MAX_CHECKED, RANDOM, SHAPED, checked
@@ -276,7 +276,7 @@ class Values:
     def _evaluate(
         self, func: Any, args: Any, kwargs: Any, operands: list[Any], values: list[_Value], result: Any
     ) -> None:
-        fakes = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        fakes = dense(tree_leaves(result))
         if not all(_is_small(fake) for fake in fakes):
             self._forget(func, args)
             return

@@ -48,7 +48,7 @@ def _dims(args: Any, number: int = 1) -> Any:
 
 
 def _sum(args: Any, result: Any) -> int:
-    """Sums of fp32, of wider ones where the operand is; another dtype is cast first, low precision to fp32 excepted.
+    """The buffer where blocks meet (cuda/Reduce.cuh), of sums in fp32 at least; casts, low precision to fp32 excepted.
 
     Source: cuda/ReduceSumProdKernel.cu, cuda/ReduceMomentKernel.cu; ReduceOpsUtils.h, ``make_reduction_from_out_ty``.
     """
@@ -59,36 +59,39 @@ def _sum(args: Any, result: Any) -> int:
 
 
 def _norm(args: Any, result: Any) -> int:
-    """Powers are summed in fp32 at least (cuda/ReduceNormKernel.cu). linalg_vector_norm(x, ord, dim, ...)."""
+    """The buffer where blocks meet, of sums in fp32 at least (cuda/ReduceNormKernel.cu). norm(x, order, dim, ...)."""
     x = args[0]
     return staging(x, _dims(args, 2), x.itemsize, max(4, result.itemsize))
 
 
 def _extreme(args: Any, result: Any) -> int:
-    """A thread carries a value of the operand's dtype (cuda/ReduceMaxValuesKernel.cu, ReduceMinValuesKernel.cu)."""
+    """The buffer where blocks meet, of values (cuda/ReduceMaxValuesKernel.cu, cuda/ReduceMinValuesKernel.cu)."""
     return staging(args[0], _dims(args), args[0].itemsize, args[0].itemsize)
 
 
 def _extreme_where(args: Any, result: Any) -> int:
-    """A thread carries a value and its index: 16 bytes (cuda/ReduceArgMaxKernel.cu, cuda/ReduceMaxValuesKernel.cu)."""
+    """The buffer where blocks meet, of values with indices: 16 bytes (cuda/ReduceArgMaxKernel.cu and its like)."""
     return staging(args[0], _dims(args), args[0].itemsize, 16)
 
 
 def _moments(args: Any, result: Any) -> int:
-    """A thread carries mean, squares and two counts (cuda/ReduceMomentKernel.cu, ``WelfordData``)."""
+    """The buffer where blocks meet, of mean, squares and two counts (cuda/ReduceMomentKernel.cu, ``WelfordData``)."""
     x = args[0]
     return staging(x, _dims(args), x.itemsize, 32 if x.itemsize > 4 else 16)
 
 
 def _logic(args: Any, result: Any) -> int:
-    """Truth values are reduced, of a copy as such (cuda/ReduceLogicKernel.cu; ReduceOps.cpp, ``get_allany_iter``)."""
+    """A copy as truth values, and the buffer where blocks meet.
+
+    Source: cuda/ReduceLogicKernel.cu; ReduceOps.cpp, ``get_allany_iter``.
+    """
     x = args[0]
     cast = int(x.numel()) if x.dtype not in (torch.bool, torch.uint8) else 0
     return cast + staging(x, _dims(args), 1, 1)
 
 
 def _log_sum_exp(args: Any, result: Any) -> int:
-    """Exponentials of differences to the maxima, summed. Source: ReduceOps.cpp, ``logsumexp_out_impl``."""
+    """Exponentials of differences to the maxima, and the buffer of their sum: ReduceOps.cpp, ``logsumexp_out_impl``."""
     x = args[0]
     return nbytes(x) + nbytes(result) + staging(x, _dims(args), x.itemsize, max(4, x.itemsize))
 
@@ -174,7 +177,7 @@ def _index_put(args: Any, result: Any) -> int:
     passes = -(-max(1, int(rows).bit_length()) // RADIX_BITS)
     slices = x.numel() // max(1, rows)
     added = count * slices * x.itemsize if values.numel() < count * slices else copies(values)
-    return scratch + 8 * count * (6 if passes > 1 else 4) + added
+    return scratch + 8 * count * (6 if passes > 1 else 4) + added + copies(x)
 
 
 def mask_indices(args: Any, result: Any) -> int:

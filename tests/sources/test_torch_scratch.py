@@ -41,6 +41,17 @@ def test_a_softmax_puts_what_it_reads_in_order(name, operand):
     assert measure(run)["op"].peak == SIZE + WORKSPACE["cpu"][func](args, None)
 
 
+def test_a_safe_softmax_makes_truth_values_of_what_is_masked():
+    func, x = aten._safe_softmax.default, PLAIN
+
+    def run():
+        with torch.profiler.record_function("##op"):
+            func(x, -1)
+
+    numbers = measure(run)["op"].peak - SIZE - WORKSPACE["cpu"][func]((x, -1), x)
+    assert 0 <= numbers <= 8  # the infinity and the zero that it compares with and puts in
+
+
 def test_the_backward_of_a_softmax_on_cuda_makes_a_product_first():
     model = nn.Sequential(nn.Linear(8, 8), nn.Softmax(-1))
     step = gs.from_torch(model, torch.zeros(4, 8), optimizer="sgd", target="cuda")

@@ -79,6 +79,11 @@ def _softmax_operands(args: Any, result: Any) -> int:
     return copies(*(operand for operand in args[:2] if isinstance(operand, torch.Tensor)))
 
 
+def _safe_softmax(args: Any, result: Any) -> int:
+    """Truth values: of what is masked, and of which rows are (transformers/attention.cpp, ``_safe_softmax``)."""
+    return int(result.numel()) + int(result.numel()) // max(1, int(result.shape[args[1]]))
+
+
 # -- losses ------------------------------------------------------------------------------------------
 
 
@@ -317,6 +322,7 @@ _REDUCTIONS = (
 _BOTH_SCRATCH: dict[Any, Workspace] = {
     aten._softmax.default: _softmax_operands,
     aten._log_softmax.default: _softmax_operands,
+    aten._safe_softmax.default: _safe_softmax,
     aten._log_softmax_backward_data.default: _softmax_operands,
     aten.native_layer_norm.default: _norm_in_order,
     aten.mse_loss.default: _before_reduction,

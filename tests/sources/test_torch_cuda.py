@@ -221,6 +221,17 @@ def test_gradients_without_a_fake_kernel_are_as_large_as_the_input(loss, shape, 
     assert steps.tensors[gradient.outputs[0]].shape == shape
 
 
+def test_an_op_without_a_fake_kernel_is_refused_on_every_build():
+    """PyTorch would try the kernel itself, which a CPU build lacks and which in a CUDA build calls the driver."""
+
+    class Sparse(nn.Module):
+        def forward(self, x):
+            return x.to_sparse().sum()
+
+    with pytest.raises(CaptureError, match=r"_to_sparse\S* has no fake kernel"):
+        gs.from_torch(Sparse(), lambda: torch.eye(4), optimizer=None, loss=lambda y, *_: y, target="cuda")
+
+
 def test_a_sparse_tensor_is_refused_in_one_line():
     class Sparse(nn.Module):
         def __init__(self):

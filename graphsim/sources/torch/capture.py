@@ -85,7 +85,7 @@ def capture(
     zeros.give_back()
     policy = Policy({**dict(training.assume), **(assume or {})})
     rank = Rank(training.rank, training.gpus) if training.gpus else None
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    fake = FakeTensorMode(allow_non_fake_inputs=True, allow_fallback_kernels=device is None)  # or a driver is called
     values = Values(fake, cuda.CUDA if device else None, policy, ranked=rank is not None)
     with ExitStack() as stack:
         if rank is not None:

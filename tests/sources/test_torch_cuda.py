@@ -242,7 +242,7 @@ def test_a_sparse_tensor_is_refused_in_one_line():
             return torch.sparse.mm(self.graph, self.weight).sum()
 
     with pytest.raises(CaptureError, match=r"layout sparse_csr has no storage .*: make it dense"):
-        gs.from_torch(Sparse, lambda: torch.eye(4), optimizer=None, loss=lambda y, *_: y, target="cuda")
+        gs.from_torch(Sparse, lambda: torch.eye(4), optimizer=None, loss=lambda y, *_: y, target="cpu")
 
 
 def test_heads_that_flash_attention_cannot_take_are_padded():

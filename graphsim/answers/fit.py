@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Unpack
 
+from graphsim.answers.deepspeed import estimates
 from graphsim.answers.largest import farthest, interpolated, largest
 from graphsim.answers.meanwhile import asking
-from graphsim.answers.measures import Measure, choices_of, measures_of, rows_of
+from graphsim.answers.measures import Measure, Rows, choices_of, measures_of, rows_of
 from graphsim.answers.need import Known, Trial, need_of, outcome_of
+from graphsim.answers.parallel import ParallelPlan, Room, Tried, is_open, try_plans, wraps_itself
 from graphsim.answers.processes import cores
 from graphsim.answers.setting import Setting, asked, spelled_out, with_one_name
-from graphsim.answers.unknown import OUTSIDE, Unknown, outside_of, rooms, unknown_of
+from graphsim.answers.unknown import Unknown, outside_of, rooms, unknown_of
 from graphsim.core.devices import device_of
+from graphsim.core.graph import Graph
+from graphsim.core.links import link_of
 from graphsim.core.simulation import in_succession, simulate
 from graphsim.core.trace import Trace
 from graphsim.display import Answer
@@ -27,6 +32,8 @@ SCHEMA = "graphsim-fit/1"
 
 WORTH_A_PROCESS = 10_000
 """Ops of a captured step from which on another process, which imports PyTorch first, is worth it."""
+WORTH_OF_PLANS = 1_000
+"""The same where a dozen plans are captured twice each."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -41,9 +48,9 @@ class Fit(Answer):
             what step 1 left in its cache: what `peak` with the allocator 'torch' says.
         context_bytes: (least, most) outside of PyTorch's allocator: unknown within this range; zero where the memory is
             PyTorch's.
-        unknown: what else is unknown: what PyTorch's allocator may be asked for beside the need.
+        unknown: what else is unknown: what PyTorch's allocator may be asked for beside the need, and NCCL's buffers.
         margin_bytes: what is left beside all of these at their most; negative if it does not fit.
-        max_batch: largest batch that fits by its need and the most context, where the next one does not; 0 if none
+        max_batch: largest batch that fits by its need and the most outside, where the next one does not; 0 if none
             does; None if the source takes none. What is unknown inside of PyTorch's allocator does not count.
         max_seq: the same for the sequence, if the model has one; else None.
         simulations: settings that were simulated for the largest batch.
@@ -52,6 +59,10 @@ class Fit(Answer):
         measures: what saves memory, first those taken until it fits, then the rest by bytes saved.
         notes: what could not be answered, and why.
         warnings: of the source, see `Report`.
+        plans: for several GPUs, of a model that nobody has wrapped: all that were tried, those that fit first, by time
+            for each sample. All else speaks of the first of them, and of the rank that needs most.
+        deepspeed: bytes for each GPU by DeepSpeed's estimators, of states alone, by stage.
+        link: between the GPUs of one machine.
     """
 
     spec: str
@@ -71,12 +82,17 @@ class Fit(Answer):
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
+    plans: tuple[ParallelPlan, ...] = ()
+    deepspeed: Mapping[str, int] = field(default_factory=dict)
+    link: str = ""
 
     @property
     def headline(self) -> str:
         """The answer in one line."""
         verdict = "fits" if self.fits else ("may fit" if self.perhaps else "does not fit")
-        return f"{self.spec}: {verdict} in {format_bytes(self.memory_bytes)}"
+        by = f" by {self.plans[0].options}" if self.plans else ""
+        where = f" on each of {self.provenance['training']['gpus']} GPUs{by}" if self.link else ""
+        return f"{self.spec}: {verdict} in {format_bytes(self.memory_bytes)}{where}"
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data."""
@@ -95,6 +111,7 @@ def fit(
     memory: str | int = "",
     strategy: str = "",
     jobs: int = 1,
+    link: str = "",
     **setting: Unpack[Setting],
 ) -> Fit:
     """Return whether a training of *source* fits on a GPU, the largest batch that does, and what would save most.
@@ -110,6 +127,7 @@ def fit(
         strategy: recompute by this strategy; one that needs a budget gets what fits. Empty: none.
         jobs: 1: in this process; more: so many processes where that is worth it, which import the calling script anew,
             so that it must begin with ``if __name__ == "__main__"``; 0: one per core.
+        link: between several GPUs of one machine: 'nvlink', 'pcie' or 'network'; empty: the fastest that the card has.
 
     Raises:
         UsageError: neither or both of a GPU and a memory are given.
@@ -119,7 +137,7 @@ def fit(
     if bool(gpu) == bool(memory):
         raise UsageError("say either --gpu NAME or --memory SIZE, for example --gpu a100-80g or --memory 24GiB")
     size = device_of(gpu, "cuda").memory if gpu else as_budget(memory)
-    return fit_of(*asked(source, inputs, setting), memory=size, strategy=strategy, jobs=jobs)
+    return fit_of(*asked(source, inputs, setting), memory=size, strategy=strategy, jobs=jobs, link=link)
 
 
 def fit_of(
@@ -130,25 +148,72 @@ def fit_of(
     context: tuple[int, int] | None = None,
     strategy: str = "",
     jobs: int = 1,
+    link: str = "",
 ) -> Fit:
     """Return whether *source*, trained as *training* says, fits into *memory* bytes, and what would change that.
 
     Args:
         context: least and most bytes that are taken outside of PyTorch's allocator; None: see `context_of`.
-        jobs: see `fit`.
+        jobs, link: see `fit`.
 
     Raises:
         GraphSimError: the source cannot be read or trained.
     """
+    if link and not training.gpus:
+        raise UsageError("a link joins several GPUs: say how many (--gpus 8)")
+    link = link_of(device_of(training.device, "cuda").name, link) if training.gpus else ""
+    whole = source.steps(replace(training, rank=0)) if source.kind == "capture" and is_open(training) else None
+    if whole is None or wraps_itself(whole):
+        return _fit_one(source, training, memory=memory, context=context, strategy=strategy, jobs=jobs, link=link)
+    if strategy:
+        raise UsageError("plans for several GPUs are compared without --strategy: say one of them, such as --fsdp")
+    worth = isinstance(source.what, str) and len(whole.steady.ops) > WORTH_OF_PLANS
+    room = Room(memory, context, link)
+    tried = try_plans(source, training, room, (jobs or cores()) if worth and jobs != 1 else 0)
+    if not tried.plans:
+        raise UsageError(f"no plan for {training.gpus} GPUs: {tried.refused[0]}")
+    return _fit_best(source, training, tried, room, whole.steady)
+
+
+def _fit_best(source: Source, training: Training, tried: Tried, room: Room, whole: Graph) -> Fit:
+    """Return the answer for the best of the plans that were *tried*; its largest batch is looked at."""
+    best = tried.plans[0]
+    chosen = replace(training, rank=best.rank, **best.training)
+    answer = _fit_one(
+        source, chosen, memory=room.memory, context=room.context, link=room.link, guess=best.max_batch, measured=False
+    )
+    plans = (replace(best, max_batch=answer.max_batch), *tried.plans[1:])
+    refused = tuple(f"not tried: {text}" for text in tried.refused)
+    deepspeed = estimates(whole, training.gpus)
+    return replace(answer, plans=plans, deepspeed=deepspeed, notes=(*answer.notes, *refused))
+
+
+def _fit_one(
+    source: Source,
+    training: Training,
+    *,
+    memory: int,
+    context: tuple[int, int] | None,
+    strategy: str = "",
+    jobs: int = 1,
+    link: str = "",
+    guess: int | None = None,
+    measured: bool = True,
+) -> Fit:
+    """Return the answer for one training: see `fit_of`.
+
+    Args:
+        guess: of the largest batch, if there is one.
+        measured: also work out what would save memory.
+    """
     step = source.steps(training).steady
     worth = source.kind == "capture" and isinstance(source.what, str) and len(step.ops) > WORTH_A_PROCESS
-    outside = outside_of(step, training.device) if context is None else Unknown(OUTSIDE, *context, False, "as given")
-    context = outside.least, outside.most
-    question = _Question(source, training, strategy, memory - context[1], {})
+    outside = outside_of(step, training.device, context)
+    question = _Question(source, training, strategy, memory - sum(one.most for one in outside), {})
     trial = Trial(source, training, strategy)
     with asking(question.room, (jobs or cores()) - 1 if worth else 0) as ask:
-        rows = rows_of(trial, question.room, ask)
-        batch, simulations, notes = question.largest_batch(int(step.attributes.get("batch") or 1))
+        rows = rows_of(trial, question.room, ask) if measured else Rows(trial, [], [])
+        batch, simulations, notes = question.largest_batch(int(step.attributes.get("batch") or 1), guess)
         sequence = question.largest_sequence()
         outcome = outcome_of(trial, question.room, question.known)  # last, as now most schedules are known
         measures = tuple(measures_of(rows, outcome, question.room))
@@ -156,16 +221,16 @@ def fit_of(
     need = outcome.need
     unknown = unknown_of((outcome.first, outcome.steady), allocator=trial.allocator)
     inside = tuple(one for one in unknown if one.inside)
-    sure, perhaps = rooms(memory, (outside, *inside))
+    sure, perhaps = rooms(memory, (*outside, *inside))
     return Fit(
         spec=step.name,
         fits=need <= sure,
         perhaps=sure < need <= perhaps,
         memory_bytes=memory,
         need_bytes=need,
-        context_bytes=context,
-        context_source=outside.source,
-        unknown=inside,
+        context_bytes=(outside[0].least, outside[0].most),
+        context_source=outside[0].source,
+        unknown=(*inside, *outside[1:]),
         margin_bytes=sure - need,
         max_batch=batch,
         max_seq=sequence,
@@ -175,6 +240,7 @@ def fit_of(
         notes=(*notes, *_depends(need, question.room, inside)),
         warnings=tuple(str(text) for text in step.attributes.get("warnings", ())),
         provenance={"graphsim": __version__, "params": dict(source.params), "training": training.as_dict()},
+        link=link,
     )
 
 
@@ -194,14 +260,17 @@ class _Question:
     def need(self, source: Source, plan: bool = True) -> int:
         return need_of(source, self.training, self.strategy, self.room, known=self.known, plan=plan)
 
-    def largest_batch(self, start: int) -> tuple[int | None, int, tuple[str, ...]]:
-        """Return the largest batch that fits, the settings that were simulated for it, and what is to be said of it."""
+    def largest_batch(self, start: int, guess: int | None = None) -> tuple[int | None, int, tuple[str, ...]]:
+        """Return the largest batch that fits, the settings that were simulated for it, and what is to be said of it.
+
+        Where there is a *guess*, it is looked for from there.
+        """
         source = self.source
         if not source.takes("batch"):
             factory = "let the factory take a parameter 'batch'" if source.frontend.takes else "the inputs are as given"
             why = {"capture": factory, "model": "it has no param 'batch'", "step": "it is a step as it stands"}
             return None, 0, (f"the largest batch is unknown: {why[source.kind]}",)
-        guess, looks = self._guess("batch", start)
+        guess, looks = (max(1, guess), 0) if guess is not None else self._guess("batch", start)
         if guess is None:
             return None, looks, ("the largest batch is unknown: a larger 'batch' takes no more memory",)
         refused: list[str] = []

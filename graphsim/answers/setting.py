@@ -46,7 +46,9 @@ class Setting(TypedDict, total=False):
         gpus: of a captured model: GPUs that train it, each with a process of its own; 0: one, without a process group.
         rank: which of their processes; -1: of those that differ, the one that needs most.
         ddp: wrap the model in DistributedDataParallel.
+        zero1: with *ddp*, shard the optimizer's states by ZeroRedundancyOptimizer.
         fsdp: shard its blocks and the whole by ``fully_shard``.
+        reshard: with *fsdp*, free what was gathered of a block after its forward pass, and gather it again.
         tp: split linear layers of the blocks over so many GPUs.
         loss: of a module: a function of its output, or of output and batch, that returns the scalar to differentiate.
         step: of a module: ``step(model, batch, optimizer)``, one training step in your own words.
@@ -77,7 +79,9 @@ class Setting(TypedDict, total=False):
     gpus: int
     rank: int
     ddp: bool
+    zero1: bool
     fsdp: bool
+    reshard: bool
     tp: int
     loss: Callable[..., Any] | None
     step: Callable[..., Any] | None

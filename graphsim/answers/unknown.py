@@ -1,7 +1,7 @@
 """What no rule is known for: bytes that a step takes beside what is predicted exactly, from a least to a most.
 
-They are said as lines of their own and are no part of any other figure. Two things are unknown on a GPU: what takes
-memory outside of PyTorch's allocator (`graphsim.core.context`), and the workspaces of cuDNN's convolutions.
+They are said as lines of their own and are no part of any other figure. Unknown on a GPU are what takes memory outside
+of PyTorch's allocator (`graphsim.core.context`), NCCL's buffers there, and the workspaces of cuDNN's convolutions.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from graphsim.core.context import context_of
 from graphsim.core.devices import find_device
 from graphsim.core.graph import Graph, Op, Tensor
 from graphsim.core.kernels import Kernel, base_kind, kernel_of
+from graphsim.core.links import group_of, is_collective
 from graphsim.core.simulation import Simulation
 from graphsim.memory.allocators import Allocator
 from graphsim.units import itemsize
@@ -53,11 +54,20 @@ def unknown_of(
         return ()
     most = convolution_most(runs, allocator)
     inside = (Unknown(CONVOLUTIONS, 0, most, True, _DERIVATION),) if most else ()
-    return (*inside, outside_of(runs[1].graph, card))
+    return (*inside, *outside_of(runs[1].graph, card))
 
 
-def outside_of(step: Graph, card: str = "") -> Unknown:
-    """Return what is taken outside of PyTorch's allocator; the card that *step* itself names counts first."""
+def outside_of(step: Graph, card: str = "", given: tuple[int, int] | None = None) -> tuple[Unknown, ...]:
+    """Return what is taken outside of PyTorch's allocator: first the context, with least and most as *given*, if so.
+
+    The card that *step* itself names counts first.
+    """
+    context = _context(step, card) if given is None else Unknown(OUTSIDE, *given, False, "as given")
+    most = nccl_most(step) if _on_cuda(step) else 0
+    return (context, Unknown(BUFFERS, 0, most, False, _PUBLISHED)) if most else (context,)
+
+
+def _context(step: Graph, card: str) -> Unknown:
     device = find_device(str(_said(step).get("device") or card))
     cudnn = any(kernel_of(op.kind).in_cudnn or "batch_norm" in op.kind for op in step.ops)
     context = context_of(device.name if device else "", cudnn=cudnn)
@@ -70,6 +80,20 @@ def rooms(memory: int, unknown: tuple[Unknown, ...]) -> tuple[int, int]:
     What needs no more than the first fits; what needs no more than the second may fit.
     """
     return memory - sum(one.most for one in unknown), memory - sum(one.least for one in unknown)
+
+
+BUFFERS = "NCCL's buffers"
+_PUBLISHED = "0.7 GB for each group on four A100, up to 2 GB on others (NVIDIA/nccl#964, #864)"
+_GROUP = 2 * 10**9
+_ALL_TO_ALL = 33 * 10**8
+"""More for connections between all pairs: 1.06 GB before and 4.34 GB after on eight H100 (NVIDIA/nccl#1685)."""
+
+
+def nccl_most(step: Graph) -> int:
+    """Return the bytes that NCCL takes at most of what was published, for the groups of the collectives of *step*."""
+    sending = [op for op in step.ops if is_collective(op)]
+    groups = {group for op in sending if (group := group_of(op))[2] > 1}
+    return _GROUP * len(groups) + _ALL_TO_ALL * (len({group_of(op) for op in sending if op.kind == "all_to_all"}))
 
 
 OUTSIDE = "CUDA context, kernels and library handles"

@@ -113,7 +113,17 @@ SETTING: dict[str, tuple[Any, Any]] = {
         -1,
     ),
     "ddp": (Annotated[bool, _ranks("--ddp", help="Wrap the model in DistributedDataParallel.")], False),
+    "zero1": (
+        Annotated[bool, _ranks("--zero1", help="With --ddp: shard optimizer states (ZeroRedundancyOptimizer).")],
+        False,
+    ),
     "fsdp": (Annotated[bool, _ranks("--fsdp", help="fully_shard its blocks and the whole.")], False),
+    "reshard": (
+        Annotated[
+            bool, _ranks("--reshard/--no-reshard", help="With --fsdp: free gathered blocks after their forward pass.")
+        ],
+        True,
+    ),
     "tp": (Annotated[int, _ranks(metavar="N", help="Split linear layers of its blocks over N GPUs.")], 0),
     "training_args": (
         Annotated[Path | None, _captured(help="Hugging Face TrainingArguments in a JSON file, by their own names.")],

@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from graphsim.core.graph import KEEPS, Graph, Op
 from graphsim.core.kernels import kernel_of
+from graphsim.core.links import collective_seconds, is_collective
 from graphsim.errors import UnknownNameError
 from graphsim.units import FLOATING
 
@@ -177,6 +178,8 @@ def op_seconds(graph: Graph, device: Device) -> npt.NDArray[np.float64]:
 def _seconds(graph: Graph, op: Op, device: Device) -> float:
     if op.kind in KEEPS:
         return 0.0
+    if is_collective(op):
+        return collective_seconds(op, device.name)
     # An op without arithmetic that allocates its outputs copies: it reads and writes that many bytes.
     moved = op.moved or 2 * sum(t.nbytes for name in op.outputs if not (t := graph.tensors[name]).storage)
     compute = op.flops / _rate(graph, op, device) if op.flops else 0.0

@@ -43,7 +43,8 @@ BOUNDS = (
 """Numbers of a `Training`, the least and the most that each may be."""
 
 CAPTURED = (
-    "grad_checkpointing", "lora", "quant", "kv_cache", "warmup", "steps", "assume", "gpus", "rank", "ddp", "fsdp", "tp",
+    "grad_checkpointing", "lora", "quant", "kv_cache", "warmup", "steps", "assume", "gpus", "rank", "ddp", "zero1",
+    "fsdp", "reshard", "tp",
 )  # fmt: skip
 """Fields of a `Training` that are for captured models only: they change modules, or run the user's code."""
 
@@ -99,6 +100,8 @@ class Training:
         gpus: processes of the group that the model is trained by, one for each GPU; 0: no group.
         rank: which of them; -1: of those that differ, the one that needs most.
         ddp, fsdp: the model is wrapped by DistributedDataParallel; its blocks and the whole by ``fully_shard``.
+        zero1: with ddp, states are sharded by ZeroRedundancyOptimizer.
+        reshard: with fsdp, what was gathered of a block is freed after its forward pass, and gathered again.
         tp: linear layers of the blocks are split over so many GPUs; 0: they are not.
     """
 
@@ -122,7 +125,9 @@ class Training:
     gpus: int = 0
     rank: int = -1
     ddp: bool = False
+    zero1: bool = False
     fsdp: bool = False
+    reshard: bool = True
     tp: int = 0
 
     def __post_init__(self) -> None:
@@ -151,6 +156,10 @@ class Training:
                 raise UsageError(f"{option(name, getattr(self, name))} is for several GPUs: say how many (--gpus 8)")
         if self.ddp and (self.fsdp or self.tp):
             raise UsageError("ddp keeps whole copies of a model, which are not sharded: it does not go with fsdp or tp")
+        if self.zero1 and not self.ddp:
+            raise UsageError("zero1 shards the optimizer's states of a model that is copied: add --ddp")
+        if not self.reshard and not self.fsdp:
+            raise UsageError("no-reshard keeps what fsdp gathered: add --fsdp")
         if self.rank >= max(self.gpus, 0):
             raise UsageError(f"there is no rank {self.rank} of {self.gpus} GPUs")
 

@@ -213,10 +213,11 @@ def _stem(layer: str, kind: str, phase: Phase) -> str:
 
 
 def _attributes(executed: Executed) -> dict[str, Any]:
-    """Return the line, and of a collective the bytes that the rank sends and the ranks that take part."""
+    """Return the line, and of a collective the bytes that the rank sends and the group; see `Sent`."""
     attributes: dict[str, Any] = {"line": executed.line} if executed.line else {}
     if executed.sent:
         attributes |= {"sent": executed.sent.nbytes, "ranks": executed.sent.ranks}
+        attributes |= {"first": executed.sent.first, "stride": executed.sent.stride}
     return attributes
 
 

@@ -118,11 +118,11 @@ def capture(
         if step is not None:
             recipe.check_own_step(training, type(model).__name__)
         if "optimizer" in said:
-            recipe.check_own_optimizer(training, type(model).__name__)
+            recipe.check_own_optimizer(training, type(model).__name__, said["optimizer"])
         optimizer = None if training.mode != "train" else said.get("optimizer", optimizer)
         optimizers = Optimizers(exchange)
         stack.callback(optimizers.undo)
-        optimize = make_optimizer(optimizer, model, exchange)
+        optimize = make_optimizer(recipe.sharded_states(optimizer, training), model, exchange)
         for one in each(optimize):
             optimizers.see(one)
         parameters = {id(p): path for path, p in model.named_parameters(remove_duplicate=False)}
@@ -154,7 +154,7 @@ def capture(
             "dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()}),
             "autocast": list(casts),
             "warnings": list(policy.notes),
-            **({"parallel": wrappers} if wrappers else {}),
+            **recipe.said_of_ranks(wrappers, training, optimize),
         }
     return Capture(observer.recording, name or type(model).__name__, attributes, training.warmup)
 

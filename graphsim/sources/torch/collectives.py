@@ -20,7 +20,7 @@ from torch._C._distributed_c10d import FakeWork
 from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.utils._pytree import tree_leaves
 
-from graphsim.sources.torch.group import size_of
+from graphsim.sources.torch.group import span_of
 from graphsim.sources.torch.operands import nbytes
 
 NAMESPACES = ("c10d", "_c10d_functional", "_c10d_functional_autograd", "_dtensor")
@@ -116,11 +116,19 @@ def overwrites(func: Any) -> bool:
 
 
 class Sent(NamedTuple):
-    """What a rank sends in one collective: its kind, bytes, and the ranks of the group."""
+    """What a rank sends in one collective.
+
+    Attributes:
+        kind: of the op.
+        ranks: of the group.
+        first, stride: its first rank, and the distance from one to the next: the largest, where they differ.
+    """
 
     kind: str
     nbytes: int
     ranks: int
+    first: int
+    stride: int
 
 
 def collective_of(func: Any) -> Collective | None:
@@ -178,14 +186,14 @@ def _called_from_python() -> bool:
 
 def sent(func: Any, collective: Collective, args: Any, kwargs: Any, result: Any) -> Sent:
     """Return what this rank sends."""
-    ranks = _ranks(func, args, kwargs)
+    first, stride, ranks = span_of(_group(func, args, kwargs))
     given = sum(nbytes(leaf) for leaf in tree_leaves(args[collective.reads]) if isinstance(leaf, torch.Tensor))
     made = sum(nbytes(leaf) for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor))
-    return Sent(collective.kind, collective.sends(given, made, ranks), ranks)
+    return Sent(collective.kind, collective.sends(given, made, ranks), ranks, first, stride)
 
 
-def _ranks(func: Any, args: Any, kwargs: Any) -> int:
+def _group(func: Any, args: Any, kwargs: Any) -> Any:
     for argument, value in zip(func._schema.arguments, args, strict=False):
         if argument.name in ("process_group", "group_name"):
-            return size_of(value)
-    return size_of(kwargs.get("process_group", kwargs.get("group_name")))
+            return value
+    return kwargs.get("process_group", kwargs.get("group_name"))

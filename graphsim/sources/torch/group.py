@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 from unittest.mock import patch
 
@@ -213,10 +214,15 @@ def _forget_shardings() -> None:
                     value.cache_clear()
 
 
-def size_of(group: Any) -> int:
-    """Return the ranks of a process group, given as such, as a ScriptObject, or by its name."""
+def span_of(group: Any) -> tuple[int, int, int]:
+    """Return the first rank of a process group, the largest distance from one rank to the next, and their number.
+
+    Args:
+        group: as such, as a ScriptObject, or its name.
+    """
     if isinstance(group, str):
         group = c10d._resolve_process_group(group)
     if isinstance(group, torch.ScriptObject):
         group = dist.ProcessGroup.unbox(group)
-    return int(group.size())
+    ranks = sorted(dist.get_process_group_ranks(group))
+    return ranks[0], max((after - before for before, after in pairwise(ranks)), default=1), len(ranks)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._python_dispatch import _disable_current_modes, is_traceable_wrapper_subclass
 
 from graphsim.errors import UnknownNameError, UsageError
 from graphsim.sources.torch.own_optimizers import Adam8bit, Lion
@@ -101,7 +101,13 @@ def make_optimizer(optimizer: Any, model: nn.Module, exchange: Exchange) -> Any:
         )
     trained = [p for p in model.parameters() if p.requires_grad]
     with Evaluating(exchange.values), guarded(exchange.values):
-        return optimizer(trained if trained else list(model.parameters()))
+        return optimizer(_groups(trained if trained else list(model.parameters())))
+
+
+def _groups(parameters: list[nn.Parameter]) -> list[Any]:
+    """Return *parameters*, in two groups where some are sharded: no foreach or fused kernel takes both kinds."""
+    plain, sharded = ([p for p in parameters if is_traceable_wrapper_subclass(p) is wraps] for wraps in (False, True))
+    return [{"params": plain}, {"params": sharded}] if plain and sharded else parameters
 
 
 class Optimizers:
@@ -190,6 +196,7 @@ def named(name: str, implementation: str = "") -> Callable[..., Any] | ByModel:
 
 def describe(optimizer: Any, *, on_gpu: bool) -> dict[str, str]:
     """Return the fields of `Training` that say which optimizer it is, as far as they can."""
+    optimizer = getattr(optimizer, "optim", optimizer)  # of ZeroRedundancyOptimizer
     options = getattr(optimizer, "defaults", {})
     name = type(optimizer).__name__.lower()
     if name == "sgd" and options.get("momentum"):

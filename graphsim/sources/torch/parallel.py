@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 
 from graphsim.errors import UsageError
 from graphsim.sources.torch.blocks import blocks
+from graphsim.sources.torch.optimizers import ByModel
 from graphsim.step.training import Training
 
 COLUMNS = frozenset(
@@ -45,20 +47,50 @@ def wrapped(model: nn.Module, training: Training, device: str) -> tuple[nn.Modul
     if training.tp:
         said.append(_split(model, mesh["tensor"]))
     if training.fsdp:
-        said.append(_shard(model, mesh["data"] if training.tp else dist.device_mesh.init_device_mesh(device, (size,))))
+        over = mesh["data"] if training.tp else dist.device_mesh.init_device_mesh(device, (size,))
+        said.append(_shard(model, over, reshard=training.reshard))
     return model, said
 
 
-def _shard(model: nn.Module, mesh: Any) -> str:
+def _shard(model: nn.Module, mesh: Any, *, reshard: bool) -> str:
     from torch.distributed.fsdp import fully_shard
 
     found = blocks(model)
     kinds = Counter(type(block).__name__ for block in found)
+    options: dict[str, Any] = {} if reshard else {"reshard_after_forward": False}
     for block in found:
-        fully_shard(block, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+        fully_shard(block, mesh=mesh, **options)
+    fully_shard(model, mesh=mesh, **options)
     each = ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
-    return f"fsdp: fully_shard of {f'{each} and of ' if each else ''}the whole, over {mesh.size()} ranks"
+    kept = "" if reshard else ", not resharded after forward"
+    return f"fsdp: fully_shard of {f'{each} and of ' if each else ''}the whole, over {mesh.size()} ranks{kept}"
+
+
+def with_sharded_states(make: Any) -> Any:
+    """Return what makes the optimizer that *make* does, its states sharded by whole parameters over all ranks.
+
+    Raises:
+        UsageError: *make* is no function of the parameters.
+    """
+    if isinstance(make, ByModel) or not callable(make):
+        raise UsageError("--zero1 wraps one optimizer that is made of parameters: name one, such as adamw")
+
+    def sharded(parameters: Any) -> Any:
+        from torch.distributed.optim import ZeroRedundancyOptimizer
+
+        plain: Any = make
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch uses what it has deprecated itself
+            return ZeroRedundancyOptimizer(parameters, plain, parameters_as_bucket_view=False)
+
+    return sharded
+
+
+def most_states(optimizer: Any) -> int:
+    """Return the rank whose parameters have most elements, of an optimizer that `with_sharded_states` made."""
+    parts = optimizer._partition_parameters()
+    sizes = [sum(p.numel() for group in groups for p in group["params"]) for groups in parts]
+    return max(range(len(sizes)), key=sizes.__getitem__)
 
 
 def _split(model: nn.Module, mesh: Any) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 from graphsim.core.graph import Graph
 from graphsim.core.simulation import simulate
+from graphsim.errors import CaptureError
 from graphsim.sources.torch.capture import Capture
 from graphsim.step.training import Training
 
@@ -57,7 +58,9 @@ def steps_of(training: Training, capture: Callable[[Training], Capture]) -> tupl
         return capture(training).steps()
 
     def look(rank: int) -> _Captured:
-        return _captured(capture(replace(training, rank=rank)), rank)
+        found = _captured(capture(replace(training, rank=rank)), rank)
+        _check_sent(found, training)
+        return found
 
     if training.rank >= 0:
         found = [look(training.rank)]
@@ -73,8 +76,24 @@ def steps_of(training: Training, capture: Callable[[Training], Capture]) -> tupl
     return first, steady
 
 
+def _check_sent(found: _Captured, training: Training) -> None:
+    """Check that a model that was wrapped for a training on several ranks sends something.
+
+    Raises:
+        CaptureError: it does not, as where a step calls a model of its own in place of the one that it is given.
+    """
+    wrapped = training.ddp or training.fsdp or training.tp
+    if wrapped and training.gpus > 1 and training.mode == "train" and not found.row([])["sent_bytes"]:
+        raise CaptureError("nothing is sent in a step: it must call the model that it is given, which is wrapped")
+
+
 def _different(count: int, look: Callable[[int], _Captured]) -> tuple[list[_Captured], str]:
     known = {0: look(0)}
+    most = known[0].steps[1].attributes.get("most_states")
+    if most is not None:  # all else of them is equal
+        known[most] = known.get(most) or look(most)
+        less = count - len(known)
+        return list(known.values()), f"{less} of {count} ranks hold no more optimizer states: --rank shows one"
     if count > 1:
         known[count - 1] = look(count - 1)
     first, last = known[0], known[count - 1]

@@ -19,7 +19,8 @@ from graphsim.errors import UsageError
 from graphsim.sources.torch.adapters import add_adapters
 from graphsim.sources.torch.blocks import checkpoint_blocks
 from graphsim.sources.torch.checks import is_wrapped
-from graphsim.sources.torch.parallel import wrapped
+from graphsim.sources.torch.optimizers import each
+from graphsim.sources.torch.parallel import most_states, with_sharded_states, wrapped
 from graphsim.sources.torch.prepare import Exchange, build
 from graphsim.sources.torch.quantized import quantize
 from graphsim.sources.torch.usual import is_lightning
@@ -43,13 +44,14 @@ def check_own_step(training: Training, name: str) -> None:
     training.check(name, [f for f in training.as_dict() if f not in own], "its step is your own code; say it there")
 
 
-def check_own_optimizer(training: Training, name: str) -> None:
+def check_own_optimizer(training: Training, name: str, optimizer: Any) -> None:
     """Check that *training* names no other optimizer than the user's own, nor changes the parameters that it has.
 
     Raises:
         UsageError: it does.
     """
-    closed = ("optimizer", "optimizer_impl", "lora", "quant")
+    made = any(isinstance(one, torch.optim.Optimizer) for one in each(optimizer))
+    closed = ("optimizer", "optimizer_impl", "lora", "quant", "zero1", *(("fsdp", "tp") if made else ()))
     open_to = [f for f in training.as_dict() if f not in closed]
     training.check(name, open_to, "it has an optimizer of its own over its parameters")
 
@@ -110,6 +112,24 @@ def parallel(model: nn.Module, training: Training, exchange: Exchange) -> tuple[
     model, said = build(lambda: wrapped(model, training, device), exchange.values)
     exchange.module(model)
     return model, said
+
+
+def sharded_states(optimizer: Any, training: Training) -> Any:
+    """Return the *optimizer*, or what makes it, as it is sharded by *training*.
+
+    Raises:
+        UsageError: it cannot be.
+    """
+    return with_sharded_states(optimizer) if training.zero1 and optimizer is not None else optimizer
+
+
+def said_of_ranks(wrappers: list[str], training: Training, optimizer: Any) -> dict[str, Any]:
+    """Return the attributes of a graph that say how the model was wrapped, and which rank may need most by that."""
+    if training.zero1 and optimizer is not None:
+        most = most_states(optimizer)
+        said = f"zero 1: optimizer states by whole parameters over {training.gpus} ranks, most on rank {most}"
+        return {"parallel": [*wrappers, said], "most_states": most}
+    return {"parallel": wrappers} if wrappers else {}
 
 
 def cast_batch(batch: Any, training: Training, exchange: Exchange) -> Any:

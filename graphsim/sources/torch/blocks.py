@@ -36,15 +36,11 @@ def checkpoint_blocks(model: Any, *, adapted: bool = False) -> None:
 def blocks(model: nn.Module) -> list[nn.Module]:
     """Return the modules that repeat: those of one class, with modules of their own, in one list or sequence.
 
-    Blocks inside of blocks are left out.
+    The model itself may be that. Blocks inside of blocks are left out.
     """
-    found: list[nn.Module] = []
-    for child in model.children():
-        if isinstance(child, nn.ModuleList | nn.Sequential) and (repeated := _repeated(child)):
-            found += repeated
-        else:
-            found += blocks(child)
-    return found
+    if isinstance(model, nn.ModuleList | nn.Sequential) and (repeated := _repeated(model)):
+        return repeated
+    return [block for child in model.children() for block in blocks(child)]
 
 
 def _repeated(container: nn.Module) -> list[nn.Module]:

@@ -14,6 +14,7 @@ from graphsim.sources.torch.collectives import Collective, collective_of, is_in_
 from graphsim.sources.torch.inplace import unobserved_in_place
 from graphsim.sources.torch.kernels import Workspace, scratch, uncounted
 from graphsim.sources.torch.record import BEFORE, Executed, Geometry, Operand, Recording, Reference, Storage
+from graphsim.sources.torch.reducer import is_pinned
 from graphsim.sources.torch.scope import Scope
 from graphsim.sources.torch.unknown import python_line
 from graphsim.sources.torch.values import Values
@@ -127,6 +128,8 @@ class Observer(TorchDispatchMode):
 
     def _observe(self, func: Any, args: Any, kwargs: Any) -> Any:
         self.values.check_unread()
+        if func is aten.is_pinned.default:
+            return is_pinned(args[0])
         run = self.values.run
         if self.values.integers.takes(func, args, kwargs):
             run = self.values.integers.run

@@ -2,7 +2,8 @@
 
 Its buckets are tensors that it makes through the dispatcher and fills in autograd's hooks, so they are observed as
 they are: in the order of registration in the first step, in the order in which gradients came from the second on.
-That order it writes into small tensors of integers of the host, below the dispatcher, and reads back.
+That order it writes into small tensors of integers of the host, below the dispatcher, and reads back; which
+parameters were used it marks in others, which go to the device from pinned memory.
 """
 
 from __future__ import annotations
@@ -24,6 +25,15 @@ aten = torch.ops.aten
 
 _MAKES = frozenset({aten.empty.memory_format, aten.zeros.default})
 
+_PINNED = "_graphsim_pinned"
+"""Attribute of a tensor of the host whose memory would be pinned."""
+
+
+def is_pinned(tensor: torch.Tensor) -> bool:
+    """True for a tensor that the reducer asked to be pinned."""
+    return getattr(tensor, _PINNED, False)
+
+
 
 class Bookkeeping:
     """Runs ops on the integers of the reducer.
@@ -38,6 +48,8 @@ class Bookkeeping:
 
     def takes(self, func: Any, args: Any, kwargs: Any) -> bool:
         """True if *func* makes such a tensor, or one is among its operands."""
+        if kwargs.get("pin_memory"):
+            return kwargs.get("dtype") is torch.int32  # marks of used parameters, on their way to the device
         if not self.inside:
             return False
         if func in _MAKES:
@@ -51,7 +63,11 @@ class Bookkeeping:
         if func is aten.copy_.default and not all(self._is_real(tensor) for tensor in args[:2]):
             return args[0]
         with no_dispatch():
-            return func(*args, **kwargs)
+            if not kwargs.get("pin_memory"):
+                return func(*args, **kwargs)
+            made = func(*args, **{**kwargs, "pin_memory": False})
+            setattr(made, _PINNED, True)
+            return made
 
     def _is_real(self, leaf: Any) -> bool:
         return isinstance(leaf, torch.Tensor) and not self.hollows.is_hollow(leaf)

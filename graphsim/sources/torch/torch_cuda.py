@@ -40,6 +40,10 @@ class Stream:
         """Return that all is done."""
         return True
 
+    def is_capturing(self) -> bool:
+        """Return that no CUDA graph is made."""
+        return False
+
     def __enter__(self) -> Stream:
         return self
 
@@ -155,13 +159,31 @@ def _answers(device: Device) -> dict[str, Any]:
     return answers
 
 
+def _of_accelerator() -> dict[str, Any]:
+    """``torch.accelerator``, which names no kind of device."""
+    stream = Stream()
+    return {
+        "is_available": lambda: True,
+        "device_count": lambda: 1,
+        "current_accelerator": lambda *_, **__: torch.device("cuda"),
+        "current_device_index": lambda: 0,
+        "current_device_idx": lambda: 0,
+        "current_stream": lambda *_, **__: stream,
+        "set_device_index": lambda *_, **__: None,
+        "set_device_idx": lambda *_, **__: None,
+        "set_stream": lambda *_, **__: None,
+        "synchronize": lambda *_, **__: None,
+    }
+
+
 @contextmanager
 def pretended_module(device: Device) -> Iterator[None]:
-    """Let ``torch.cuda`` answer as with *device*."""
+    """Let ``torch.cuda``, and ``torch.accelerator``, answer as with *device*."""
     with ExitStack() as stack:
-        for name, answer in _answers(device).items():
-            if hasattr(torch.cuda, name):
-                stack.enter_context(patch.object(torch.cuda, name, answer))
+        for module, answers in ((torch.cuda, _answers(device)), (torch.accelerator, _of_accelerator())):
+            for name, answer in answers.items():
+                if hasattr(module, name):
+                    stack.enter_context(patch.object(module, name, answer))
         for name in ("range_push", "range_pop", "mark", "range_start", "range_end"):
             stack.enter_context(patch.object(torch.cuda.nvtx, name, lambda *_, **__: 0))
         stack.enter_context(patch.object(torch, "Generator", _Generator))

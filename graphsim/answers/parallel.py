@@ -1,7 +1,8 @@
 """Plans for several GPUs: each way in which PyTorch's wrappers spread a model, what it needs, sends and takes.
 
 Plans are tried of a model that is not wrapped. Where the first of them, `FIRST`, is worst on rank 0, rank 0 stands for
-all ranks of the others too: shards are cut so that it never has less than another.
+all ranks of the others too: shards are cut so that it never has less than another (but for states of ZeRO-1, where the
+rank that has most is looked for).
 """
 
 from __future__ import annotations
@@ -143,6 +144,8 @@ def _each(run: Callable[[Any], Any], items: list[Any], others: int) -> list[Any]
 
 def _tried(source: Source, training: Training, room: Room, rank: int, way: Mapping[str, Any]) -> ParallelPlan | str:
     """Return a plan; or why there is none."""
+    if "zero1" in way:  # whole parameters go to one rank each
+        rank = -1
     try:
         return plan_of(source, replace(training, rank=rank, **way), room, way)
     except GraphSimError as error:

@@ -84,6 +84,7 @@ def test_people_and_machines_read_the_table(answer):
     assert [row["options"] for row in data["plans"]] == [plan.options for plan in answer.plans]
 
 
+@pytest.mark.exhaustive
 def test_the_largest_batch_of_the_first_plan_fits_and_one_more_does_not():
     asked = {"gpus": 2, "optimizer": "sgd", "grad_checkpointing": True}
     source = f"torch:{__name__}:batched"

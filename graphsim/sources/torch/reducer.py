@@ -9,7 +9,7 @@ parameters were used it marks in others, which go to the device from pinned memo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 from unittest.mock import patch
 
@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_leaves
 
+from graphsim.errors import CaptureError
 from graphsim.sources.torch import collectives
 from graphsim.sources.torch.hollow import Hollows
 
@@ -33,6 +34,37 @@ def is_pinned(tensor: torch.Tensor) -> bool:
     """True for a tensor that the reducer asked to be pinned."""
     return getattr(tensor, _PINNED, False)
 
+
+_TIMED = 10
+"""First iterations of a reducer that it times (reducer.hpp, ``should_collect_runtime_stats``)."""
+
+
+def _needs_driver() -> bool:
+    """True if a reducer of CUDA tensors would time itself by events of a GPU that is not there."""
+    count = getattr(torch._C, "_cuda_getDeviceCount", None)  # torch.cuda may pretend
+    return count is not None and not count()
+
+
+def _untimed(method: Callable[..., Any]) -> Any:
+    """Return ``prepare_for_forward`` of a reducer that has run so often that it is not timed any more."""
+    seen: dict[int, Any] = {}
+
+    def call(reducer: Any) -> None:
+        if id(reducer) not in seen:
+            seen[id(reducer)] = reducer
+            for _ in range(_TIMED):
+                with suppress(RuntimeError):  # counted before the event is asked for
+                    method(reducer)
+        method(reducer)
+
+    return call
+
+
+def _refused(_: Any) -> None:
+    raise CaptureError(
+        "static_graph of DistributedDataParallel times its first iterations on a GPU: capture it with PyTorch's CPU "
+        "build, which knows the target cuda too, or where there is a GPU"
+    )
 
 
 class Bookkeeping:
@@ -81,6 +113,9 @@ class Bookkeeping:
             stack.enter_context(patch.object(kind, "_rebuild_buckets", self._within(kind._rebuild_buckets)))
             stack.enter_context(patch.object(dist, "_verify_params_across_processes", lambda *_: None))
             stack.enter_context(patch.object(untyped.Logger, "set_runtime_stats_and_log", lambda _: None))
+            if _needs_driver():
+                stack.enter_context(patch.object(kind, "prepare_for_forward", _untimed(kind.prepare_for_forward)))
+                stack.enter_context(patch.object(kind, "_set_static_graph", _refused))
             yield
 
     def _within(self, method: Callable[..., Any]) -> Any:

@@ -87,7 +87,7 @@ def truth(make: Callable[[], Any], rank: int, size: int) -> Truth:
         with fake_group(rank, size):
             observed = _observed(make)
         with fake_group(rank, size):
-            peaks = _profiled(make)
+            peaks = profiled(make)
     return Truth(observed, peaks)
 
 
@@ -125,7 +125,7 @@ def _meshes() -> dict[int, int]:
     return {storage._cdata: storage.nbytes() for storage in storages}
 
 
-def _profiled(make: Callable[[], Any]) -> list[int]:
+def profiled(make: Callable[[], Any]) -> list[int]:
     """Return the peaks without what meshes hold: the numbers of their ranks, on the host, are no part of a step."""
     gc.collect()
     before = _meshes()

@@ -17,7 +17,7 @@ sys.path.append(str(Path(__file__).parent.parent))
 
 import torch
 import torch.distributed as dist
-from rank_plans import SMALL, Net, adam, replicated, sharded
+from rank_plans import Net, sharded
 from rank_truth import profiled
 
 
@@ -26,7 +26,6 @@ def net():
 
 
 PLANS = {
-    "ddp": replicated(net, hook=None, optimizer=adam, **SMALL),
     "fsdp": sharded(net),
     "fsdp, not resharded": sharded(net, reshard_after_forward=False),
 }

@@ -73,7 +73,7 @@ def test_every_plan_has_an_answer_for_cuda(name):
         return
     first, steady = captured(make, 0, size, "cuda").steps()
     assert 0 < gs.simulate(first).peak <= gs.simulate(steady).peak or "ddp" in name
-    assert any("sent" in op.attributes for op in steady.ops)
+    assert "ddp" in name or any("sent" in op.attributes for op in steady.ops)  # the hook of those moves nothing
 
 
 # -- collectives --------------------------------------------------------------------------------------

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from graphsim.core.graph import Graph
 from graphsim.core.index import NOTHING, Bools, Index, Ints, expand
+from graphsim.core.offload import Copies, InvalidOffload, Pieces, Uses, copies_of, on_device, on_host
 from graphsim.core.schedule import Schedule
 from graphsim.errors import ScheduleError
 from graphsim.options import parse_choice
@@ -89,13 +90,29 @@ class LiveRanges:
         return int(self.nbytes[alive].sum())
 
 
+class Places(NamedTuple):
+    """What lives where under a schedule that offloads.
+
+    Attributes:
+        device, host: live ranges there; of a storage that comes back, one row for each time that it is on the device.
+        copies: what is copied when.
+    """
+
+    device: LiveRanges
+    host: LiveRanges
+    copies: Copies
+
+
 def live_ranges(graph: Graph, schedule: Schedule | None = None, *, policy: Policy = "eager") -> LiveRanges:
-    """Return the live ranges of every storage of *graph* under *schedule* (program order if None).
+    """Return the live ranges of every storage of *graph* under *schedule* (program order if None), on the device.
 
     Raises:
         ScheduleError: an op is missing or runs before its inputs exist, or would read a value
-            that has been mutated since (a recompute after an in-place op, a second optimizer step).
+            that has been mutated since (a recompute after an in-place op, a second optimizer step); or an offload
+            cannot be, see `Offloads`.
     """
+    if schedule is not None and schedule.offloads:
+        return places(graph, schedule, policy=policy).device
     index = graph.index
     if schedule is None or np.array_equal(schedule.ops, np.arange(index.ops)):
         return ranges_in_program_order(index, policy)
@@ -103,6 +120,37 @@ def live_ranges(graph: Graph, schedule: Schedule | None = None, *, policy: Polic
         return ranges_in_any_order(index, schedule.ops, policy)
     except _InvalidError as problem:
         raise ScheduleError(problem.describe(graph)) from None
+
+
+def places(graph: Graph, schedule: Schedule, *, policy: Policy = "eager") -> Places:
+    """Return what lives on the device and on the host under *schedule*, which offloads.
+
+    Raises:
+        ScheduleError: as `live_ranges`.
+    """
+    assert schedule.offloads is not None, "live_ranges is for schedules without"
+    try:
+        ranges, uses = _ranges_and_uses(graph.index, schedule.ops, policy)
+        born = np.where(ranges.source, NOTHING, ranges.begin)
+        copies = copies_of(schedule.offloads, ranges.tensor, born, ranges.end, ranges.nbytes, uses)
+    except _InvalidError as problem:
+        raise ScheduleError(problem.describe(graph)) from None
+    except InvalidOffload as problem:
+        tensor = int(schedule.offloads.tensor[problem.number])
+        name = list(graph.tensors)[tensor] if 0 <= tensor < len(graph.tensors) else f"tensor {tensor}"
+        raise ScheduleError(f"the schedule offloads '{name}', which {problem.reason}") from None
+    device, host = on_device(copies, ranges.begin, ranges.end), on_host(copies, len(schedule))
+    kept = ranges.kept[device.row] & (device.end == ranges.end[device.row])
+    source = ranges.source[device.row] & (np.arange(len(device.row)) < len(ranges.tensor))
+    there = _pieces(ranges, device, kept, source, ranges.workspace)
+    nowhere = np.zeros(len(host.row), bool)
+    return Places(there, _pieces(ranges, host, nowhere, nowhere, np.zeros_like(ranges.workspace)), copies)
+
+
+def _pieces(ranges: LiveRanges, pieces: Pieces, kept: Bools, source: Bools, workspace: Ints) -> LiveRanges:
+    """Return *pieces* of *ranges* as live ranges."""
+    row = pieces.row
+    return LiveRanges(ranges.tensor[row], pieces.begin, pieces.end, ranges.nbytes[row], source, kept, workspace)
 
 
 def ranges_in_program_order(index: Index, policy: Policy) -> LiveRanges:
@@ -142,11 +190,30 @@ def ranges_in_any_order(index: Index, order: Ints, policy: Policy) -> LiveRanges
     _check_complete(index, order)
     values = _Values(index, order)
     values.check_mutations()
+    return _ranges_of(values, policy)
+
+
+def _ranges_and_uses(index: Index, order: Ints, policy: Policy) -> tuple[LiveRanges, Uses]:
+    """The pass for any sequence, and who touches each row of it."""
+    _check_complete(index, order)
+    values = _Values(index, order)
+    values.check_mutations()
+    ranges = _ranges_of(values, policy)
+    used, reader = values.read_roots(policy)
+    written, writer = values.written_roots()
+    roots = np.flatnonzero(values.root == np.arange(len(values.root)))
+    made = roots[values.written[roots] != NOTHING]
+    root = np.concatenate([made, written, used])
+    at = np.concatenate([values.written[made], writer, reader])
+    changes = np.arange(len(root)) < len(made) + len(written)
+    sort = np.lexsort((at, root))
+    return ranges, Uses(np.searchsorted(roots, root[sort]), at[sort], changes[sort])
+
+
+def _ranges_of(values: _Values, policy: Policy) -> LiveRanges:
+    index, order = values.index, values.order
     last_use = values.written.copy()
-    used, reader = values.root[values.input_value], values.input_execution
-    if policy == "liveness" and index.hold.any():
-        data = ~index.hold[order[reader]]
-        used, reader = used[data], reader[data]
+    used, reader = values.read_roots(policy)
     last_use[used] = reader
     roots = np.flatnonzero(values.root == np.arange(len(values.root)))
     tensor = values.tensor[roots]
@@ -198,6 +265,19 @@ class _Values:
             key = tensor[several] * self._stride + limit
             value[several] = np.searchsorted(self._key, key, side="right") - 1
         return value
+
+    def read_roots(self, policy: Policy) -> tuple[Ints, Ints]:
+        """Return the owner of what each operand reads, and the execution that reads: in order of executions."""
+        used, reader = self.root[self.input_value], self.input_execution
+        if policy == "liveness" and self.index.hold.any():
+            data = ~self.index.hold[self.order[reader]]
+            return used[data], reader[data]
+        return used, reader
+
+    def written_roots(self) -> tuple[Ints, Ints]:
+        """Return the owner of what each operand overwrites, and the execution that does."""
+        operand, execution = expand(self.index.write_start, self.order)
+        return self.root[self.latest(self.index.write_tensor[operand], execution)], execution
 
     def _read(self) -> None:
         self.input_operand, self.input_execution = expand(self.index.input_start, self.order)
@@ -259,8 +339,7 @@ class _Values:
 
     def _collect_writes(self, mutable: Bools) -> None:
         """Sort by (storage, execution) what wrote the storages that any op overwrites."""
-        operand, execution = expand(self.index.write_start, self.order)
-        touched = self.root[self.latest(self.index.write_tensor[operand], execution)]
+        touched, execution = self.written_roots()
         born = np.flatnonzero(mutable[self.tensor] & (self.root == np.arange(len(self.root))))
         storage = np.concatenate([born, touched])
         when = np.concatenate([self.written[born], execution])

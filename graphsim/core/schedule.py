@@ -9,6 +9,7 @@ import numpy as np
 
 from graphsim.core.graph import Graph
 from graphsim.core.index import Ints
+from graphsim.core.offload import Offloads
 from graphsim.errors import ScheduleError
 
 
@@ -19,18 +20,26 @@ class Schedule:
     An op that stands again is rematerialized: each execution yields fresh values, and a consumer
     reads the latest value of its input. No free is written down; liveness decides. Every op stands
     at least once, but for those of kind `release`.
+
+    Attributes:
+        ops: the executions.
+        offloads: what stays on the host meanwhile, if anything.
     """
 
     ops: Ints
+    offloads: Offloads | None = None
 
     def __len__(self) -> int:
         return len(self.ops)
 
     def __repr__(self) -> str:
-        return f"<Schedule of {len(self.ops):,} executions>"
+        stays = f", {len(self.offloads):,} offloads" if self.offloads else ""
+        return f"<Schedule of {len(self.ops):,} executions{stays}>"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Schedule) and np.array_equal(self.ops, other.ops)
+        if not isinstance(other, Schedule) or not np.array_equal(self.ops, other.ops):
+            return False
+        return (self.offloads or None) == (other.offloads or None)
 
     @staticmethod
     def of(graph: Graph, names: Iterable[str] | None = None) -> Schedule:

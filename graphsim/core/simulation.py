@@ -14,7 +14,8 @@ import numpy.typing as npt
 from graphsim.core.devices import DEVICES, device_of, find_device, op_seconds
 from graphsim.core.graph import KEEPS, Graph, Op, Phase, Role
 from graphsim.core.index import NOTHING, Ints
-from graphsim.core.liveness import LiveRanges, Policy, live_ranges, parse_policy
+from graphsim.core.liveness import LiveRanges, Places, Policy, live_ranges, parse_policy, places
+from graphsim.core.offload import timing_of
 from graphsim.core.schedule import Schedule
 from graphsim.core.trace import Joined, Trace, join, trace
 from graphsim.errors import UnknownNameError, preformatted
@@ -75,7 +76,7 @@ class Simulation:
 
     @cached_property
     def live_ranges(self) -> LiveRanges:
-        """When each storage is live."""
+        """When each storage is live, on the device."""
         return live_ranges(self.graph, self.schedule, policy=self.policy)
 
     @cached_property
@@ -100,8 +101,18 @@ class Simulation:
 
     @property
     def time(self) -> float:
-        """Sum of the costs of all executions, see `op_costs`."""
-        return float(op_costs(self.graph)[self.schedule.ops].sum())
+        """Sum of the costs of all executions, see `op_costs`, and of what they wait for copies to and from the host."""
+        return time_of(self.graph, self.schedule, op_costs(self.graph), policy=self.policy)
+
+    @cached_property
+    def places(self) -> Places | None:
+        """What lives where, and what is copied; None if nothing is offloaded."""
+        return places(self.graph, self.schedule, policy=self.policy) if self.schedule.offloads else None
+
+    @property
+    def host_timeline(self) -> Ints:
+        """Bytes that are offloaded to the host while each execution runs."""
+        return np.zeros(len(self.schedule), dtype=np.int64) if self.places is None else self.places.host.timeline
 
     def op_at(self, execution: int) -> Op:
         """Return the op that *execution* runs."""
@@ -243,6 +254,18 @@ def with_costs(graph: Graph, costs: str | Mapping[str, float]) -> Graph:
 
 def _unit_costs(graph: Graph) -> npt.NDArray[np.float64]:
     return np.array([float(op.kind not in KEEPS) for op in graph.ops], dtype=np.float64)
+
+
+def time_of(graph: Graph, schedule: Schedule, costs: npt.NDArray[np.float64], *, policy: Policy = "eager") -> float:
+    """Return the time of *schedule*, whose ops have these *costs*: theirs, and what they wait for copies.
+
+    Raises:
+        ScheduleError: something is offloaded that cannot be, see `Offloads`.
+    """
+    own = costs[schedule.ops]
+    if not schedule.offloads:
+        return float(own.sum())
+    return timing_of(own, places(graph, schedule, policy=policy).copies).total
 
 
 def storage_roles(graph: Graph) -> list[str]:

@@ -37,26 +37,38 @@ def step_of(
     Raises:
         InvalidScheduleError: it cannot be.
     """
-    storages = _lives(graph, order, policy)
-    placed = [(stay, _storage_of(stay, storages)) for stay in stays]
-    for stay, storage in placed:
-        _check(stay, storage, [other for other, its in placed if its is storage and other is not stay])
+    storages = lives_of(graph, order, policy)
+    placed = place(stays, storages)
     during = range(len(order))
     device = [
         graph.ops[position].workspace
         + sum(
             storage.nbytes
-            for storage in storages.values()
+            for storage in storages
             if storage.begin <= at < storage.end
             and not any(stay.free <= at < stay.back for stay, its in placed if its is storage)
         )
         for at, position in enumerate(order)
     ]
-    host = [sum(storage.nbytes for storage in storages.values() if _is_on_host(at, storage, placed)) for at in during]
-    return Step(device, host, *_clock(placed, costs, rate))
+    host = [sum(storage.nbytes for storage in storages if _is_on_host(at, storage, placed)) for at in during]
+    return Step(device, host, *clock(placed, costs, rate))
 
 
-class _Life(NamedTuple):
+def place(stays: Sequence[Stay], storages: Sequence[Life]) -> list[tuple[Stay, Life]]:
+    """Return each stay with the storage of which it is.
+
+    Raises:
+        InvalidScheduleError: it cannot be.
+    """
+    placed = [(stay, _storage_of(stay, storages)) for stay in stays]
+    for stay, storage in placed:
+        _check(stay, storage, [other for other, its in placed if its is storage and other is not stay])
+    return placed
+
+
+class Life(NamedTuple):
+    """A storage: live in [begin, end)."""
+
     tensor: str
     nbytes: int
     made: int
@@ -73,7 +85,7 @@ def gaps(graph: Graph, order: Sequence[int], policy: str) -> list[Stay]:
         InvalidScheduleError: it does not do what program order does.
     """
     found = []
-    for life in _lives(graph, order, policy).values():
+    for life in lives_of(graph, order, policy):
         for last, following in pairwise(life.touched):
             if following - last > 1 and life.nbytes:
                 changed = max((at for at in life.changed if at <= last), default=-1)
@@ -81,7 +93,12 @@ def gaps(graph: Graph, order: Sequence[int], policy: str) -> list[Stay]:
     return found
 
 
-def _lives(graph: Graph, order: Sequence[int], policy: str) -> dict[Storage, _Life]:
+def lives_of(graph: Graph, order: Sequence[int], policy: str) -> list[Life]:
+    """Return when each storage is made, touched and changed.
+
+    Raises:
+        InvalidScheduleError: it does not do what program order does.
+    """
     interpret(graph, order, policy)
     run = Run(graph, {})
     for position in order:
@@ -102,27 +119,23 @@ def _lives(graph: Graph, order: Sequence[int], policy: str) -> dict[Storage, _Li
             touched[storage].add(at)
             if name in execution.op.mutates:
                 changed[storage].add(at)
-    lives = {}
+    lives = []
     for storage, name in names.items():
         end = len(order) if storage.kept else max(touched[storage], default=-1) + 1
         columns = tuple(sorted(touched[storage])), tuple(sorted(changed[storage]))
-        lives[storage] = _Life(name, storage.nbytes, made[storage], max(0, made[storage]), end, *columns)
+        lives.append(Life(name, storage.nbytes, made[storage], max(0, made[storage]), end, *columns))
     return lives
 
 
-def _storage_of(stay: Stay, storages: dict[Storage, _Life]) -> _Life:
+def _storage_of(stay: Stay, storages: Sequence[Life]) -> Life:
     """The latest that is there when the stay begins and needed when it is over."""
-    there = [
-        life
-        for life in storages.values()
-        if life.tensor == stay.tensor and life.made < stay.free and stay.back < life.end
-    ]
+    there = [life for life in storages if life.tensor == stay.tensor and life.made < stay.free and stay.back < life.end]
     if not there:
         raise InvalidScheduleError("there is nothing to offload")
     return max(there, key=lambda life: life.made)
 
 
-def _check(stay: Stay, life: _Life, others: list[Stay]) -> None:
+def _check(stay: Stay, life: Life, others: list[Stay]) -> None:
     if not 0 <= stay.free < stay.back or any(stay.free <= at < stay.back for at in life.touched):
         raise InvalidScheduleError("it is used while it is on the host")
     before = [other for other in others if other.free <= stay.free]
@@ -139,11 +152,11 @@ def _check(stay: Stay, life: _Life, others: list[Stay]) -> None:
         raise InvalidScheduleError("it has not come back when it is copied")
 
 
-def _need(stay: Stay, life: _Life) -> int:
+def _need(stay: Stay, life: Life) -> int:
     return next((at for at in life.touched if at >= stay.back), life.end)
 
 
-def _is_on_host(at: int, life: _Life, placed: list[tuple[Stay, _Life]]) -> bool:
+def _is_on_host(at: int, life: Life, placed: list[tuple[Stay, Life]]) -> bool:
     """Whether some copy out has begun of which some copy back is not done."""
     own = sorted((stay for stay, its in placed if its is life), key=lambda stay: stay.free)
     for number, stay in enumerate(own):
@@ -159,7 +172,7 @@ def _is_on_host(at: int, life: _Life, placed: list[tuple[Stay, _Life]]) -> bool:
     return False
 
 
-def _clock(placed: list[tuple[Stay, _Life]], costs: Sequence[float], rate: float) -> tuple[list[float], float]:
+def clock(placed: list[tuple[Stay, Life]], costs: Sequence[float], rate: float) -> tuple[list[float], float]:
     """Let the clock run: at each execution what begins, what is waited for, and then the op."""
     now, out_free, back_free = 0.0, 0.0, 0.0
     done_out: dict[Stay, float] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from graphsim.core.graph import Graph
 from graphsim.core.index import Floats, Ints
 from graphsim.core.liveness import LiveRanges, live_ranges
 from graphsim.core.schedule import Schedule
-from graphsim.core.simulation import cost_unit, op_costs
+from graphsim.core.simulation import cost_unit, op_costs, time_of
 from graphsim.recompute.bounds import extra_cost, extra_cost_in_any_order, memory_bound
 from graphsim.recompute.dtr.program import Program, program_of
 from graphsim.recompute.evaluation import Evaluation, evaluate
@@ -23,7 +23,7 @@ from graphsim.recompute.spans import ForwardPass, forward_passes
 
 
 class Candidate(NamedTuple):
-    """A schedule with its peak in bytes and its cost."""
+    """A schedule with its peak in bytes and its time."""
 
     schedule: Schedule
     peak: int
@@ -53,7 +53,7 @@ class Case:
 
     def of_given(self, schedule: Schedule) -> Schedule:
         """Return a schedule of `graph` as one of the graph as given."""
-        return schedule if self.graph is self.given else Schedule(self._left[1][schedule.ops])
+        return schedule if self.graph is self.given else replace(schedule, ops=self._left[1][schedule.ops])
 
     @cached_property
     def given_costs(self) -> Floats:
@@ -156,7 +156,7 @@ class Case:
             ScheduleError: it does not respect the graph.
         """
         peak = live_ranges(self.graph, schedule).peak
-        return Candidate(schedule, peak, float(self.costs[schedule.ops].sum()))
+        return Candidate(schedule, peak, time_of(self.graph, schedule, self.costs))
 
 
 def case_of(graph: Graph | Case) -> Case:

@@ -9,8 +9,10 @@ from math import inf
 import numpy as np
 
 from graphsim.core.graph import Graph
-from graphsim.core.liveness import Policy, live_ranges
+from graphsim.core.liveness import Policy, live_ranges, places
+from graphsim.core.offload import timing_of
 from graphsim.core.schedule import Schedule
+from graphsim.core.simulation import time_of
 from graphsim.errors import preformatted
 from graphsim.recompute.case import Case, case_of
 from graphsim.recompute.strategies import STRATEGIES, Proposal, Strategy
@@ -18,6 +20,27 @@ from graphsim.units import format_bytes
 
 _SAFE = 1 + 1e-9
 """Sums of costs are rounded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offloading:
+    """What a plan copies to the host and back.
+
+    Attributes:
+        count: storages that stay on the host, each time that they do.
+        rate: bytes that the link carries each way, by unit of cost.
+        copied_bytes: out and back.
+        host_peak_bytes: most bytes on the host at a time.
+        stalled: of the plan's time, what ops wait for copies.
+        recompute_time: the time of the best plan that was found without offload; 0 if none was looked for.
+    """
+
+    count: int
+    rate: float
+    copied_bytes: int
+    host_peak_bytes: int
+    stalled: float
+    recompute_time: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +60,7 @@ class Plan:
         time_bound_in_any_order: what any schedule within the budget costs, whatever its order.
         seconds: time that the strategy took.
         interrupted: the strategy was told to stop (Ctrl-C): this is its best so far.
+        offloading: what is copied to the host, of a strategy that may; bounds of its time are those of any schedule.
     """
 
     schedule: Schedule
@@ -52,6 +76,7 @@ class Plan:
     time_bound: float
     time_bound_in_any_order: float
     interrupted: bool = False
+    offloading: Offloading | None = None
 
     def __repr__(self) -> str:
         fits = "" if self.feasible else ", does not fit"
@@ -146,7 +171,7 @@ def judge(
     proposal = proposal if isinstance(proposal, Proposal) else Proposal(proposal)
     schedule = _as_given(case, proposal)
     peak = live_ranges(case.given, schedule, policy=policy).peak
-    cost = float(case.given_costs[schedule.ops].sum())
+    cost = time_of(case.given, schedule, case.given_costs, policy=policy)
     feasible = budget is None or peak <= budget
     bound, proved = _bound(case, proposal, cost, budget, feasible)
     return Plan(
@@ -161,8 +186,34 @@ def judge(
         proved_optimal=proved,
         seconds=seconds,
         time_bound=bound,
-        time_bound_in_any_order=min(case.least_time_in_any_order(budget), cost if feasible else inf),
+        time_bound_in_any_order=min(_least_in_any_order(case, proposal, budget), cost if feasible else inf),
         interrupted=proposal.interrupted,
+        offloading=_offloading(case, proposal, schedule, policy),
+    )
+
+
+def _may_offload(proposal: Proposal) -> bool:
+    return bool(proposal.schedule.offloads or proposal.recompute_time)
+
+
+def _least_in_any_order(case: Case, proposal: Proposal, budget: int | None) -> float:
+    return case.base_time if _may_offload(proposal) else case.least_time_in_any_order(budget)
+
+
+def _offloading(case: Case, proposal: Proposal, schedule: Schedule, policy: Policy) -> Offloading | None:
+    """Return what *schedule* copies; None if that was no choice of its strategy."""
+    if not _may_offload(proposal):
+        return None
+    if not schedule.offloads:
+        return Offloading(0, 0.0, 0, 0, 0.0, proposal.recompute_time)
+    there = places(case.given, schedule, policy=policy)
+    return Offloading(
+        count=len(schedule.offloads),
+        rate=schedule.offloads.rate,
+        copied_bytes=there.copies.copied,
+        host_peak_bytes=there.host.peak,
+        stalled=timing_of(case.given_costs[schedule.ops], there.copies).stalled,
+        recompute_time=proposal.recompute_time,
     )
 
 
@@ -185,6 +236,8 @@ def _bound(case: Case, proposal: Proposal, cost: float, budget: int | None, feas
     What is known of schedules that first run the ops in program order says nothing of one that does not.
     """
     own, first = max(case.base_time, proposal.time_bound), ~proposal.schedule.repeats
+    if _may_offload(proposal):  # what is known of recompute alone says nothing of it
+        return case.base_time, feasible and cost <= case.base_time * _SAFE
     once = feasible and bool(first.all())
     if (np.diff(proposal.schedule.ops[first]) < 0).any():
         least = case.least_time_in_any_order(budget)

@@ -116,6 +116,14 @@ class Problem:
                 order += [op for op in self.members[node - self.ops] if op <= done]
         return Schedule(np.array(order, dtype=np.int64))
 
+    def lengths(self, nodes: Ints) -> Ints:
+        """Return the number of executions that each of *nodes* is in `schedule`."""
+        done = np.maximum.accumulate(np.where(nodes < self.ops, nodes, NOTHING))
+        length = np.ones(len(nodes), dtype=np.int64)
+        for at in np.flatnonzero(nodes >= self.ops).tolist():
+            length[at] = sum(op <= done[at] for op in self.members[nodes[at] - self.ops])
+        return length
+
     def nodes(self, schedule: Schedule) -> Ints:
         """Return a schedule that runs every op first in program order as nodes: repeats as the units that allow it."""
         nodes: list[int] = []

@@ -14,6 +14,7 @@ from graphsim.core.index import NOTHING, Ints
 from graphsim.recompute.clock import Clock
 from graphsim.recompute.evaluation import Evaluation, evaluate
 from graphsim.recompute.moves.repair import apply, idle_at, plan_drop
+from graphsim.recompute.problem import Problem
 
 _KEEP = (0.0, 0.3, 1.0, 2.0)
 _WARM, _COLD = 1.0, 0.005
@@ -71,6 +72,7 @@ class _Annealing:
     def __init__(self, state: Evaluation, budget: int, seed: int) -> None:
         self.problem, self.budget = state.problem, budget
         self.generator = np.random.default_rng(seed)
+        self._neighbours = Neighbours(state.problem, budget, self.generator)
         self.base = float(self.problem.cost[: self.problem.ops].sum()) or 1.0
         self.current, self.above = state, state.excess(budget)
         self.best = prune(state, budget) if state.peak <= budget else state
@@ -100,7 +102,7 @@ class _Annealing:
 
     def _step(self, temperature: float) -> None:
         """Propose a neighbour; take it if it is better, or by chance."""
-        proposal = self._neighbour()
+        proposal = self._neighbours.of(self.current, self.above)
         if proposal is None:
             return
         above = proposal.excess(self.budget)
@@ -112,11 +114,21 @@ class _Annealing:
     def _move(self, state: Evaluation) -> None:
         self.current, self.above = state, state.excess(self.budget)
 
-    def _neighbour(self) -> Evaluation | None:
-        """Return the sequence without a recompute, with a drop, or with one in exchange for the other."""
-        state, generator = self.current, self.generator
+
+class Neighbours:
+    """Draws sequences that differ a little from another."""
+
+    def __init__(self, problem: Problem, budget: int, generator: np.random.Generator) -> None:
+        self.problem, self.budget, self.generator = problem, budget, generator
+
+    def of(self, state: Evaluation, above: Ints) -> Evaluation | None:
+        """Return *state* without a recompute, with a drop, or with one in exchange for the other; None: no luck.
+
+        *above* are the bytes above the budget, see `Evaluation.excess`.
+        """
+        generator = self.generator
         positions = np.flatnonzero(state.nodes >= self.problem.ops)
-        too_much = bool(self.above.any())
+        too_much = bool(above.any())
         kind = generator.random()
         if len(positions) and (kind < 0.3 or (kind < 0.7 and not too_much)):
             first = int(generator.integers(len(positions)))
@@ -131,7 +143,7 @@ class _Annealing:
         if len(positions) and kind < 0.5:
             position = int(generator.choice(positions))
             state = without(state, alone(state, position) if generator.random() < 0.5 else position)
-        return self._dropped(state)
+        return self.dropped(state)
 
     def _inserted(self, state: Evaluation) -> Evaluation | None:
         """Return the sequence with a unit right before a read of what it makes; what it reads stays for it."""
@@ -154,7 +166,8 @@ class _Annealing:
             return None
         return evaluate(self.problem, np.insert(shorter, place, node))
 
-    def _dropped(self, state: Evaluation) -> Evaluation | None:
+    def dropped(self, state: Evaluation) -> Evaluation | None:
+        """Return *state* with a drop across a moment above the budget; itself if there is none, None: no luck."""
         above = state.excess(self.budget)
         moments = np.flatnonzero(above)
         if not len(moments):

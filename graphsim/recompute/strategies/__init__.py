@@ -29,12 +29,14 @@ class Proposal:
         time_bound: what any schedule of the strategy's form within the budget costs; 0: nothing is known.
         interrupted: it was told to stop (Ctrl-C): this is its best so far.
         releases: the schedule is of the graph as given, and keeps what only names keep.
+        recompute_time: the time of the best schedule that does not offload, of a strategy that may; 0: it may not.
     """
 
     schedule: Schedule
     time_bound: float = 0.0
     interrupted: bool = False
     releases: bool = False
+    recompute_time: float = 0.0
 
 
 class Strategy(Protocol):

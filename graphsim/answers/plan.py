@@ -13,7 +13,7 @@ from graphsim.core.simulation import simulate
 from graphsim.errors import GraphSimError, InfeasibleError
 from graphsim.recompute.bounds import pinning_op
 from graphsim.recompute.case import Case, case_of
-from graphsim.recompute.plan import Plan, make_plan
+from graphsim.recompute.plan import Offloading, Plan, make_plan
 from graphsim.recompute.strategies import STRATEGIES, Progress, Strategy
 from graphsim.units import as_budget, format_bytes
 
@@ -118,6 +118,20 @@ def plan_as_dict(plan: Plan) -> dict[str, Any]:
         "seconds": plan.seconds,
         "schedule_length": len(plan.schedule),
         "interrupted": plan.interrupted,
+        **({} if plan.offloading is None else {"offload": _offload_as_dict(plan.offloading)}),
+    }
+
+
+def _offload_as_dict(offloading: Offloading) -> dict[str, Any]:
+    """Return what is offloaded as plain data; null for the time of recompute alone, where none fits."""
+    alone = offloading.recompute_time
+    return {
+        "stays": offloading.count,
+        "link_bytes_per_second": offloading.rate,
+        "copied_bytes": offloading.copied_bytes,
+        "host_peak_bytes": offloading.host_peak_bytes,
+        "stalled_time": offloading.stalled,
+        "recompute_alone_time": alone if isfinite(alone) else None,
     }
 
 

@@ -13,6 +13,7 @@ from graphsim.answers.plan import compare as all_plans
 from graphsim.answers.reservation import chosen_allocator
 from graphsim.answers.setting import Setting, asked, spelled_out
 from graphsim.core.graph import Graph
+from graphsim.core.link import OF_THE_GPU
 from graphsim.core.schedule import Schedule
 from graphsim.core.simulation import cost_unit, simulate, with_costs
 from graphsim.display import Answer
@@ -22,6 +23,8 @@ from graphsim.options import configure
 from graphsim.recompute.case import Case
 from graphsim.recompute.plan import Plan, judge, make_plan, name_of
 from graphsim.recompute.strategies import STRATEGIES, Progress, Proposal, Searching, Strategy, with_limits
+from graphsim.recompute.strategies.auto import Auto
+from graphsim.recompute.strategies.offload import Offload
 from graphsim.sources import Steps
 from graphsim.units import as_budget, format_bytes
 
@@ -75,7 +78,8 @@ class Planned(Answer):
         plan = self.plan
         verdict = "" if plan.feasible else ", which does not fit"
         held = "" if self.reserved_bytes is None else f", {format_bytes(self.reserved_bytes)} held by {self.allocator}"
-        return f"{plan.strategy}: peak {format_bytes(plan.peak_bytes)}{held}, {plan.overhead:+.2%} compute{verdict}"
+        extra = f"{plan.overhead:+.2%} {'time' if plan.offloading else 'compute'}"
+        return f"{plan.strategy}: peak {format_bytes(plan.peak_bytes)}{held}, {extra}{verdict}"
 
     def to_json(self) -> str:
         """Return one JSON object."""
@@ -128,6 +132,8 @@ def plan(
     first: bool = False,
     allocator: str = "",
     allocator_options: str = "",
+    offload: bool = False,
+    link: str = "",
     progress: Progress | None = None,
     **setting: Unpack[Setting],
 ) -> Planned:
@@ -149,6 +155,10 @@ def plan(
         allocator: fit the plan to what this one holds, as `peak` names it: 'torch', ...; some searches of a second each
             find how many live bytes that allows, before the strategy gets its time.
         allocator_options: its options: ``expandable_segments=True``.
+        offload: tensors may move to host memory and back, where that is faster than recompute; the search takes up to
+            twice its seconds.
+        link: over which they do: ``pcie4x16``, ``16GB/s``, see `graphsim.core.link`; empty: that of the GPU. Naming
+            one asks for *offload*.
         progress: is told of the search.
 
     Raises:
@@ -158,6 +168,9 @@ def plan(
     if not budget and strategy == "auto":
         raise UsageError("plan needs a --budget, for example 8GiB or 0.8x; or a --strategy that has a way of its own")
     chosen: Strategy = configure(STRATEGIES[strategy], options) if isinstance(strategy, str) else strategy
+    name = name_of(strategy)
+    if offload or link:
+        chosen, name = _offloading(chosen, link, allocator), f"{name} with offload"
     if progress:
         chosen = with_limits(chosen, progress=progress)
     steps = _steps(source, inputs, setting, costs)
@@ -165,7 +178,7 @@ def plan(
     if placing := _budgeted(allocator, allocator_options):
         return _reserved(steps, graph, chosen, budget, placing, (name_of(strategy), allocator))
     limit, case = _limit(budget, graph), Case(graph)
-    best = replace(make_plan(case, chosen, limit), strategy=name_of(strategy))
+    best = replace(make_plan(case, chosen, limit), strategy=name)
     why = witness(case, [best], limit) if limit is not None and not best.feasible else None
     return Planned(graph, best, case.least_time(limit), why)
 
@@ -204,6 +217,15 @@ def compare(
 
     plans = tuple(all_plans(case, limit, progress=watch))
     return Comparison(graph, plans, case.least_time(limit), tuple(skipped))
+
+
+def _offloading(strategy: Strategy, link: str, allocator: str) -> Strategy:
+    """Return *strategy*, which may offload over *link*."""
+    if allocator:
+        raise UsageError("offload plans for live bytes: leave the --allocator out")
+    if not isinstance(strategy, Auto):
+        raise UsageError("offload is a choice of --strategy auto alone")
+    return Offload(strategy, link or OF_THE_GPU)
 
 
 def _steps(source: Any, inputs: Any, setting: Setting, costs: str) -> Steps:

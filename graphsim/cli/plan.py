@@ -23,6 +23,7 @@ EXAMPLES = (
     "graphsim plan resnet50 --batch 128 --budget 0.5x --strategy rotor --json\n\n"
     "graphsim plan dag.json --budget 0.8x\n\n"
     "graphsim plan gpt2 --batch 16 --budget 14GiB --allocator torch\n\n"
+    "graphsim plan gpt2 --batch 8 --budget 0.5x --offload --link pcie4x16\n\n"
     "graphsim plan layered:250 --set seed=1 --set width=0.4 --budget 0.9x\n\n"
     "graphsim plan torch:mypackage.models:make_model --budget 0.6x --emit torch -o checkpoint_plan.py"
 )
@@ -31,6 +32,18 @@ Emit = Annotated[
     typer.Option(
         metavar="torch",
         help="Write the plan as a file of plain PyTorch that checkpoints the modules of your model (torch: sources).",
+    ),
+]
+
+
+Offload = Annotated[
+    bool,
+    typer.Option("--offload", help="Tensors may move to host memory and back, where that is faster."),
+]
+Link = Annotated[
+    str,
+    typer.Option(
+        metavar="LINK", help="Over which they do: 16GB/s each way, pcie4x16, ...", show_default="that of the GPU"
     ),
 ]
 
@@ -50,6 +63,8 @@ def plan(
         typer.Option(help="The budget is what it holds, step 1 included: torch, cupy, ...", show_default="live bytes"),
     ] = "",
     allocator_options: AllocatorOptions = "",
+    offload: Offload = False,
+    link: Link = "",
     emit: Emit = "",
     output: Output = None,
     reporter: Format = "",
@@ -63,6 +78,8 @@ def plan(
     if emit or output:
         if allocator or allocator_options:
             raise UsageError("--emit torch plans for live bytes: leave --allocator out")
+        if offload or link:
+            raise UsageError("--emit torch does not write offload: leave --offload and --link out")
         _emit(source, budget, strategy, options, costs, emit, output, as_json, setting)
         return
     try:
@@ -75,6 +92,8 @@ def plan(
             first=first,
             allocator=allocator,
             allocator_options=allocator_options,
+            offload=offload,
+            link=link,
             progress=progress(),
             **setting,
         )

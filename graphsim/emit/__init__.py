@@ -55,6 +55,8 @@ def emit_plan(captured: Recapturable, plan: Plan) -> Emission:
         UsageError: checkpoints cannot express it.
         InfeasibleError: in this form it needs more than its budget.
     """
+    if plan.schedule.offloads:
+        raise UsageError("the plan offloads to the host, which checkpoints of modules cannot: plan without --offload")
     writer = _Writer(captured, plan.strategy, plan.budget)
     made = writer.write(writer.modules.of_schedule(plan.schedule, plan.strategy), plan.peak_bytes)
     if not made.plan.feasible:

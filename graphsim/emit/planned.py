@@ -64,9 +64,11 @@ def planned_step(
         schedule: of the graph's ops; those of the optimizer are left to the user.
 
     Raises:
-        UsageError: the calls depend on numbers that tensors hold, a tensor is not dense, the model does not do what the
-            graph says, or random ops do not first run in their order.
+        UsageError: the schedule offloads, the calls depend on numbers that tensors hold, a tensor is not dense, the
+            model does not do what the graph says, or random ops do not first run in their order.
     """
+    if schedule.offloads:
+        raise UsageError("the schedule offloads to the host, which a planned step does not: plan without --offload")
     tape = record(model, step, batch)
     return PlannedStep(model, tape, tuple(_executions(tape, graph, schedule)))
 

@@ -29,8 +29,12 @@ def test_a_link_is_given_by_its_rate_or_its_name(text, rate):
 
 @pytest.mark.parametrize(
     ("gpu", "link"),
-    [("v100-16g", "pcie3x16"), ("t4", "pcie3x16"), ("rtx3090", "pcie4x16"), ("l4", "pcie4x16"), ("rtx4060", "pcie4x8")]
-    + [("a100-80g", "pcie4x16"), ("h100-80g", "pcie5x16"), ("b200", "pcie5x16"), ("mi300x", "pcie5x16")],
+    [
+        *[(gpu, "pcie3x16") for gpu in ("p100", "v100-16g", "t4")],
+        *[(gpu, "pcie4x16") for gpu in ("rtx3090", "l4", "rtx4090", "a100-80g")],
+        *[(gpu, "pcie5x16") for gpu in ("h100-80g", "b200", "rtx5090", "mi300x")],
+        ("rtx4060", "pcie4x8"),
+    ],
 )
 def test_every_gpu_has_the_link_of_its_data_sheet(gpu, link):
     assert parse_link("gpu", DEVICES[gpu]) == LINKS[link]

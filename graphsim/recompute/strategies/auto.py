@@ -6,8 +6,6 @@ is not worth the time: two searches at a time in machine code (extra `solver`), 
 ruin and recreate, then across all that was found so; or plain annealing, without numba and for small graphs before it
 is compiled. The cost is bounded from below by a linear program over what is absent at each op (see `recompute.bounds`);
 on small graphs, and where it is asked for, proved by `recompute.proof`, which may also find the optimum.
-
-With a link to the host, it then looks for what to offload in place of what it runs again (`recompute.offload`).
 """
 
 from __future__ import annotations
@@ -31,8 +29,6 @@ from graphsim.recompute.moves.improve import improve
 from graphsim.recompute.moves.pair import Search, compiling_beside, is_compiled, side_by_side
 from graphsim.recompute.moves.rebuild import Rebuilding
 from graphsim.recompute.moves.repair import repair
-from graphsim.recompute.offload.search import MixedSearch
-from graphsim.recompute.offload.traffic import Traffic, link_rate
 from graphsim.recompute.proof import prove
 from graphsim.recompute.strategies import Progress, Proposal
 from graphsim.recompute.strategies.blocks import Blocks
@@ -67,12 +63,6 @@ _PROVED, _PROVING = 150, 10.0
 """Ops up to which a proof is tried unasked, as it is mostly found sooner than the search ends; its seconds at most."""
 
 
-_RICHER, _RICHER_SHARE = (0.15, 0.3, 0.5), 0.1
-"""Parts of the bytes that are too many, with which recompute alone is asked too; its share of the time, each."""
-_MIXED, _MIXED_PER_OP = 2_000_000, 60
-"""Steps times ops of annealing recompute and offload; steps for every op at most."""
-
-
 @dataclass(frozen=True, slots=True)
 class Auto:
     """Searches for the cheapest schedule within the budget; without one, the lowest peak of the cheap strategies.
@@ -84,11 +74,9 @@ class Auto:
         seed: of the search; unless the time cuts it short, the same finds the same, once the searches are compiled.
         prove: seconds for a proof after the search, beyond *seconds*; None: on small graphs, some within these.
         progress: told of every better plan, in words.
-        link: values may wait on the host, over this link: 'gpu' (that of the GPU), 'pcie4x16', '16GB/s', see
-            `core.link`. That takes as many *seconds* again. Empty: none may.
 
     Raises:
-        UsageError: *seconds* or *prove* is negative; when called, with a *link*: ops have no times in seconds.
+        UsageError: *seconds* or *prove* is negative.
         MissingExtraError: *prove* is given, and highspy is not installed.
     """
 
@@ -96,7 +84,6 @@ class Auto:
     seed: int = 0
     prove: float | None = None
     progress: Progress | None = None
-    link: str = ""
 
     def __post_init__(self) -> None:
         if not self.seconds >= 0:
@@ -106,7 +93,6 @@ class Auto:
 
     def __call__(self, case: Case, budget: int | None = None, /) -> Proposal:
         """Return the best schedule; without a search if nothing needs one, or nothing can fit."""
-        rate = link_rate(case, self.link) if self.link else 0.0
         clock, found = Clock(time.perf_counter() + self.seconds), [case.stored]
         if budget is None or case.stored.peak > budget:
             try:
@@ -114,14 +100,7 @@ class Auto:
             except KeyboardInterrupt:
                 clock.stopped = True
         best = min(found, key=lambda one: _preference(one, budget))
-        if not rate:
-            return Proposal(best.schedule, interrupted=clock.stopped)
-        alone, clock.until = best, time.perf_counter() + self.seconds
-        if budget is not None and case.memory_bound <= budget < case.stored.peak and not clock.stopped:
-            mixed = self._offloaded(case, budget, found, Traffic.of(case, rate), clock)
-            best = min([alone, *mixed], key=lambda one: _preference(one, budget))
-        fits = budget is None or alone.peak <= budget
-        return Proposal(best.schedule, interrupted=clock.stopped, recompute_time=alone.time if fits else inf)
+        return Proposal(best.schedule, interrupted=clock.stopped)
 
     def with_limits(self, *, seconds: float | None = None, progress: Progress | None = None) -> Auto:
         """Return the strategy with so many *seconds*, unless None, and who is told of *progress*."""
@@ -144,28 +123,6 @@ class Auto:
         finally:
             if rounds.best is not None:
                 found.append(case.candidate(case.problem.schedule(rounds.best.nodes)))
-
-    def _offloaded(
-        self, case: Case, budget: int, found: list[Candidate], traffic: Traffic, clock: Clock
-    ) -> list[Candidate]:
-        """Return the best plan of recompute and offload together, if there is one: from *found*, and what fits more."""
-        search, problem = MixedSearch(traffic, budget, self.seed), case.problem
-        try:
-            known = sorted(found, key=lambda one: _preference(one, budget))[:_POOL]
-            search.offer(evaluate(problem, problem.nodes(one.schedule)) for one in known)
-            search.swap(clock)
-            for share in _RICHER:
-                if clock.is_over():
-                    break
-                more = budget + int(share * (case.stored.peak - budget))
-                richer = replace(self, link="", seconds=_RICHER_SHARE * self.seconds, prove=0)(case, more)
-                clock.stopped = richer.interrupted
-                search.offer([evaluate(problem, problem.nodes(richer.schedule))])
-                search.swap(clock)
-            search.anneal(min(_MIXED_PER_OP * problem.ops, _MIXED // problem.ops), clock)
-        except KeyboardInterrupt:
-            clock.stopped = True
-        return [] if search.best is None else [case.candidate(search.best.schedule())]
 
     def _starts(self, case: Case, budget: int, found: list[Candidate]) -> Iterator[Schedule]:
         """Yield the best of *found*, then what DTR makes of the case with each of its heuristics, which is added."""

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from graphsim.answers.plan import pareto
 from graphsim.answers.planned import Planned
-from graphsim.recompute.plan import Plan
+from graphsim.recompute.plan import Offloading, Plan
 from graphsim.units import format_bytes, format_cost
 
 _HEIGHT = 10
@@ -27,13 +27,15 @@ def plan_text(answer: Planned) -> str:
     within = "" if plan.budget is None else f" within {format_bytes(plan.budget)}"
     lines = [
         f"{plan.strategy}: peak {format_bytes(plan.peak_bytes)} ({plan.peak_bytes:,} bytes)"
-        f"{within if held is None else ''}, {plan.overhead:+.2%} compute"
+        f"{within if held is None else ''}, {plan.overhead:+.2%} {'time' if plan.offloading else 'compute'}"
     ]
+    if plan.offloading is not None:
+        lines += _offload(plan, plan.offloading)
     if held is not None:
         lines.append(f"  {answer.allocator} holds {format_bytes(held)} ({held:,} bytes){within}, in step 1 and later")
     if plan.interrupted:
         lines.append("  interrupted: the best so far" + ("" if plan.feasible else ", which does not fit"))
-    if plan.budget is not None and plan.feasible:
+    if plan.budget is not None and plan.feasible and plan.offloading is None:
         lines.append(f"  {_optimality(plan, least)}")
         if plan.base_time < plan.time_bound_in_any_order and plan.schedule.repeats.any():
             lines.append(f"  in any other order, {_as_overhead(plan, plan.time_bound_in_any_order):+.2%} at least")
@@ -42,6 +44,21 @@ def plan_text(answer: Planned) -> str:
         f"planned in {plan.seconds:.2f} s"
     )
     return "\n".join(lines) + "\n"
+
+
+def _offload(plan: Plan, offloading: Offloading) -> list[str]:
+    """What waits on the host, and what that saves."""
+    alone, runs = offloading.recompute_time, int(plan.schedule.repeats.sum())
+    alone_takes = f"takes {_as_overhead(plan, alone):+.2%}" if isfinite(alone) else "does not fit"
+    if not offloading.count:
+        return [f"  nothing is offloaded: {runs:,} executions run an op again"]
+    waits = f"; ops wait for copies {offloading.stalled / plan.base_time:.2%} of the step" if offloading.stalled else ""
+    held, copied = format_bytes(offloading.host_peak_bytes), format_bytes(offloading.copied_bytes)
+    return [
+        f"  a tensor waits on the host {offloading.count:,} times, at most {held} at once; copied are {copied} "
+        f"at {offloading.rate / 1e9:.3g} GB/s each way{waits}",
+        f"  {runs:,} executions run an op again; recompute alone {alone_takes}",
+    ]
 
 
 def _optimality(plan: Plan, least: float) -> str:

@@ -22,6 +22,7 @@ from graphsim.errors import UsageError
 from graphsim.recompute.case import Case
 from graphsim.recompute.plan import make_plan
 from graphsim.recompute.strategies.auto import Auto
+from graphsim.recompute.strategies.offload import Offload
 
 # -- the oracle: everything that can be done ------------------------------------------------------------
 
@@ -105,7 +106,7 @@ def random_chain(seed: int, length: int) -> Graph:
 # -- the planner ------------------------------------------------------------------------------------------
 
 
-SEARCH = Auto(seconds=30.0, link="2B/s")
+SEARCH = Offload(Auto(seconds=30.0), "2B/s")
 
 
 @pytest.mark.parametrize("seed", [1, 3, 4, *only((), (6, 7, 9, 12, 15, 18, 21, 22, 25))])
@@ -127,7 +128,7 @@ def test_it_is_never_slower_than_recompute_alone_and_says_how_much_that_takes(gr
     case = Case(graph)
     budget = int(share * case.stored.peak)
     alone = make_plan(case, Auto(seconds=5.0), budget)
-    plan = make_plan(case, Auto(seconds=5.0, link=f"{rate}B/s"), budget)
+    plan = make_plan(case, Offload(Auto(seconds=5.0), f"{rate}B/s"), budget)
     run = simulate(graph, plan.schedule)
     assert (plan.peak_bytes, plan.time) == (run.peak, run.time)
     assert plan.feasible >= alone.feasible
@@ -148,7 +149,7 @@ def timed(graph: Graph) -> Graph:
 def test_a_wide_link_takes_the_place_of_all_recompute():
     case = Case(step_in_seconds(12))
     budget = case.stored.peak * 3 // 4
-    alone, wide = (make_plan(case, Auto(seconds=10.0, link=link), budget) for link in ("", "1MB/s"))
+    alone, wide = (make_plan(case, one, budget) for one in (Auto(seconds=10.0), Offload(Auto(seconds=10.0), "1MB/s")))
     assert alone.overhead > 0
     assert wide.overhead == 0
     assert wide.proved_optimal

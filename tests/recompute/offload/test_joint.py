@@ -17,7 +17,7 @@ from offloading import Life, Stay, clock, gaps, lives_of, place
 from reference import InvalidScheduleError
 
 from graphsim.core.graph import Graph, Op, Tensor
-from graphsim.core.simulation import simulate, with_costs
+from graphsim.core.simulation import simulate
 from graphsim.errors import UsageError
 from graphsim.recompute.case import Case
 from graphsim.recompute.plan import make_plan
@@ -41,7 +41,7 @@ def fastest(graph: Graph, budget: int, rate: float, *, again: int) -> float:
             continue
         if peak(lives, longest, len(order)) > budget:
             continue
-        for stays in all_stays(longest):
+        for stays in all_stays(longest, lives, own, rate, best):
             if peak(lives, stays, len(order)) > budget:
                 continue
             try:
@@ -66,19 +66,39 @@ def orders(graph: Graph, again: int) -> Iterator[list[int]]:
                 yield order
 
 
-def all_stays(longest: list[Stay]) -> Iterator[list[Stay]]:
-    """Every choice of stays, one at most for each gap, and every order of those that begin or end at once."""
-    for chosen in product(*[[None, *stays_in(gap)] for gap in longest]):
+def all_stays(
+    longest: list[Stay], lives: list[Life], costs: list[float], rate: float, best: float
+) -> Iterator[list[Stay]]:
+    """Every choice of stays, one at most for each gap, and every order of those that begin or end at once.
+
+    But for those that take as long as the *best* by themselves: with others beside them they take no less.
+    """
+    promising = []
+    for gap in longest:
+        nbytes = next(life.nbytes for life in lives if life.tensor == gap.tensor)
+        again = sum(other.tensor == gap.tensor for other in longest) > 1
+        promising.append(
+            [None, *(stay for stay in stays_in(gap, again) if alone(stay, gap, nbytes, costs, rate) < best)]
+        )
+    for chosen in product(*promising):
         stays = [stay for stay in chosen if stay is not None]
         ties = len({stay.out for stay in stays}) < len(stays) or len({stay.back for stay in stays}) < len(stays)
         yield from map(list, permutations(stays)) if ties else [stays]
 
 
-def stays_in(gap: Stay) -> Iterator[Stay]:
+def stays_in(gap: Stay, again: bool) -> Iterator[Stay]:
+    """Every stay within *gap*; also without a copy out, if there may be one *again*."""
     for free in range(gap.free, gap.back):
         for back in range(free + 1, gap.back + 1):
-            for out in (None, *range(gap.out, free + 1)):
+            for out in (*[None] * again, *range(gap.out, free + 1)):
                 yield Stay(gap.tensor, out, free, back)
+
+
+def alone(stay: Stay, gap: Stay, nbytes: int, costs: list[float], rate: float) -> float:
+    """How long the step takes at least with one stay."""
+    seconds = nbytes / rate
+    out = 0.0 if stay.out is None else max(0.0, seconds - sum(costs[stay.out : stay.free]))
+    return sum(costs) + out + max(0.0, seconds - sum(costs[stay.back : gap.back]))
 
 
 def peak(lives: list[Life], stays: list[Stay], executions: int) -> int:
@@ -109,8 +129,9 @@ def random_chain(seed: int, length: int) -> Graph:
 SEARCH = Offload(Auto(seconds=30.0), "2B/s")
 
 
-@pytest.mark.parametrize("seed", [1, 3, 4, *only((), (6, 7, 9, 12, 15, 18, 21, 22, 25))])
-@pytest.mark.parametrize("rate", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("seed", "rate"), only([(1, 2), (3, 4), (8, 1)], [(seed, rate) for seed in range(12) for rate in (1, 2, 4)])
+)
 def test_on_small_chains_the_plan_is_the_best_of_all_that_can_be(seed, rate):
     case = Case(random_chain(seed, 3))
     for share in (0.75, 0.9):
@@ -122,28 +143,26 @@ def test_on_small_chains_the_plan_is_the_best_of_all_that_can_be(seed, rate):
 
 
 @given(graph=training_steps(), share=st.floats(0.3, 1.0), rate=st.sampled_from([1, 20, 400]))
-@settings(max_examples=15)
+@settings(max_examples=12)
 def test_it_is_never_slower_than_recompute_alone_and_says_how_much_that_takes(graph, share, rate):
     graph = timed(graph)
     case = Case(graph)
     budget = int(share * case.stored.peak)
-    alone = make_plan(case, Auto(seconds=5.0), budget)
-    plan = make_plan(case, Offload(Auto(seconds=5.0), f"{rate}B/s"), budget)
+    alone = make_plan(case, Auto(seconds=0.0), budget)
+    plan = make_plan(case, Offload(Auto(seconds=0.2), f"{rate}B/s"), budget)
     run = simulate(graph, plan.schedule)
     assert (plan.peak_bytes, plan.time) == (run.peak, run.time)
     assert plan.feasible >= alone.feasible
     if alone.feasible:
         assert plan.time <= alone.time * (1 + 1e-9)
-        assert plan.offloading.recompute_time == alone.time
+        assert plan.time <= plan.offloading.recompute_time <= alone.time * (1 + 1e-9)
     assert case.base_time * (1 - 1e-9) <= plan.time_bound <= plan.time * (1 + 1e-9)
 
 
 def timed(graph: Graph) -> Graph:
     """The graph, its ops a second each."""
-    return with_costs(
-        Graph(graph.ops, graph.tensors.values(), outputs=graph.outputs, attributes={"cost_unit": "seconds"}),
-        {op.name: 1.0 for op in graph.ops},
-    )
+    ops = [replace(op, time=1.0) for op in graph.ops]
+    return Graph(ops, graph.tensors.values(), outputs=graph.outputs, attributes={"cost_unit": "seconds"})
 
 
 def test_a_wide_link_takes_the_place_of_all_recompute():

@@ -1,8 +1,8 @@
 """Ours: `auto`, which may also move values to host memory and back, where that is faster than to run ops again.
 
-It starts from `auto`'s plan of recompute alone, and is never slower. What that runs again is offloaded instead, one
-value after the other, the dearest by byte first; so are the plans of recompute alone for more memory than there is,
-with what is too much of them on the host. The best is annealed (see `recompute.offload.search`).
+It starts from `auto`'s plan of recompute alone, and is never slower: of that, and of plans for more memory than there
+is, which run less again, what is too much waits on the host. What the best of them still runs again is offloaded
+instead, one value after the other, the dearest by byte first; then it is annealed (see `recompute.offload.search`).
 
 It is in no table, as the sweep, pages and `fit` do not show host memory: `plan` asks for it (`--offload`).
 
@@ -19,11 +19,16 @@ from math import inf
 from graphsim.recompute.case import Candidate, Case
 from graphsim.recompute.clock import Clock
 from graphsim.recompute.evaluation import evaluate
+from graphsim.recompute.moves.improve import prune
 from graphsim.recompute.offload.search import MixedSearch
 from graphsim.recompute.offload.traffic import Traffic, link_rate
 from graphsim.recompute.strategies import Progress, Proposal
-from graphsim.recompute.strategies.auto import CHEAP, Auto
+from graphsim.recompute.strategies.auto import Auto
 
+_LEANER = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Parts of the bytes that are too many, with which the plan of recompute alone is thinned out."""
+_SWAPPING = 0.3
+"""Of the time, what the first swaps of recompute for offload may take."""
 _RICHER, _RICHER_SHARE = (0.15, 0.3, 0.5), 0.1
 """Parts of the bytes that are too many, with which recompute alone is asked too; its share of the time, each."""
 _STEPS, _STEPS_PER_OP = 2_000_000, 60
@@ -69,16 +74,21 @@ class Offload:
         """Return the best plan found that fits; None: none does."""
         search, problem = MixedSearch(traffic, budget, self.auto.seed), case.problem
         try:
-            search.offer([evaluate(problem, problem.nodes(alone.schedule)), case.program_order])
-            search.offer(evaluate(problem, problem.nodes(strategy(case, budget))) for strategy in CHEAP)
-            search.swap(clock)
+            state, above = evaluate(problem, problem.nodes(alone.schedule)), case.stored.peak - budget
+            search.offer([state, case.program_order])
+            for share in _LEANER:
+                if clock.is_over():
+                    break
+                state = prune(state, budget + int(share * above))
+                search.offer([state])
+            self._tell(search, case)
+            search.swap(Clock(time.perf_counter() + _SWAPPING * self.auto.seconds))
             self._tell(search, case)
             for share in _RICHER:
                 if clock.is_over():
                     break
-                more = budget + int(share * (case.stored.peak - budget))
                 auto = replace(self.auto, seconds=_RICHER_SHARE * self.auto.seconds, prove=None, progress=None)
-                richer = auto(case, more)
+                richer = auto(case, budget + int(share * above))
                 clock.stopped = richer.interrupted
                 search.offer([evaluate(problem, problem.nodes(richer.schedule))])
             search.swap(clock)

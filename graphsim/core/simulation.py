@@ -174,11 +174,10 @@ class Simulation:
         """What each row of the live ranges is: its name, its role, the op and the layer that made it."""
         ranges, names = self.live_ranges, list(self.graph.tensors)
         layers = {op.layer for op in self.graph.ops}
-        maker = self.schedule.ops[ranges.begin] if len(self.schedule) else ranges.begin
-        columns = (ranges.tensor, ranges.nbytes, ranges.source, maker)
+        columns = (ranges.tensor, ranges.nbytes, self.graph.index.maker[ranges.tensor])
         made = []
-        for number, nbytes, source, producer in zip(*(column.tolist() for column in columns), strict=True):
-            op = None if source else self.graph.ops[producer]
+        for number, nbytes, producer in zip(*(column.tolist() for column in columns), strict=True):
+            op = None if producer == NOTHING else self.graph.ops[producer]
             name = self._display_names.get(names[number], names[number])
             layer = op.layer if op else _owner(name, layers)
             made.append(LiveTensor(name, nbytes, self.tensor_roles[number], op.name if op else "", layer))

@@ -77,6 +77,7 @@ def test_what_is_on_the_host_is_not_on_the_device(step):
     assert (stored - run.timeline).tolist() == [0, 0, 1000, 1000, 1000, 1000, 0, 0]
     assert run.host_timeline.tolist() == [0, 1000, 1000, 1000, 1000, 1000, 1000, 1000][: len(step.ops)]
     assert (run.peak, run.time) == (4000, 8.0)
+    assert [tensor.op for tensor in run.live_at(6) if tensor.name == "f1"] == ["f1"]  # who made it, not who fetched it
 
 
 def test_copies_beside_ops_cost_no_time_and_a_slow_link_stalls(step):

@@ -96,13 +96,12 @@ def _costs(run: Simulation) -> dict[str, Any]:
 
 def _storages(run: Simulation, layers: _Names) -> dict[str, list[Any]]:
     ranges = run.live_ranges
-    producer = run.schedule.ops[ranges.begin] if len(run.schedule) else ranges.begin
     return {
         "name": [storage.name for storage in run.storages],
         "bytes": ranges.nbytes.tolist(),
         "role": [_ROLES.index(storage.role) for storage in run.storages],
         "layer": [layers.number(storage.layer) for storage in run.storages],
-        "op": np.where(ranges.source, -1, producer).tolist(),
+        "op": run.graph.index.maker[ranges.tensor].tolist(),
         "begin": ranges.begin.tolist(),
         "end": ranges.end.tolist(),
     }

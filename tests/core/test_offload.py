@@ -23,8 +23,8 @@ from graphsim.errors import ScheduleError
 def with_stays(graph: Graph, order: list[int], stays: list[Stay], rate: float = 1000.0) -> Schedule:
     number = {name: i for i, name in enumerate(graph.tensors)}
     rows = [(number[s.tensor], NOTHING if s.out is None else s.out, s.free, s.back) for s in stays]
-    columns = np.array(rows, dtype=np.int64).reshape(-1, 4).T
-    return Schedule(np.array(order, dtype=np.int64), Offloads(*columns, rate))
+    tensor, out, free, back = np.array(rows, dtype=np.int64).reshape(-1, 4).T
+    return Schedule(np.array(order, dtype=np.int64), Offloads(tensor, out, free, back, rate))
 
 
 @st.composite
@@ -37,7 +37,7 @@ def stays(draw: st.DrawFn, graph: Graph, order: list[int], policy: str) -> list[
     found, near = [], st.sampled_from([*[0] * 16, 1, -1])
     for gap in draw(st.lists(st.sampled_from(longest), min_size=1, max_size=3, unique=True)) if longest else ():
         free = draw(st.integers(gap.free, gap.back - 1)) + draw(near)
-        out = draw(st.integers(min(gap.out, free), free)) + draw(near)
+        out = draw(st.integers(min(gap.out or 0, free), free)) + draw(near)
         back = draw(st.integers(min(free + 1, gap.back), gap.back)) + draw(near)
         found.append(Stay(gap.tensor, None if draw(st.integers(0, 7)) == 0 else out, free, back))
     return found

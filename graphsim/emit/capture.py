@@ -1,51 +1,81 @@
-"""A model that can be captured again with a file of checkpoints applied to it."""
+"""A model that can be captured again with a plan applied to it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
 
-from graphsim.core.graph import Graph, Phase
+from graphsim.core.graph import Graph
 from graphsim.core.simulation import with_costs
-from graphsim.errors import UsageError
+from graphsim.emit.program import Program, program_of
 from graphsim.sources import Source
 from graphsim.sources.torch.versions import need_torch
+from graphsim.step.precision import precision_of
 from graphsim.step.training import Training
+
+if TYPE_CHECKING:
+    from graphsim.sources.torch.capture import Capture
 
 
 class Recapture(Protocol):
-    """Captures a step of a model anew, after *change* has been applied to the model."""
+    """Captures a step of a model anew, with its calls."""
 
-    def __call__(self, change: Callable[[Any], Any]) -> Graph:
-        """Return the graph of the steady step."""
+    def __call__(self, change: Callable[[Any], Any], step: Callable[..., Any] | None = None) -> Capture:
+        """Return the capture, after *change* has been applied to the model; by *step* in place of its own."""
 
 
 class Recapturable:
     """A captured step, and the means to capture it again.
 
     Attributes:
-        graph: the step as it is.
+        graph: the steady step as it is.
         name: of the model, for people.
         called: paths of modules with a forward of their own.
         norms: paths of modules with running statistics.
-
-    Raises:
-        UsageError: the step already recomputes.
     """
 
-    def __init__(self, recapture: Recapture, name: str) -> None:
+    def __init__(self, recapture: Recapture, name: str, costs: str = "") -> None:
         self.name = name
-        self._recapture = recapture
+        self._recapture, self._costs = recapture, costs
         self.called: frozenset[str] = frozenset()
         self.norms: frozenset[str] = frozenset()
-        self.graph = recapture(self._look)
-        _check(self.graph)
+        self._captured = recapture(self._look)
+        self.graph = self._graph(self._captured)
+
+    @cached_property
+    def program(self) -> Program:
+        """The forward and backward pass, call by call.
+
+        Raises:
+            UsageError: it cannot be made again by the same calls.
+        """
+        return program_of(self._captured, self.graph)
 
     def applied(self, text: str) -> Graph:
-        """Return the step of the model after ``apply`` of the file *text*."""
-        namespace: dict[str, Any] = {"__name__": "checkpoint_plan"}
-        exec(compile(text, "checkpoint_plan.py", "exec"), namespace)
-        return self._recapture(namespace["apply"])
+        """Return the steady step of the model after ``apply`` of the file *text*."""
+        return self._graph(self._recapture(executed(text)["apply"]))
+
+    def trained_by(self, text: str) -> Graph:
+        """Return the steady step of the model with ``step`` of the file *text* for a forward and backward pass."""
+        from graphsim.sources.torch.optimizers import each
+        from graphsim.sources.torch.prepare import named_tensors
+
+        planned = executed(text)["step"]
+
+        def step(model: Any, batch: Any, optimizer: Any) -> None:
+            for owner in each(optimizer) or [model]:
+                owner.zero_grad()
+            planned(model, *(tensor for _, tensor in named_tensors(batch)))
+            for one in each(optimizer):
+                one.step()
+
+        return self._graph(self._recapture(lambda model: None, step))
+
+    def _graph(self, captured: Capture) -> Graph:
+        graph = captured.graph()
+        return with_costs(graph, self._costs) if self._costs else graph
 
     def _look(self, model: Any) -> None:
         from torch import nn
@@ -55,32 +85,37 @@ class Recapturable:
         self.norms = frozenset(path for path, m in named.items() if getattr(m, "track_running_stats", False))
 
 
+def executed(text: str) -> dict[str, Any]:
+    """Return the names of the file *text*, after it was run."""
+    namespace: dict[str, Any] = {"__name__": "planned"}
+    exec(compile(text, "planned.py", "exec"), namespace)
+    return namespace
+
+
 def captured_source(source: Source, training: Training, *, costs: str = "") -> Recapturable:
     """Return the step of ``torch:package.module:function``, which can be captured again.
 
     Raises:
         MissingExtraError: PyTorch is not installed.
+        UsageError: it is no training step of one batch.
         SpecError, UsageError, CaptureError: as `load_torch`.
     """
     source.check(training)
     need_torch()
+    from graphsim.sources.torch.recipe import OF_THE_STEP
     from graphsim.sources.torch.source import PREFIX, capture_source
 
-    def recapture(change: Callable[[Any], Any]) -> Graph:
-        step = capture_source(
+    by_own_code = [name for name in OF_THE_STEP if name != "precision" or precision_of(training.precision).autocast]
+    plain = replace(training, **{name: getattr(Training(), name) for name in by_own_code})
+
+    def recapture(change: Callable[[Any], Any], step: Callable[..., Any] | None = None) -> Capture:
+        return capture_source(
             source.what,
-            training=training,
+            training=training if step is None else plain,
             parameters=source.params,
             change=change,
+            step=step,
+            calls=True,
         )
-        return with_costs(step.graph(), costs) if costs else step.graph()
 
-    return Recapturable(recapture, source.name.removeprefix(PREFIX))
-
-
-def _check(graph: Graph) -> None:
-    again = next((op for op in graph.ops if op.phase is Phase.RECOMPUTE), None)
-    if again is not None:
-        raise UsageError(
-            f"the model already recomputes (op '{again.name}'): turn its own checkpointing off, then plan anew"
-        )
+    return Recapturable(recapture, source.name.removeprefix(PREFIX), costs)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -22,12 +22,12 @@ from graphsim.sources.torch.checks import check_model, nothing_compiled
 from graphsim.sources.torch.group import Rank, process_group
 from graphsim.sources.torch.lazy import hollow_copy, initialize, lazy_modules
 from graphsim.sources.torch.notes import note_leftovers, noted_chance, observed_casts
-from graphsim.sources.torch.observe import Observer
+from graphsim.sources.torch.observe import Observer, geometry_of
 from graphsim.sources.torch.optimizers import Optimizers, describe, each, make_optimizer, states
 from graphsim.sources.torch.place import located
 from graphsim.sources.torch.prepare import build, exchanged, named_tensors
 from graphsim.sources.torch.reads import guarded
-from graphsim.sources.torch.record import Recording
+from graphsim.sources.torch.record import Executed, Operand, Recording
 from graphsim.sources.torch.scope import Scope
 from graphsim.sources.torch.unknown import Policy
 from graphsim.sources.torch.usual import UsualStep, call, configured, is_lightning, manual_step
@@ -41,21 +41,47 @@ AS_IT_IS = Training()
 """Nothing is done to the model, and the usual step is plain."""
 
 
+class Named(NamedTuple):
+    """A tensor that is there before a step: an attribute of the model, or a part of the batch."""
+
+    path: str
+    operand: Operand
+    is_input: bool
+
+
 @dataclass(frozen=True)
 class Capture:
-    """Both steps of a captured training; `graph` is a cheap what-if, nothing is captured again."""
+    """Both steps of a captured training; `graph` is a cheap what-if, nothing is captured again.
+
+    Attributes:
+        varies: why a step with other numbers may be another one, with the position in the recording where it showed.
+        named: by the path in the model, or the name in the batch, what was there before the steps, if calls were noted.
+        evaluating: paths of the modules that are in eval mode.
+    """
 
     recording: Recording
     name: str
     attributes: Mapping[str, Any]
-
     warmup: int = 1
+    varies: Mapping[str, int] = field(default_factory=dict)
+    named: tuple[Named, ...] = ()
+    evaluating: tuple[str, ...] = ()
 
     def graph(self, *, first: bool = False) -> Graph:
         """Return step 1 if *first*, else the steady state: those after the warm-up, as one."""
         attributes = {**self.attributes, "first_step": first}
-        steps = slice(0, 1) if first else slice(min(self.warmup, len(self.recording.bounds) - 1), None)
+        steps = slice(0, 1) if first else self._steady
         return build_graph(self.recording, steps, name=self.name, attributes=attributes)
+
+    @property
+    def _steady(self) -> slice:
+        return slice(min(self.warmup, len(self.recording.bounds) - 1), None)
+
+    @property
+    def steady_ops(self) -> tuple[int, list[Executed]]:
+        """Where in the recording the steady state begins, and what was dispatched in it, in order."""
+        bounds = self.recording.bounds[self._steady]
+        return bounds[0][0], self.recording.ops[bounds[0][0] : bounds[-1][1]]
 
     def steps(self) -> tuple[Graph, Graph]:
         """Return step 1 and the steady state."""
@@ -71,6 +97,7 @@ def capture(
     step: Any,
     name: str = "",
     lines: bool = False,
+    calls: bool = False,
     device: Device | None = None,
     assume: Mapping[str, Any] | None = None,
     words: Callable[[], Mapping[str, Any]] | None = None,
@@ -79,6 +106,7 @@ def capture(
     """Run steps under observation, on a *device* of the catalogue or where the model is; see `from_torch`.
 
     Args:
+        calls: note how Python makes each call, see `Call`.
         words: returns *loss*, *step* and *optimizer*, as far as the function that makes the model makes them too.
         training: what is done to the model, and in the usual step; which process of a group runs it.
     """
@@ -129,7 +157,8 @@ def capture(
         scope = Scope(model, parameters, values, optimizers)
         policy.layer = scope.layer
         libraries = Libraries(device.capability, installed()) if device else None
-        observer = Observer(scope, values, lines=lines, libraries=libraries)
+        observer = Observer(scope, values, lines=lines, calls=calls, libraries=libraries)
+        policy.position = lambda: len(observer.recording.ops)
         _declare(observer, model, batch, optimize)
         casts = stack.enter_context(observed_casts())
         stack.enter_context(nothing_compiled(scope.layer))
@@ -139,6 +168,8 @@ def capture(
         with located(model), observer:
             run = step or UsualStep(training, loss, lightning=lightning)
             _run_steps(observer, run, model, batch, optimize, training)
+        named = tuple(_named(observer, model, batch)) if calls else ()
+        evaluating = tuple(path for path, part in model.named_modules() if not part.training)
         observer.seal()
         note_leftovers(model, optimizers, policy)
         described = {
@@ -156,7 +187,7 @@ def capture(
             "warnings": list(policy.notes),
             **recipe.said_of_ranks(wrappers, training, optimize),
         }
-    return Capture(observer.recording, name or type(model).__name__, attributes, training.warmup)
+    return Capture(observer.recording, name or type(model).__name__, attributes, training.warmup, policy.varies, named, evaluating)
 
 
 def _made(module: Any, inputs: Any, values: Values) -> tuple[nn.Module, Any]:
@@ -235,6 +266,23 @@ def _declare(observer: Observer, model: nn.Module, batch: Any, optimizer: Any) -
     for path, parameter in model.named_parameters():
         if parameter.grad is not None:
             observer.declare(parameter.grad, f"{path}.grad", Role.GRADIENT, path.rpartition(".")[0])
+
+
+def _named(observer: Observer, model: nn.Module, batch: Any) -> Iterator[Named]:
+    """Yield the tensors of *model*, parameters and buffers first, then plain attributes, and those of *batch*."""
+    attributes = (
+        (f"{path}.{name}" if path else name, value)
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if isinstance(value, torch.Tensor)
+    )
+    own = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False), *attributes)
+    inputs = ((key or f"input_{number}", tensor) for number, (key, tensor) in enumerate(named_tensors(batch)))
+    for is_input, tensors in ((False, own), (True, inputs)):
+        for path, tensor in tensors:
+            storage = observer.find(tensor)
+            if storage is not None:
+                yield Named(path, (storage, geometry_of(tensor)), is_input)
 
 
 def _batch_size(batch: Any) -> int:

@@ -35,16 +35,16 @@ def observed_casts() -> Iterator[dict[str, None]]:
 @contextmanager
 def noted_chance(values: Values) -> Iterator[None]:
     """Note if the code inside draws random numbers in Python, by which it may decide."""
-    before = random.getstate(), _numpy_state()
+    before, begin = (random.getstate(), _numpy_state()), values.policy.position()
     values.running = True
     try:
         yield
     finally:
         values.running = False
         if (random.getstate(), _numpy_state()) != before:
-            values.policy.note(
-                "the step draws random numbers in Python: if it decides by them, this is one case of several"
-            )
+            chance = "the step draws random numbers in Python: if it decides by them, this is one case of several"
+            values.policy.note(chance)
+            values.policy.vary(chance, begin)
 
 
 def _numpy_state() -> tuple[Any, ...]:

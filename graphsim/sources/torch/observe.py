@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -10,10 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from graphsim.core.graph import Role
+from graphsim.sources.torch.calls import call_of
 from graphsim.sources.torch.collectives import Collective, collective_of, is_in_place, overwrites, sent, wraps_result
 from graphsim.sources.torch.inplace import unobserved_in_place
 from graphsim.sources.torch.kernels import Workspace, scratch, uncounted
-from graphsim.sources.torch.record import BEFORE, Executed, Geometry, Operand, Recording, Reference, Storage
+from graphsim.sources.torch.record import BEFORE, Call, Executed, Geometry, Operand, Recording, Reference, Storage
 from graphsim.sources.torch.reducer import is_pinned
 from graphsim.sources.torch.scope import Scope
 from graphsim.sources.torch.unknown import python_line
@@ -42,13 +44,21 @@ class Observer(TorchDispatchMode):
     """
 
     def __init__(
-        self, scope: Scope, values: Values, *, lines: bool = False, libraries: Libraries | None = None
+        self,
+        scope: Scope,
+        values: Values,
+        *,
+        lines: bool = False,
+        calls: bool = False,
+        libraries: Libraries | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.values = values
         self.libraries = libraries
         self.device = values.device.type if values.device else "cpu"
         self.lines = lines
+        self.calls = calls
+        self._random_state: torch.Tensor | None = None
         self.scope = scope
         self.recording = Recording()
         self._live: dict[int, Storage] = {}
@@ -61,7 +71,7 @@ class Observer(TorchDispatchMode):
     def declare(self, tensor: torch.Tensor, label: str, role: Role, owner: str = "") -> Storage:
         """Register the storage of a tensor that exists before the step; the first name of a storage stands."""
         tensor = plain(tensor)
-        return self._storage(tensor, _geometry(tensor), BEFORE, label, role, owner)
+        return self._storage(tensor, geometry_of(tensor), BEFORE, label, role, owner)
 
     def find(self, tensor: torch.Tensor) -> Storage | None:
         """Return the record of a tensor's storage, if it is known."""
@@ -171,9 +181,19 @@ class Observer(TorchDispatchMode):
                 python_line() if self.lines else "",
                 func is aten.native_batch_norm.default and bool(args[5]) and args[3] is not None,
                 sent(func, signature.collective, args, kwargs, result) if signature.collective else None,
+                self._call(func, args, kwargs, result) if self.calls else None,
             )
         )
         return result
+
+    def _call(self, func: Any, args: Any, kwargs: Any, result: Any) -> Call:
+        call = call_of(func, args, kwargs, result, self.device)
+        if call.random:
+            state = torch.default_generator.get_state()  # no kernel runs that would change it
+            if self._random_state is not None and not torch.equal(state, self._random_state):
+                return replace(call, unwritten="the step sets the random state")
+            self._random_state = state
+        return call
 
     def _kept(self, workspace: LibraryWorkspace | None, position: int) -> list[Operand]:
         if workspace is None:
@@ -218,7 +238,7 @@ class Observer(TorchDispatchMode):
                 inputs.append(self._operand(tensor, BEFORE))
 
     def _operand(self, tensor: torch.Tensor, born: int) -> Operand:
-        geometry = _geometry(tensor)
+        geometry = geometry_of(tensor)
         return self._storage(tensor, geometry, born), geometry
 
     def _follow_resize(self, signature: Signature, args: Any, kwargs: Any, position: int) -> None:
@@ -230,7 +250,7 @@ class Observer(TorchDispatchMode):
             storage = self._live.get(actual._cdata)
             if storage is not None and storage.nbytes != self._bytes(tensor):
                 storage.died = position + 1
-                self._watch(actual, Storage(self._bytes(tensor), _geometry(tensor), position), actual._cdata)
+                self._watch(actual, Storage(self._bytes(tensor), geometry_of(tensor), position), actual._cdata)
 
     # -- tensors from outside ------------------------------------------------------------------
 
@@ -289,5 +309,6 @@ def _mark_gradient(outputs: list[Operand], parameter: str) -> None:
             storage.owner = parameter.rpartition(".")[0]
 
 
-def _geometry(tensor: torch.Tensor) -> Geometry:
+def geometry_of(tensor: torch.Tensor) -> Geometry:
+    """Return shape, strides, offset and dtype of *tensor*."""
     return (tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()), tensor.dtype)

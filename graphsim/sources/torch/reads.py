@@ -220,6 +220,7 @@ def _known(values: Values, tensor: torch.Tensor, read: str) -> torch.Tensor:
     """
     if not values.hollows.is_hollow(tensor):
         return tensor
+    values.policy.vary(f"{python_line()}: {read}")
     try:
         return values.content(tensor)
     except NEEDS_DATA as error:
@@ -250,7 +251,9 @@ class _Calls(TorchFunctionMode):
         answer = self._answers.get(func)
         if answer is None:
             if func in unobserved.ASSUMED and args[0].requires_grad:
-                self.values.policy.note(f"{python_line()}: {unobserved.ASSUMED[func]}")
+                assumed = f"{python_line()}: {unobserved.ASSUMED[func]}"
+                self.values.policy.note(assumed)
+                self.values.policy.vary(assumed)
             return unobserved.ANSWERS.get(func, func)(*args, **(kwargs or {}))
         return answer(func, *args, **(kwargs or {}))
 

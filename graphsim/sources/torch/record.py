@@ -65,6 +65,27 @@ class Reference(weakref.ref):  # type: ignore[type-arg]
 Operand = tuple[Storage, Geometry]
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """How Python makes the call that an op is.
+
+    Attributes:
+        text: the call, with ``{n}`` for the n-th operand and ``{device}`` for the device of the model.
+        results: what it returns: the number of an output, None for what is no tensor, sequences nested.
+        random: it draws random numbers.
+        statistics: the operands that are running statistics of a batch norm.
+        function: the name of the overload, as in ``aten.add.Tensor``.
+        unwritten: why it cannot be written as text, or depends on numbers that tensors hold; empty if it can.
+    """
+
+    text: str
+    results: Any
+    random: bool
+    statistics: tuple[int, ...]
+    function: str
+    unwritten: str = ""
+
+
 @dataclass(slots=True)
 class Executed:
     """One dispatched op.
@@ -78,6 +99,7 @@ class Executed:
         inplace: PyTorch would write the result over the first operand if nobody observed, see `inplace`.
         line: ``file:line`` of the Python code, if asked for.
         sent: what a collective sends.
+        call: how Python makes it, if asked for.
     """
 
     kind: str
@@ -94,6 +116,7 @@ class Executed:
     line: str = ""
     statistics: bool = False
     sent: Sent | None = None
+    call: Call | None = None
 
 
 @dataclass(slots=True)

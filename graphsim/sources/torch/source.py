@@ -29,13 +29,16 @@ def capture_source(
     device: Device | None = None,
     parameters: Mapping[str, Any],
     change: Callable[[Any], Any] | None = None,
+    step: Callable[..., Any] | None = None,
+    calls: bool = False,
     assume: Mapping[str, Any] | None = None,
     training: Training | None = None,
 ) -> Capture:
     """Capture what the factory named by *source* makes; it is called with those *parameters* that it takes.
 
     This imports and runs the user's code. The factory returns (model, inputs), (model, inputs, step), a model with an
-    ``example_input_array``, or a dict of `MADE`. *change* is applied to the model first. A *training* says what is
+    ``example_input_array``, or a dict of `MADE`. *change* is applied to the model first. A *step*
+    is run instead of the factory's, *calls* are noted as `capture` does. A *training* says what is
     done to the model, the optimizer and the device.
 
     Raises:
@@ -47,7 +50,7 @@ def capture_source(
     made: dict[str, Any] = {}
 
     def model() -> Any:
-        made.update(_made(factory(**accepted), source))
+        made.update(_made(factory(**accepted), source) | ({} if step is None else {"step": step}))
         if change is not None:
             change(made["model"])
         return made["model"]
@@ -69,6 +72,7 @@ def capture_source(
         step=None,
         words=lambda: {name: made[name] for name in ("loss", "step", "optimizer") if made.get(name) is not None},
         name=source.removeprefix(PREFIX),
+        calls=calls,
         device=device,
         assume=assume,
         training=training or AS_IT_IS,

@@ -92,23 +92,37 @@ class Policy:
 
     Args:
         assume: values by ``file.py:line``, the place that reads them.
+
+    Attributes:
+        layer, position: say where in the model and in the recording the step is.
+        notes: for the warnings of every output.
+        varies: why a step with other numbers may be another one, and the position at which that showed last.
     """
 
     def __init__(self, assume: Mapping[str, Any] | None = None) -> None:
         self.assume = dict(assume or {})
         self.layer: Callable[[], str] = str
+        self.position: Callable[[], int] = int
         self.notes: dict[str, None] = {}
+        self.varies: dict[str, int] = {}
 
     def note(self, text: str) -> None:
         """Keep a warning, once."""
         self.notes.setdefault(text)
+
+    def vary(self, text: str, position: int | None = None) -> None:
+        """Keep a reason why another step may go another way, which shows here, or at *position*."""
+        self.varies[text] = self.position() if position is None else position
 
     def given(self) -> Any:
         """Return what the user gave for the line that is running, or None."""
         if not self.assume:
             return None
         line = python_line()
-        return next((value for place, value in self.assume.items() if _names(place, line)), None)
+        value = next((value for place, value in self.assume.items() if _names(place, line)), None)
+        if value is not None:
+            self.vary(f"{line}: decides by a number, of which the value was assumed")
+        return value
 
     def undecided(self, what: str = "code decides by a number of a tensor") -> CaptureError:
         """Return the error of a decision by something unknown, with the ways out."""

@@ -21,7 +21,9 @@ from graphsim.errors import UsageError
 from graphsim.memory.allocators import Allocator
 from graphsim.options import configure
 from graphsim.recompute.case import Case
+from graphsim.recompute.emittable import Make, make_emittable
 from graphsim.recompute.plan import Plan, judge, make_plan, name_of
+from graphsim.recompute.reordered import make_reordered
 from graphsim.recompute.strategies import STRATEGIES, Progress, Proposal, Searching, Strategy, with_limits
 from graphsim.recompute.strategies.auto import Auto
 from graphsim.recompute.strategies.offload import Offload
@@ -130,6 +132,8 @@ def plan(
     options: str = "",
     costs: str = "",
     first: bool = False,
+    reorder: bool = False,
+    emittable: bool = False,
     allocator: str = "",
     allocator_options: str = "",
     offload: bool = False,
@@ -152,6 +156,9 @@ def plan(
         options: of the strategy, as text: ``seconds=60,seed=1``.
         costs: what an op costs, see `with_costs`; empty: the graph's times, else the GPU's roofline.
         first: plan step 1, which creates the optimizer states, instead of the steady step.
+        reorder: ops may run in any order that the data allow; what overwrites, draws random numbers or talks to
+            other processes keeps its place among its like.
+        emittable: nothing runs again once the backward pass is over, as in a file of ``--emit torch``.
         allocator: fit the plan to what this one holds, as `peak` names it: 'torch', ...; some searches of a second each
             find how many live bytes that allows, before the strategy gets its time.
         allocator_options: its options: ``expandable_segments=True``.
@@ -170,15 +177,21 @@ def plan(
     chosen: Strategy = configure(STRATEGIES[strategy], options) if isinstance(strategy, str) else strategy
     name = name_of(strategy)
     if offload or link:
+        if reorder or emittable:
+            raise UsageError("offload plans in the order of ops, and is not emitted: leave --reorder and --emittable out")
         chosen, name = _offloading(chosen, link, allocator), f"{name} with offload"
     if progress:
         chosen = with_limits(chosen, progress=progress)
     steps = _steps(source, inputs, setting, costs)
     graph = steps.step(first=first)
     if placing := _budgeted(allocator, allocator_options):
+        if reorder or emittable:
+            raise UsageError("--allocator fits plans in the order of ops: leave --reorder and --emittable out")
         return _reserved(steps, graph, chosen, budget, placing, (name_of(strategy), allocator))
     limit, case = _limit(budget, graph), Case(graph)
-    best = replace(make_plan(case, chosen, limit), strategy=name)
+    make: Make = make_reordered if reorder else make_plan
+    made = make_emittable(case, chosen, limit, make=make) if emittable else make(case, chosen, limit)
+    best = replace(made, strategy=name)
     why = witness(case, [best], limit) if limit is not None and not best.feasible else None
     return Planned(graph, best, case.least_time(limit), why)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from graphsim.core.graph import Graph, Phase
@@ -9,6 +11,9 @@ from graphsim.core.schedule import Schedule
 from graphsim.recompute.case import Case, case_of
 from graphsim.recompute.plan import Plan, judge, make_plan, name_of
 from graphsim.recompute.strategies import Proposal, Strategy
+
+Make = Callable[[Case, str | Strategy, int | None], Plan]
+"""As `make_plan` is."""
 
 
 def pass_of(graph: Graph) -> Graph:
@@ -22,15 +27,21 @@ def pass_of(graph: Graph) -> Graph:
     return Graph(ops, tensors, outputs=kept, name=graph.name, attributes=graph.attributes)
 
 
-def make_emittable(graph: Graph | Case, strategy: str | Strategy, budget: int | None = None) -> Plan:
+def make_emittable(
+    graph: Graph | Case, strategy: str | Strategy, budget: int | None = None, *, make: Make = make_plan
+) -> Plan:
     """Return what *strategy* makes of *graph* if nothing may run again once the backward pass is over.
+
+    Args:
+        graph, strategy, budget: as `make_plan` takes them.
+        make: plans the pass.
 
     Raises:
         GraphSimError: as `make_plan`.
     """
     whole = case_of(graph)
     part = Case(pass_of(whole.given))
-    made = make_plan(part, strategy, budget)
+    made = make(part, strategy, budget)
     rest = np.arange(len(part.given.ops), len(whole.given.ops))
     after = float(whole.given_costs[rest].sum())
     proposal = Proposal(

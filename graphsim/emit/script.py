@@ -176,7 +176,8 @@ class Script:
         size, stride, offset, dtype = place.geometry
         shape = f"{tuple(size)}, {tuple(stride)}"
         if dtype != geometry[3]:
-            return f"_view_as({text}, {shape}, {offset}, {dtype})"
+            begin = geometry[2] * geometry[3].itemsize // dtype.itemsize
+            return f"_view_as({text}, {shape}, {offset - begin}, {dtype})"
         shift = offset - geometry[2]
         return f"_view({text}, {shape}, {shift})" if shift else f"_view({text}, {shape})"
 

@@ -94,9 +94,12 @@ def _view(tensor, size, stride, shift=0):
 '''
 
 _VIEW_AS = '''\
-def _view_as(tensor, size, stride, offset, dtype):
-    """Return a tensor of *dtype* over the memory of *tensor*."""
-    return torch.empty(0, dtype=dtype, device=tensor.device).set_(tensor.untyped_storage(), offset, size, stride)
+def _view_as(tensor, size, stride, shift, dtype):
+    """Return a tensor of *dtype* over the memory of *tensor*, from *shift* of its elements on."""
+    whole = tensor.untyped_storage().nbytes() // tensor.element_size()
+    flat = torch.as_strided(tensor, (whole,), (1,), 0).view(dtype)
+    begin = tensor.storage_offset() * tensor.element_size() // flat.element_size()
+    return torch.as_strided(flat, size, stride, begin + shift)
 '''
 
 _RANDOM = '''\
@@ -152,7 +155,7 @@ def emit_step(captured: Recapturable, plan: Plan, *, module: str = "planned") ->
     made = executions(program, graph, plan.schedule)
     stored = simulate(graph).peak
     text = render(program, made, module=module, title=_title(captured), facts=_facts(graph, plan, stored))
-    again = Counter(one.line.call.function for one in made if one.again)
+    again = Counter(graph.ops[one.number].kind for one in made if one.again)
     trained = captured.trained_by(text)
     verified = simulate(trained).peak
     if verified > TOLERANCE * plan.peak_bytes:

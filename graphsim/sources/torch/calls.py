@@ -16,6 +16,8 @@ LARGEST = 1024
 
 _READS = frozenset((torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape))
 _STATISTICS = frozenset(("running_mean", "running_var"))
+_LAZY = frozenset((torch.ops.aten._conj.default, torch.ops.aten._neg_view.default))
+"""Views of which the memory alone does not say what they hold."""
 _NAMED = (torch.dtype, torch.layout, torch.memory_format)
 _PLAIN = (bool, int, str, type(None))
 
@@ -30,6 +32,8 @@ def call_of(func: Any, args: Any, kwargs: Any, result: Any, device: str) -> Call
         return _made_of_numbers(args[0])
     if not isinstance(func, torch._ops.OpOverload):
         return Call("", None, False, (), str(func), f"{func} is no op of one kernel")
+    if func in _LAZY:
+        return Call("", None, False, (), str(func), f"{func} is put off until its result is read")
     numbers = count()
     try:
         positional = [_text(value, numbers, device) for value in args]

@@ -1,4 +1,4 @@
-"""Plans that run: ResNet-50, GPT-2, a U-Net and Llama blocks, trained by emitted plans beside plain PyTorch, on the CPU.
+"""Plans that run: ResNet-50, GPT-2, a U-Net and Llama blocks, trained by emitted plans and by plain PyTorch.
 
     python bench/planned_steps.py [--models resnet,gpt2] [--shares 0.8,0.6,least] [--size small|middle|full]
 
@@ -41,10 +41,10 @@ from graphsim.units import format_bytes
 SIZES = {
     "small": {"resnet": {}, "gpt2": {}, "unet": {}, "llama": {}},
     "middle": {
-        "resnet": {"batch": 2, "width": 64, "depths": (3, 4, 6, 3), "pixels": 160},
-        "gpt2": {"batch": 2, "layers": 12, "width": 256, "vocabulary": 8192, "length": 128},
-        "unet": {"batch": 1, "width": 32, "depth": 4, "pixels": 128},
-        "llama": {"batch": 1, "layers": 4, "width": 512, "length": 512},
+        "resnet": {"batch": 8, "width": 32, "depths": (3, 4, 6, 3), "pixels": 160},
+        "gpt2": {"batch": 8, "layers": 12, "width": 256, "vocabulary": 2048, "length": 256},
+        "unet": {"batch": 4, "width": 32, "depth": 4, "pixels": 128},
+        "llama": {"batch": 4, "layers": 4, "width": 512, "length": 512},
     },
     "full": {
         "resnet": {"batch": 8, "width": 64, "depths": (3, 4, 6, 3), "pixels": 224},

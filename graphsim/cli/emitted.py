@@ -131,9 +131,7 @@ def _show_checkpoints(made: Emission, output: Path | None, as_json: bool) -> Non
     _write(made.text, plan, facts, lines, output, as_json)
 
 
-def _write(
-    text: str, plan: Any, facts: dict[str, Any], lines: list[str], output: Path | None, as_json: bool
-) -> None:
+def _write(text: str, plan: Any, facts: dict[str, Any], lines: list[str], output: Path | None, as_json: bool) -> None:
     """Write the file, and say what it does; beside the file itself on standard output, on standard error."""
     from graphsim.answers.plan import plan_as_dict
 

@@ -187,8 +187,8 @@ def _line(one: Executed, name: str, over: bool, numbers: _Numbers, known: set[in
     if unknown is not None:
         what = f"{tuple(unknown.geometry[0])} {unknown.geometry[3]}"
         raise _unwritable(
-            f"op '{name}' reads a tensor ({what}) that is no parameter, buffer or attribute of the model and no part of "
-            "the batch"
+            f"op '{name}' reads a tensor ({what}) that is no parameter, buffer or attribute of the model and no part "
+            "of the batch"
         )
     over = over and one.outputs[0][1] == one.inputs[0][1]
     if over:

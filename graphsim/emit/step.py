@@ -160,8 +160,8 @@ def emit_step(captured: Recapturable, plan: Plan, *, module: str = "planned") ->
     verified = simulate(trained).peak
     if verified > TOLERANCE * plan.peak_bytes:
         raise GraphSimError(
-            f"the step that was written peaks at {verified:,} bytes, more than 2 % above the plan's {plan.peak_bytes:,}: "
-            "this is a defect of graphsim"
+            f"the step that was written peaks at {verified:,} bytes, more than 2 % above the plan's "
+            f"{plan.peak_bytes:,}: this is a defect of graphsim"
         )
     _check_calls(captured, made, trained)
     return EmittedStep(text, plan, stored, verified, again)
@@ -176,7 +176,9 @@ def _check_calls(captured: Recapturable, made: Sequence[Execution], trained: Gra
     written = Counter(op.kind.removesuffix("_") for op in trained.ops if _counts(trained, op))
     if planned - written or written - planned:
         differing = ", ".join(f"{kind} {written[kind] - n:+}" for kind, n in planned.items() if written[kind] != n)
-        raise GraphSimError(f"the step that was written runs other ops than the plan ({differing}): a defect of graphsim")
+        raise GraphSimError(
+            f"the step that was written runs other ops than the plan ({differing}): a defect of graphsim"
+        )
 
 
 def _counts(graph: Graph, op: Op) -> bool:
@@ -201,9 +203,7 @@ def render(
     wide = max((len(name) for name, _ in facts), default=0)
     names = ", ".join(program.inputs)
     read = {place.storage for one in made for place in one.line.inputs}
-    named = {
-        path: place for path, place in program.named.items() if path in program.gradients or place.storage in read
-    }
+    named = {path: place for path, place in program.named.items() if path in program.gradients or place.storage in read}
     text = _HEAD.format(
         title=title.replace("\\", "/").replace('"', "'"),
         module=module,
@@ -237,9 +237,7 @@ def _lying(places: Mapping[str, Place]) -> str:
 
 def _with_helpers(text: str) -> str:
     helpers = [
-        helper
-        for name, helper in (("_view(", _VIEW), ("_view_as(", _VIEW_AS), ("_states(", _RANDOM))
-        if name in text
+        helper for name, helper in (("_view(", _VIEW), ("_view_as(", _VIEW_AS), ("_states(", _RANDOM)) if name in text
     ]
     return "\n\n".join([text, *helpers])
 

@@ -30,7 +30,17 @@ WIDTHS = (1, 8, 64)
 WORK = 1_500_000
 """Ops that may be looked at in one search: some seconds."""
 
-_RANDOM = ("dropout", "bernoulli", "rand", "normal_", "uniform_", "multinomial", "poisson", "exponential_", "geometric_")
+_RANDOM = (
+    "dropout",
+    "bernoulli",
+    "rand",
+    "normal_",
+    "uniform_",
+    "multinomial",
+    "poisson",
+    "exponential_",
+    "geometric_",
+)
 _RANDOM += ("cauchy_", "rrelu", "attention", "::")
 """Parts of the kinds of ops that may draw random numbers."""
 

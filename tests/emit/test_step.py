@@ -37,7 +37,9 @@ from graphsim.step.training import Training  # noqa: E402
 
 REAL = [f"planned_models:{name}" for name in ("resnet", "gpt2", "unet", "llama")]
 MORE = [f"emitted_models:{name}" for name in ("perceptron", "transformer", "overwriting", "shared", "fused")]
-MORE += [f"step_models:{name}" for name in ("named_batch", "tables", "twice_used", "custom", "overlapping", "evaluating")]
+MORE += [
+    f"step_models:{name}" for name in ("named_batch", "tables", "twice_used", "custom", "overlapping", "evaluating")
+]
 UNSEEN = {"hold", "update_running_stats"}
 
 
@@ -60,7 +62,9 @@ def emission(name: str, share: float, **options):
 def made(name: str):
     """The model, its batch, and a function of both that returns the loss."""
     module, _, factory = name.partition(":")
-    built = getattr({"planned_models": planned_models, "emitted_models": emitted_models}.get(module, step_models), factory)()
+    built = getattr(
+        {"planned_models": planned_models, "emitted_models": emitted_models}.get(module, step_models), factory
+    )()
     if isinstance(built, dict):
         return built["model"], built["inputs"], built.get("loss", lambda output: output)
     return *built, lambda output: output if output.dim() == 0 else output.mean()
@@ -98,9 +102,7 @@ def assert_same(eager, planned):
 
 @pytest.mark.parametrize(
     ("name", "share"),
-    only(
-        [(REAL[0], 0.6), (REAL[1], 0.6), (REAL[2], 0.8), (REAL[3], 0.8)], [(n, s) for n in REAL for s in (0.8, 0.6)]
-    ),
+    only([(REAL[0], 0.6), (REAL[1], 0.6), (REAL[2], 0.8), (REAL[3], 0.8)], [(n, s) for n in REAL for s in (0.8, 0.6)]),
 )
 def test_nothing_changes_but_the_peak_which_is_at_most_the_plans(name, share, tmp_path):
     emitted = emission(name, share)

@@ -1,4 +1,4 @@
-"""Orders of ops: the lowest peak where it can be had, never a higher one than program order, and never another result."""
+"""Orders of ops: the lowest peak where it can be had, and never a higher one than program order."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from graphsim.core.graph import KEEPS, Graph, Op, Role, Tensor
 from graphsim.core.liveness import live_ranges
 from graphsim.core.schedule import Schedule
 from graphsim.errors import ScheduleError
+from graphsim.recompute.emittable import make_emittable
 from graphsim.recompute.order import least_peak_order
 from graphsim.recompute.plan import make_plan
 from graphsim.recompute.reordered import make_reordered
-from graphsim.recompute.emittable import make_emittable
 from graphsim.step.training import Training
 
 

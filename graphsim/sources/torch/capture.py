@@ -187,7 +187,9 @@ def capture(
             "warnings": list(policy.notes),
             **recipe.said_of_ranks(wrappers, training, optimize),
         }
-    return Capture(observer.recording, name or type(model).__name__, attributes, training.warmup, policy.varies, named, evaluating)
+    return Capture(
+        observer.recording, name or type(model).__name__, attributes, training.warmup, policy.varies, named, evaluating
+    )
 
 
 def _made(module: Any, inputs: Any, values: Values) -> tuple[nn.Module, Any]:

@@ -15,6 +15,7 @@ import argparse
 import gc
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -27,12 +28,15 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "emit"))
 import planned_models
 from torch_memory import measure
 
+from graphsim.core.graph import Graph
+from graphsim.core.schedule import Schedule
 from graphsim.core.simulation import simulate
-from graphsim.emit.capture import Recapturable, captured_source, executed
+from graphsim.emit.capture import captured_source, executed
 from graphsim.emit.step import emit_step
 from graphsim.recompute.case import Case
 from graphsim.recompute.emittable import make_emittable
 from graphsim.recompute.moves.repair import repair
+from graphsim.recompute.plan import Plan
 from graphsim.recompute.strategies.auto import Auto
 from graphsim.sources import source_of
 from graphsim.step.training import Training
@@ -78,9 +82,8 @@ def main() -> None:
         stored = simulate(captured.graph).peak
         plain, seconds, eager = trained(make, None)
         for share in options.shares.split(","):
-            budget = least_of(captured) if share == "least" else int(float(share) * stored)
-            emitted = emit_step(captured, make_emittable(captured.graph, Auto(seconds=options.seconds), budget))
-            plan, again = emitted.plan, sum(emitted.again.values())
+            emitted = emit_step(captured, plan_of(captured.graph, share, options.seconds))
+            plan, again, budget = emitted.plan, sum(emitted.again.values()), emitted.plan.budget or 0
             peak, longer, planned = trained(make, executed(emitted.text)["step"])
             peak -= max(0, plain - stored)
             equal = planned.keys() == eager.keys() and all(torch.equal(planned[key], eager[key]) for key in eager)
@@ -93,12 +96,16 @@ def main() -> None:
     sys.exit(not good)
 
 
-def least_of(captured: Recapturable) -> int:
-    """Return the smallest peak that the greedy search reaches, if nothing runs again once the optimizer steps."""
-    return make_emittable(captured.graph, least_schedule).peak_bytes
+def plan_of(graph: Graph, share: str, seconds: float) -> Plan:
+    """Return `auto`'s plan within a share of the peak; of the least peak, the greedy plan where `auto` finds none."""
+    if share != "least":
+        return make_emittable(graph, Auto(seconds=seconds), int(float(share) * simulate(graph).peak))
+    least = make_emittable(graph, least_schedule)
+    plan = make_emittable(graph, Auto(seconds=seconds), least.peak_bytes)
+    return plan if plan.feasible else replace(least, budget=least.peak_bytes)
 
 
-def least_schedule(case: Case, budget: int | None = None):
+def least_schedule(case: Case, budget: int | None = None) -> Schedule:
     """Return the schedule of the smallest peak that the greedy search reaches."""
     return case.problem.schedule(repair(case.program_order, case.memory_bound).nodes)
 

@@ -76,8 +76,10 @@ def plan(
     from graphsim.answers.planned import plan as run_plan
 
     if emit or output:
-        if allocator or allocator_options or first:
-            raise UsageError("--emit plans the live bytes of a steady step: leave --allocator and --first out")
+        if allocator or allocator_options:
+            raise UsageError("--emit plans for live bytes: leave --allocator out")
+        if first:
+            raise UsageError("--emit plans the steady step, which every later one is: leave --first out")
         if offload or link:
             raise UsageError("--emit does not write offload: leave --offload and --link out")
         from graphsim.cli.emitted import Wanted

@@ -1,4 +1,7 @@
-"""Plans that a PyTorch user can apply: which modules to checkpoint, written as a file of plain PyTorch.
+"""Plans that a PyTorch user can apply, written as files of plain PyTorch.
+
+`step.emit_step` writes the very plan, call by call, for batches of one shape. What is here names the modules to
+checkpoint, whatever the batch.
 
 A schedule may recompute any op at any time; a checkpoint runs a module again from its beginning, up to the last tensor
 that backward needs, and then holds all of it. So what is written is captured anew, with the very file applied to the
@@ -15,6 +18,7 @@ from dataclasses import dataclass
 from graphsim.core.simulation import op_costs, simulate
 from graphsim.emit.capture import Recapturable
 from graphsim.emit.modules import Modules
+from graphsim.emit.program import check_stores_all
 from graphsim.emit.randomness import draws, with_states
 from graphsim.emit.text import Wrapped, render
 from graphsim.errors import GraphSimError, InfeasibleError, UsageError
@@ -121,6 +125,7 @@ class _Writer:
     def __init__(
         self, captured: Recapturable, strategy: str, budget: int | None, progress: Progress | None = None
     ) -> None:
+        check_stores_all(captured.graph)
         self.captured = captured
         self.strategy = strategy
         self.budget = budget

@@ -117,6 +117,15 @@ def _unwritable(why: str) -> UsageError:
 def _check_training(graph: Graph) -> None:
     if graph.attributes.get("parallel"):
         raise _unwritable("it is that of one of several GPUs")
+    check_stores_all(graph)
+
+
+def check_stores_all(graph: Graph) -> None:
+    """Check that the model does not recompute by itself.
+
+    Raises:
+        UsageError: it does.
+    """
     again = next((op for op in graph.ops if op.phase is Phase.RECOMPUTE), None)
     if again is not None:
         raise UsageError(

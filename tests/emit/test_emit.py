@@ -98,11 +98,11 @@ def test_plans_that_checkpoints_cannot_express_are_refused_with_what_can_be():
     with pytest.raises(UsageError, match=r"runs op '.*' \d+ times, and a checkpoint runs it twice"):
         emit_plan(source, plan)
     with pytest.raises(UsageError, match="already recomputes"):
-        captured("checkpointed")
+        emit_within(captured("checkpointed"), 1000)
 
 
 def test_the_command_writes_the_file_and_tells_the_peak(tmp_path):
-    source = ("torch:emitted_models:perceptron", "--optimizer", "sgd", "--target", "cpu", "--emit", "torch")
+    source = ("torch:emitted_models:perceptron", "--optimizer", "sgd", "--target", "cpu", "--emit", "checkpoints")
     here = emitted_models.__file__.rpartition("/")[0]
     run = graphsim("plan", *source, "--budget", "0.7x", "-o", str(tmp_path / "plan.py"), "--json", cwd=here)
     told = json.loads(run.stdout)
@@ -112,9 +112,27 @@ def test_the_command_writes_the_file_and_tells_the_peak(tmp_path):
     assert list(plan.MODULES) == told["emitted"]["modules"]
 
 
+def test_the_very_plan_is_written_too(tmp_path):
+    source = ("torch:emitted_models:perceptron", "--optimizer", "sgd", "--target", "cpu", "--emit", "torch")
+    here, file = emitted_models.__file__.rpartition("/")[0], tmp_path / "by_plan.py"
+    asked = (*source, "--budget", "0.7x", "--options", "seconds=1", "-o", str(file))
+    told = json.loads(graphsim("plan", *asked, "--json", cwd=here).stdout)
+    assert told["feasible"]
+    assert told["emitted"]["verified_peak_bytes"] <= told["peak_bytes"] <= told["budget_bytes"]
+    assert sum(told["emitted"]["again"].values()) > 0
+    assert "loss = by_plan.step(model, input_0)" in file.read_text()
+    model, x = emitted_models.perceptron()
+    assert load(file.read_text(), tmp_path).step(model, x).dim() == 0
+    assert all(p.grad is not None for p in model.parameters())
+    refused = graphsim("plan", *source, "--budget", "0.01x", cwd=here)
+    assert (refused.returncode, "no plan within" in refused.stderr) == (1, True)
+
+
 def test_the_command_prints_the_file_and_what_it_does_beside_it():
     here = emitted_models.__file__.rpartition("/")[0]
-    printed = graphsim("plan", "torch:emitted_models:perceptron", "--emit", "torch", "--strategy", "blocks", cwd=here)
+    printed = graphsim(
+        "plan", "torch:emitted_models:perceptron", "--emit", "checkpoints", "--strategy", "blocks", cwd=here
+    )
     assert printed.stdout.startswith('"""Activation checkpoints for emitted_models:perceptron')
     assert "verified" in printed.stderr
 
@@ -125,6 +143,7 @@ def test_the_command_prints_the_file_and_what_it_does_beside_it():
         (("gpt2", "--emit", "torch", "--budget", "0.5x"), "gpt2 is no PyTorch model"),
         (("gpt2", "--emit", "jax", "--budget", "0.5x"), "write --emit torch"),
         (("gpt2", "-o", "x.py", "--budget", "0.5x"), "--output is for --emit torch"),
+        (("torch:a:b", "--emit", "torch", "--first", "--budget", "0.5x"), "leave --first out"),
     ],
 )
 def test_what_cannot_be_written_is_refused_and_nothing_is_left_behind(arguments, message, tmp_path):

@@ -31,17 +31,9 @@ WORK = 1_500_000
 """Ops that may be looked at in one search: some seconds."""
 
 _RANDOM = (
-    "dropout",
-    "bernoulli",
-    "rand",
-    "normal_",
-    "uniform_",
-    "multinomial",
-    "poisson",
-    "exponential_",
-    "geometric_",
-)
-_RANDOM += ("cauchy_", "rrelu", "attention", "::")
+    "dropout", "bernoulli", "rand", "normal_", "uniform_", "multinomial", "poisson", "exponential_", "geometric_",
+    "cauchy_", "binomial", "gamma", "dirichlet", "rrelu", "attention", "::",
+)  # fmt: skip
 """Parts of the kinds of ops that may draw random numbers."""
 
 

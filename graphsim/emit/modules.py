@@ -8,11 +8,9 @@ from functools import cached_property
 
 from graphsim.core.graph import Graph, Phase, Role, Tensor
 from graphsim.core.schedule import Schedule
+from graphsim.emit.program import UNSEEN
 from graphsim.errors import UsageError
 from graphsim.recompute.spans import Dataflow
-
-UNSEEN = frozenset({"hold", "update_running_stats"})
-"""Ops of a captured graph that PyTorch does not dispatch."""
 
 LISTED = 5
 

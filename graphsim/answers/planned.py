@@ -13,7 +13,7 @@ from graphsim.answers.plan import compare as all_plans
 from graphsim.answers.reservation import chosen_allocator
 from graphsim.answers.setting import Setting, asked, spelled_out
 from graphsim.core.graph import Graph
-from graphsim.core.link import OF_THE_GPU
+from graphsim.core.links import OF_THE_GPU
 from graphsim.core.schedule import Schedule
 from graphsim.core.simulation import cost_unit, simulate, with_costs
 from graphsim.display import Answer
@@ -164,7 +164,7 @@ def plan(
         allocator_options: its options: ``expandable_segments=True``.
         offload: tensors may move to host memory and back, where that is faster than recompute; the search takes up to
             twice its seconds.
-        link: over which they do: ``pcie4x16``, ``16GB/s``, see `graphsim.core.link`; empty: that of the GPU. Naming
+        link: over which they do: ``pcie4x16``, ``16GB/s``, see `graphsim.core.links`; empty: that of the GPU. Naming
             one asks for *offload*.
         progress: is told of the search.
 
@@ -178,7 +178,7 @@ def plan(
     name = name_of(strategy)
     if offload or link:
         if reorder or emittable:
-            raise UsageError("offload plans in the order of ops, and is not emitted: leave --reorder and --emittable out")
+            raise UsageError("offload keeps the order of ops, and is not emitted: leave --reorder and --emittable out")
         chosen, name = _offloading(chosen, link, allocator), f"{name} with offload"
     if progress:
         chosen = with_limits(chosen, progress=progress)

@@ -55,18 +55,6 @@ class Device:
     fp8: float
     fp64: float
 
-    @property
-    def link(self) -> str:
-        """How it reaches the host's memory, as `core.link.LINKS` has it: PCI Express, of the generation of its chip."""
-        if self.name in _FEWER_LANES:
-            return _FEWER_LANES[self.name]
-        generation = 3 if self.capability < (8, 0) else 4 if self.capability < (9, 0) else 5
-        return f"pcie{generation}x16"
-
-
-_FEWER_LANES = {"rtx4060": "pcie4x8"}
-"""Cards with less than 16 lanes."""
-
 
 def _device(
     name: str,

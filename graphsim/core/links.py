@@ -1,4 +1,4 @@
-"""Links between GPUs, and what a collective takes on them at least.
+"""Links between GPUs, what a collective takes on them at least, and links to the host's memory.
 
 A collective's bytes are those that each rank sends by an algorithm that is bandwidth-optimal: 2 (n - 1) / n of an
 all-reduce's operand, (n - 1) / n of what is gathered or scattered (Patarasuk and Yuan, "Bandwidth optimal all-reduce
@@ -7,15 +7,20 @@ at the same time, so the bytes over the bandwidth of one direction are a lower b
 what switches add up themselves (SHARP).
 
 Sources: NVLink by NVIDIA's data sheets of the SXM cards, which state the sum of both directions; Infinity Fabric by
-AMD's of the MI300X. Bridges, which join two cards, do not count. PCIe by its generation and 16 lanes, 128 of 130 bits
-of which are data. The network by DGX systems, which have one adapter for each GPU: 100 Gb/s in the DGX-2, 200 Gb/s in
-the DGX A100, 400 Gb/s in the DGX H100 and B200; the first where there is no such system.
+AMD's of the MI300X. Bridges, which join two cards, do not count. The network by DGX systems, which have one adapter
+for each GPU: 100 Gb/s in the DGX-2, 200 Gb/s in the DGX A100, 400 Gb/s in the DGX H100 and B200; the first where there
+is no such system. PCI Express Base Specification: 8, 16 and 32 GT/s per lane in generations 3, 4 and 5, of which 128 of 130
+bits carry packets; NVIDIA's Grace Hopper data sheet: NVLink-C2C, 450 GB/s each way. Like the rates of `core.devices`,
+these are bounds: packet headers and the host's memory leave 75 to 85 % of PCI Express for copies from pinned memory.
 """
 
 from __future__ import annotations
 
+import re
+
 from graphsim.core.op import Op
 from graphsim.errors import UnknownNameError, UsageError
+from graphsim.units import parse_bytes
 
 GPUS_OF_A_MACHINE = 8
 """As in HGX and DGX systems. Ranks are numbered machine by machine."""
@@ -31,8 +36,18 @@ _BOTH_WAYS = {
 _PCIE_3 = frozenset({"p100", "t4", "v100-16g", "v100-32g"})
 _PCIE_5 = frozenset({"h100-80g", "h100-pcie", "h100-nvl", "h200", "b200", "rtx5090", "mi300x"})
 _LANES = {"rtx4060": 8}
-_TRANSFERS = {3: 8e9, 4: 16e9, 5: 32e9}
-"""Bits per second of a lane, by generation."""
+_PER_LANE = {3: 8e9 / 8 * 128 / 130, 4: 16e9 / 8 * 128 / 130, 5: 32e9 / 8 * 128 / 130}
+
+HOST_LINKS = {
+    **{f"pcie{generation}x{lanes}": lanes * rate for generation, rate in _PER_LANE.items() for lanes in (4, 8, 16)},
+    "nvlink-c2c": 450e9,
+}
+"""Bytes per second each way, by name."""
+
+OF_THE_GPU = "gpu"
+"""Stands for the link to the host of the GPU in question."""
+
+_RATE = re.compile(r"(.*\S)\s*/\s*s", re.IGNORECASE | re.ASCII)
 
 _NETWORK = {"a100-40g": 200e9, "a100-80g": 200e9, "h100-80g": 400e9, "h200": 400e9, "b200": 400e9}
 _NETWORK_ELSEWHERE = 100e9
@@ -62,8 +77,35 @@ def bandwidth_of(card: str, link: str) -> float:
         return _BOTH_WAYS[card] * 1e9 / 2
     if link == NETWORK:
         return _NETWORK.get(card, _NETWORK_ELSEWHERE) / 8
+    return HOST_LINKS[host_link_of(card)]
+
+
+def host_link_of(card: str) -> str:
+    """Return how a card of the catalogue reaches the host's memory: PCI Express, of the generation of its chip."""
     generation = 3 if card in _PCIE_3 else 5 if card in _PCIE_5 else 4
-    return _TRANSFERS[generation] * _LANES.get(card, 16) * 128 / 130 / 8
+    return f"pcie{generation}x{_LANES.get(card, 16)}"
+
+
+def parse_host_link(text: str, card: str) -> float:
+    """Return the bytes per second each way of a link to the host.
+
+    Args:
+        text: a name of `HOST_LINKS`, ``16GB/s``, or ``gpu`` for that of *card*.
+
+    Raises:
+        UnknownNameError: it is no such name, and no rate.
+        UsageError: it is no size by second, or nothing.
+    """
+    name = text.strip().lower().replace(" ", "").replace("_", "-")
+    if name == OF_THE_GPU:
+        name = host_link_of(card)
+    if name in HOST_LINKS:
+        return HOST_LINKS[name]
+    match = _RATE.fullmatch(text.strip())
+    rate = parse_bytes(match[1]) if match else 0
+    if rate < 1:
+        raise UnknownNameError("link", text, [OF_THE_GPU, *HOST_LINKS, "16GB/s"])
+    return float(rate)
 
 
 def is_collective(op: Op) -> bool:

@@ -18,7 +18,7 @@ from graphsim.core.simulation import simulate
 from graphsim.emit.capture import Recapturable
 from graphsim.emit.program import UNSEEN, Place, Program
 from graphsim.emit.script import Execution, Script, executions
-from graphsim.errors import GraphSimError
+from graphsim.errors import GraphSimError, UsageError
 from graphsim.recompute.plan import Plan
 from graphsim.units import format_bytes
 from graphsim.version import __version__
@@ -151,6 +151,8 @@ def emit_step(captured: Recapturable, plan: Plan, *, module: str = "planned") ->
         UsageError: the step cannot be made again by the same calls, or the plan changes what the optimizer does.
         GraphSimError: the captured peak is more than 2 % above the plan's, or other ops run again.
     """
+    if plan.schedule.offloads:
+        raise UsageError("the plan offloads to the host, which no step is written with yet: plan without --offload")
     program, graph = captured.program, captured.graph
     made = executions(program, graph, plan.schedule)
     stored = simulate(graph).peak

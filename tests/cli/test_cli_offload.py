@@ -9,7 +9,7 @@ import pytest
 from command_line import graphsim
 
 import graphsim as gs
-from graphsim.core.link import LINKS
+from graphsim.core.links import HOST_LINKS
 from graphsim.emit import emit_plan
 from graphsim.errors import GraphSimError, UsageError
 
@@ -31,7 +31,7 @@ def test_a_plan_that_offloads_says_what_it_copies_and_what_that_saves(answer):
     assert said["overhead"] == pytest.approx(run.time / gs.simulate(answer.graph).time - 1)
     offload = said["offload"]
     assert offload["stays"] == len(answer.schedule.offloads) > 0
-    assert offload["link_bytes_per_second"] == LINKS["pcie4x16"]  # that of an A100
+    assert offload["link_bytes_per_second"] == HOST_LINKS["pcie4x16"]  # that of an A100
     assert offload["host_peak_bytes"] == run.host_timeline.max()
     assert offload["recompute_alone_time"] > said["time"]
     bytes_of = np.array([tensor.nbytes for tensor in answer.graph.tensors.values()])

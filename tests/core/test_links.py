@@ -1,4 +1,4 @@
-"""Links between GPUs: bandwidths as published, and the least time of a collective by the algorithm that is optimal."""
+"""Links between GPUs and to the host: bandwidths as published, the least time of a collective by the best algorithm."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ import pytest
 
 from graphsim.core.devices import DEVICES, op_seconds
 from graphsim.core.graph import Graph, Op, Tensor
-from graphsim.core.links import bandwidth_of, collective_seconds, link_of
+from graphsim.core.links import (
+    HOST_LINKS,
+    bandwidth_of,
+    collective_seconds,
+    host_link_of,
+    link_of,
+    parse_host_link,
+)
 from graphsim.core.streams import step_seconds
-from graphsim.errors import UnknownNameError, UsageError
+from graphsim.errors import GraphSimError, UnknownNameError, UsageError
 
 GIGA = 10**9
 
@@ -74,3 +81,42 @@ def test_collectives_run_beside_kernels_until_one_waits_for_the_other():
     slow = step_seconds(graph, DEVICES["a100-80g"], "pcie")
     assert slow.communication == pytest.approx(600 / 31.5, rel=1e-3)
     assert slow.step == pytest.approx(1 + 600 / 31.5 + 1, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),  # GB/s each way, as PCI-SIG's and NVIDIA's pages state them
+    [("pcie3x16", 15.754), ("pcie4x16", 31.508), ("pcie5x16", 63.015), ("pcie4x8", 15.754), ("nvlink-c2c", 450)],
+)
+def test_a_link_to_the_host_carries_what_its_standard_says(name, published):
+    assert HOST_LINKS[name] / 1e9 == pytest.approx(published, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [("16GB/s", 16e9), ("12.5 GB / s", 12.5e9), ("16GiB/s", 16 * 2**30), ("PCIe4x16", HOST_LINKS["pcie4x16"])],
+)
+def test_a_link_to_the_host_is_given_by_its_rate_or_its_name(text, rate):
+    assert parse_host_link(text, "a100-80g") == rate
+
+
+@pytest.mark.parametrize(
+    ("gpu", "link"),
+    [
+        *[(gpu, "pcie3x16") for gpu in ("p100", "v100-16g", "t4")],
+        *[(gpu, "pcie4x16") for gpu in ("rtx3090", "l4", "rtx4090", "a100-80g")],
+        *[(gpu, "pcie5x16") for gpu in ("h100-80g", "b200", "rtx5090", "mi300x")],
+        ("rtx4060", "pcie4x8"),
+    ],
+)
+def test_every_gpu_has_the_link_to_the_host_of_its_data_sheet(gpu, link):
+    assert parse_host_link("gpu", gpu) == HOST_LINKS[link]
+
+
+@pytest.mark.parametrize("text", ["", "16GB", "fast", "0GB/s", "-1GB/s", "pcie9x16", "16 apples/s"])
+def test_what_is_no_link_to_the_host_is_refused(text):
+    with pytest.raises(GraphSimError):
+        parse_host_link(text, "a100-80g")
+
+
+def test_every_device_has_a_link_to_the_host():
+    assert {host_link_of(card) for card in DEVICES} <= set(HOST_LINKS)

@@ -15,7 +15,7 @@ import numpy as np
 
 from graphsim.core.devices import device_of
 from graphsim.core.index import NOTHING, Bools, Ints, expand
-from graphsim.core.link import parse_link
+from graphsim.core.links import parse_host_link
 from graphsim.core.offload import Copies, Offloads, timing_of
 from graphsim.core.schedule import Schedule
 from graphsim.errors import UsageError
@@ -97,7 +97,7 @@ class Traffic:
 
 
 def link_rate(case: Case, link: str) -> float:
-    """Return the bytes per second of *link*, see `parse_link`; 'gpu' is that of the GPU that the step is made for.
+    """Return the bytes per second of *link*, see `parse_host_link`; 'gpu' is that of the GPU that the step is made for.
 
     Raises:
         UsageError: the costs of ops are no seconds.
@@ -105,7 +105,7 @@ def link_rate(case: Case, link: str) -> float:
     """
     training = case.given.attributes.get("training")
     name = str(training.get("device", "")) if isinstance(training, Mapping) else ""
-    rate = parse_link(link, device_of(name, "cuda"))
+    rate = parse_host_link(link, device_of(name, "cuda").name)
     if case.cost_unit != "seconds":
         raise UsageError(
             f"a link has bytes per second, and these ops have their costs in {case.cost_unit or 'an unknown unit'}: "

@@ -41,7 +41,7 @@ class Offload:
 
     Attributes:
         auto: looks for recompute alone; offload takes as many of its seconds again, at most.
-        link: to the host: 'gpu' (that of the GPU that the step is made for), 'pcie4x16', '16GB/s', see `core.link`.
+        link: to the host: 'gpu' (that of the GPU that the step is made for), 'pcie4x16', '16GB/s', see `core.links`.
 
     Raises:
         UsageError: when called, the costs of ops are no seconds.

@@ -186,13 +186,19 @@ def on_device(copies: Copies, begin: Ints, end: Ints) -> Pieces:
 
 
 def on_host(copies: Copies, executions: int) -> Pieces:
-    """Return for how long the host has the copies: from the beginning of one out to the end of the last one back."""
+    """Return for how long the host has the copies: from the beginning of one out to the end of the last one back.
+
+    One that goes out as the last one is back takes its place.
+    """
     order = np.lexsort((copies.free, copies.row))
     copied = copies.out[order] != NOTHING
     group = np.cumsum(copied) - 1
     end = np.zeros(int(copied.sum()), dtype=np.int64)
     np.maximum.at(end, group, np.minimum(copies.need[order] + 1, executions))
-    return Pieces(copies.row[order][copied], copies.out[order][copied], end)
+    row, begin = copies.row[order][copied], copies.out[order][copied]
+    again = np.flatnonzero(row[1:] == row[:-1])
+    end[again] = np.minimum(end[again], begin[again + 1])
+    return Pieces(row, begin, end)
 
 
 class Timing(NamedTuple):

@@ -10,8 +10,9 @@ Sources: NVLink by NVIDIA's data sheets of the SXM cards, which state the sum of
 AMD's of the MI300X. Bridges, which join two cards, do not count. The network by DGX systems, which have one adapter
 for each GPU: 100 Gb/s in the DGX-2, 200 Gb/s in the DGX A100, 400 Gb/s in the DGX H100 and B200; the first where there
 is no such system. PCI Express Base Specification: 8, 16 and 32 GT/s per lane in generations 3, 4 and 5, of which 128
-of 130 bits carry packets; NVIDIA's Grace Hopper data sheet: NVLink-C2C, 450 GB/s each way. Like the rates of `core.devices`,
-these are bounds: packet headers and the host's memory leave 75 to 85 % of PCI Express for copies from pinned memory.
+of 130 bits carry packets; NVIDIA's Grace Hopper data sheet: NVLink-C2C, 450 GB/s each way. Like the rates of
+`core.devices`, these are bounds: packet headers and the host's memory leave 75 to 85 % of PCI Express for copies from
+pinned memory.
 """
 
 from __future__ import annotations

@@ -187,7 +187,7 @@ def plan(
     if placing := _budgeted(allocator, allocator_options):
         if reorder or emittable:
             raise UsageError("--allocator fits plans in the order of ops: leave --reorder and --emittable out")
-        return _reserved(steps, graph, chosen, budget, placing, (name_of(strategy), allocator))
+        return _reserved(steps, graph, chosen, budget, placing, (name, allocator))
     limit, case = _limit(budget, graph), Case(graph)
     make: Make = make_reordered if reorder else make_plan
     made = make_emittable(case, chosen, limit, make=make) if emittable else make(case, chosen, limit)

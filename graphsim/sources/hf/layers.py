@@ -57,6 +57,9 @@ def of_few_layers(
         capture: captures the model of a config.
         training: what *capture* does with it.
     """
+    depth = getattr(config, "num_hidden_layers", None)
+    if not isinstance(depth, int) or depth < WORTH:
+        return None
     what = (training, type(config), config.to_json_string())
     if _TOLD.get(what, {}) is None:
         return None
@@ -98,9 +101,6 @@ def _shallow(config: Any, make: Callable[[Any], nn.Module], configured: Callable
     Raises:
         UnlikeLayersError: it has no stack of equal layers.
     """
-    depth = getattr(config, "num_hidden_layers", None)
-    if not isinstance(depth, int) or depth < WORTH:
-        raise UnlikeLayersError("it is not deep")
     try:
         with torch.device("meta"):
             full = make(config)

@@ -13,7 +13,7 @@ from torch._prims_common import suggest_memory_format
 from graphsim.core.graph import Tensor
 from graphsim.sources.torch import kernels_conv, kernels_cuda
 from graphsim.sources.torch.kernels_cuda_none import scratch_unknown
-from graphsim.sources.torch.kernels_cuda_reduce import mask_indices
+from graphsim.sources.torch.kernels_cuda_reduce import SUMS, mask_indices
 from graphsim.sources.torch.operands import copies, dtype_name, first_in_order, nbytes
 from graphsim.step.ops.attention import cpu_flash_scratch
 from graphsim.step.ops.layernorm import THREADS
@@ -307,17 +307,7 @@ def _lstm_backward(args: Any, result: Any) -> int:
     return incoming + lstm_sizes(args, lstm_backward_scratch) - nbytes(result[4])
 
 
-_REDUCTIONS = (
-    aten.sum.default,
-    aten.sum.dim_IntList,
-    aten.nansum.default,
-    aten.mean.default,
-    aten.mean.dim,
-    aten.prod.default,
-    aten.prod.dim_int,
-    aten.cumsum.default,
-    aten.cumprod.default,
-)
+_REDUCTIONS = (*SUMS, aten.cumsum.default, aten.cumprod.default)
 
 _BOTH_SCRATCH: dict[Any, Workspace] = {
     aten._softmax.default: _softmax_operands,

@@ -203,7 +203,7 @@ def _masked_select(args: Any, result: Any) -> int:
     return int(8 * max(x.dim(), mask.dim()) * result.numel())
 
 
-_SUMS = (
+SUMS = (
     aten.sum.default,
     aten.sum.dim_IntList,
     aten.nansum.default,
@@ -214,7 +214,7 @@ _SUMS = (
 )
 
 SCRATCH: dict[Any, Callable[[Any, Any], int]] = {
-    **dict.fromkeys(_SUMS, _sum),
+    **dict.fromkeys(SUMS, _sum),
     **dict.fromkeys((aten.linalg_vector_norm.default, aten.norm.ScalarOpt_dim), _norm),
     **dict.fromkeys((aten.amax.default, aten.amin.default, aten.max.default, aten.min.default), _extreme),
     **dict.fromkeys((aten.argmax.default, aten.argmin.default, aten.max.dim, aten.min.dim), _extreme_where),
